@@ -1,0 +1,71 @@
+"""The error family: one class per exit code, each saying what is wrong, where, and what to type next.
+
+So8tError (1)
+ ├ ParamsError    3   params.yaml
+ ├ DataError      4   a row, a label, a split
+ ├ ArtifactError  5   a model, adapter, GGUF or card is not what it should be
+ ├ ToolError      6   llama.cpp, Ollama or DVC is missing or failed
+ ├ ResourceError  7   memory, disk or graphics memory
+ └ GateError      8   a quality limit that must hold does not
+Interruption leaves with 130 (SIGINT) or 143 (SIGTERM); click's own usage errors with 2.
+"""
+
+from typing import ClassVar
+
+
+class So8tError(Exception):
+    """Say what is wrong (`problem`), where (`where`, e.g. `file:line`), and what to do next (`fix`)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, *, where: str = "", fix: str = "") -> None:
+        self.problem, self.where, self.fix = problem, where, fix
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.problem}" if self.where else self.problem
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+class ParamsError(So8tError):
+    """params.yaml has a wrong, missing or unknown key."""
+
+    exit_code = 3
+
+
+class DataError(So8tError):
+    """A data file, row, label or split is not usable."""
+
+    exit_code = 4
+
+
+class ArtifactError(So8tError):
+    """A model, adapter, GGUF file or calibration card is not what it should be."""
+
+    exit_code = 5
+
+
+class ToolError(So8tError):
+    """An external tool is missing or failed."""
+
+    exit_code = 6
+
+
+class ResourceError(So8tError):
+    """Not enough memory, disk or graphics memory."""
+
+    exit_code = 7
+
+
+class GateError(So8tError):
+    """A quality limit that must hold (bake parity, GGUF parity) does not."""
+
+    exit_code = 8
+
+
+class Interrupted(So8tError):
+    """SIGINT or SIGTERM arrived; everything that can be resumed has been saved."""
+
+    def __init__(self, signal_number: int, problem: str = "interrupted", *, fix: str = "") -> None:
+        super().__init__(problem, fix=fix)
+        self.signal_number = signal_number

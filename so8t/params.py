@@ -1,0 +1,355 @@
+"""params.yaml as frozen pydantic models: the only YAML reader, and no value lives in code.
+
+Read as YAML 1.2 (ruamel, DVC's own reader): PyYAML reads `2e-4` as text. The whole file is checked at the start
+of every stage, so a typo in `calibration` stops `prepare`, not the sixth hour.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from so8t.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=0)]
+QuantType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1"]
+FileType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1"]
+Readout = Literal["prefill", "cue"]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: every key spelled, no other key allowed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Synthesize(Section):
+    """The synthetic generator."""
+
+    rows: int = Field(ge=100, description="rows to make, all distinct")
+    domains: list[str] = Field(min_length=1, description="domains of the factor grammar")
+
+
+class Source(Section):
+    """One place rows come from."""
+
+    path: str = Field(description="file, glob or directory")
+    weight: Positive = Field(description="share of its rows that is used; above 1 repeats training rows")
+    use: Literal["auto", "train", "calibration", "test"] = Field(description="auto = split by group")
+
+
+class Split(Section):
+    """Shares of groups; they must add up to 1."""
+
+    train: Share
+    valid: Share
+    calibration: Share
+    test_iid: Share
+    test_cells: Share
+    test_phrases: Share
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Split":
+        total = sum(self.model_dump().values())
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"shares add up to {total:g}, not 1")
+        return self
+
+
+class Data(Section):
+    """Ingestion, rendering and splits."""
+
+    sources: list[Source] = Field(min_length=1)
+    system: str = Field(description="system prompt of every conversation")
+    format: Literal["heading", "quadruple"] = Field(description="thinking format of the training targets")
+    max_chars: int = Field(gt=0, description="longer instructions are dropped")
+    near_duplicate: Share = Field(description="Jaccard similarity from which rows are near-duplicates")
+    split: Split
+
+
+class Pet(Section):
+    """Second-difference penalty."""
+
+    weight: float = Field(alias="lambda", ge=0.0, description="weight in the main phase; 0 = off, bit-identical to no PET")
+    preset: Literal["run_b", "run_l", "run_p", "constant"] = Field(description="phase boundaries and multipliers")
+
+
+class Gates(Section):
+    """SO(8) gates on o_proj."""
+
+    enabled: bool
+    layers: str | list[int] = Field(description='"all", a range "4-11", or a list of indices')
+
+
+class Heads(Section):
+    """Verdict and authority heads."""
+
+    enabled: bool
+    mode: Literal["triality", "plain"]
+
+
+class Loss(Section):
+    """Weights of the loss parts."""
+
+    cmd_weight: float = Field(ge=0.0, description="language model, completion tokens only")
+    safety_weight: float = Field(ge=0.0, description="verdict and authority cross-entropy at the end of the prompt")
+
+
+class Quant(Section):
+    """Quantised types made by libllama."""
+
+    types: list[QuantType] = Field(min_length=1)
+
+
+class ReadoutOf(Section):
+    """The released readout of each model."""
+
+    a: Readout
+    b: Readout
+
+
+class Scoring(Section):
+    """Reading verdicts from GGUF files."""
+
+    types: list[FileType] = Field(min_length=1)
+    readout: ReadoutOf
+    threads: int = Field(ge=1)
+    n_ctx: int = Field(ge=256, le=4096, description="allocated context; above 4096 llama.cpp switches longrope factors")
+    max_samples: int | None = Field(description="per split; every output is then stamped `sampled`")
+
+
+class Temperature(Section):
+    """Temperature fit."""
+
+    min: Positive
+    max: Positive
+    grid_min: Positive
+    grid_max: Positive
+    grid_steps: int = Field(ge=2)
+
+
+class Cost(Section):
+    """Cost of each wrong decision (optional objective)."""
+
+    false_allow: float = Field(ge=0.0)
+    needless_escalation: float = Field(ge=0.0)
+    false_deny: float = Field(ge=0.0)
+
+
+class Calibration(Section):
+    """Certificate and thresholds."""
+
+    alpha: Probability = Field(description="largest false-allow rate")
+    delta: Probability = Field(description="chance that the certificate is wrong")
+    alpha_deny: Probability | None = Field(description="stricter limit for true DENY alone; null = none")
+    guarantee: Literal["worst_domain", "pooled"]
+    cost: Cost | None
+    residual_mass_max: Share = Field(description="above this mass outside the labels the decision is ESCALATE")
+    temperature: Temperature
+
+
+class Evaluation(Section):
+    """Metrics on the test splits, generation and speed."""
+
+    bootstrap: int = Field(ge=100)
+    generate_rows: Count
+    generate_tokens: Count
+    long_rows: Count
+    long_tokens: Count
+    speed_rows: Count
+
+
+class Compare(Section):
+    """A against B."""
+
+    alpha: Probability
+    bootstrap: int = Field(ge=100)
+    primary: list[Literal["false_allow_rate", "macro_f1", "accuracy"]]
+
+
+class Verify(Section):
+    """GGUF against Hugging Face."""
+
+    prompts: int = Field(ge=1)
+    top1_min: Share
+    verdict_probability_max_error: Share
+    reserved_mass_max: Share
+
+
+class Names(Section):
+    """Names under which models are registered."""
+
+    a: str
+    b: str
+
+
+class Release(Section):
+    """What is released and how it is served."""
+
+    model: Literal["a", "b"]
+    type: FileType
+    names: Names
+    num_ctx: int = Field(ge=256, le=4096)
+    temperature: Positive = Field(description="sampling temperature of prose; not the verdict temperature")
+    top_p: Probability
+    top_k: int = Field(ge=1)
+
+
+class Report(Section):
+    """The report."""
+
+    language: Literal["ja", "en"]
+
+
+class RoleTokens(Section):
+    """Reserved vocabulary tokens whose lm_head rows carry the heads."""
+
+    allow: str
+    escalate: str
+    deny: str
+    handle: str
+    human: str
+
+
+class Base(Section):
+    """The base model."""
+
+    kind: Literal["scratch", "local"]
+    path: str | None = Field(description="local Hugging Face directory (kind: local)")
+    context_profile: Literal["short", "stock"]
+    tokens: RoleTokens
+
+    @model_validator(mode="after")
+    def _path_given(self) -> "Base":
+        if (self.kind == "local") != (self.path is not None):
+            raise ValueError("kind: local needs a path, kind: scratch has none")
+        return self
+
+
+class Scratch(Section):
+    """The demo's base model, trained from nothing."""
+
+    vocab_size: int = Field(ge=512)
+    hidden_size: int = Field(multiple_of=256)
+    intermediate_size: int = Field(multiple_of=256)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    epochs: Positive
+    batch_size: int = Field(ge=1)
+    lr: Positive
+    warmup_ratio: Share
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Train(Section):
+    """Adapter training."""
+
+    quantization: Literal["nf4", "int8", "none"]
+    compute_dtype: Literal["float32", "bfloat16", "float16"]
+    lora_r: int = Field(ge=0, description="0 = no LoRA")
+    lora_alpha: Positive
+    lora_dropout: Share
+    lora_targets: str | list[str] = Field(description='"all-linear" or names; a name that matches nothing is an error')
+    lr: Positive
+    gate_lr: Positive
+    head_lr: Positive
+    weight_decay: float = Field(ge=0.0)
+    warmup_ratio: Share
+    max_grad_norm: Positive
+    epochs: Positive
+    batch_size: int = Field(ge=1)
+    accumulation: int = Field(ge=1)
+    max_length: int = Field(ge=16)
+    gradient_checkpointing: bool
+    packing: bool
+    save_seconds: Positive
+    save_steps: int = Field(ge=1)
+    keep: int = Field(ge=1)
+    valid_steps: int = Field(ge=1)
+    threads: Count = Field(description="CPU threads; 0 = torch's own choice")
+
+
+class Profile(Section):
+    """What differs between machines."""
+
+    base: Base
+    scratch: Scratch | None
+    train: Train
+
+    @model_validator(mode="after")
+    def _scratch_given(self) -> "Profile":
+        if (self.base.kind == "scratch") != (self.scratch is not None):
+            raise ValueError("base.kind scratch needs a `scratch` section, local needs `scratch: null`")
+        return self
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    profile: str
+    seed: int
+    synthesize: Synthesize
+    data: Data
+    pet: Pet
+    gates: Gates
+    heads: Heads
+    loss: Loss
+    quant: Quant
+    scoring: Scoring
+    calibration: Calibration
+    evaluation: Evaluation
+    compare: Compare
+    verify: Verify
+    release: Release
+    report: Report
+    profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if self.profile not in self.profiles:
+            raise ValueError(f"profile {self.profile!r} is not one of {sorted(self.profiles)}")
+        made = {"F16", *self.quant.types}
+        if missing := [t for t in self.scoring.types if t not in made]:
+            raise ValueError(f"scoring.types {missing} are not in quant.types")
+        if self.release.type not in self.scoring.types:
+            raise ValueError(f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated")
+        return self
+
+    @property
+    def active(self) -> Profile:
+        """The chosen profile."""
+        return self.profiles[self.profile]
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML 1.2 file.
+
+    Raises:
+        ParamsError: missing file or YAML that does not parse.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise ParamsError("file not found", where=str(path.resolve()), fix="run from the project's root") from None
+    except YAMLError as error:
+        raise ParamsError(f"not valid YAML: {error}", where=str(path), fix="check the indentation at that line") from None
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: every wrong, missing or unknown key, all in one message.
+    """
+    try:
+        return Params.model_validate(read_yaml(path))
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise ParamsError("; ".join(lines), where=str(path), fix="docs/params.md lists every key; every key must be spelled") from None

@@ -1,0 +1,78 @@
+"""What stage scripts share: parameters, progress, log file, errors to exit codes, one summary line."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from so8t import params as params_module
+from so8t.errors import Interrupted, So8tError
+from so8t.params import Params
+from so8t.progress import Progress, database_dir
+
+
+@dataclass(slots=True)
+class Run:
+    """One stage's run: its validated parameters, its progress, and the line it ends with."""
+
+    params: Params
+    progress: Progress
+    summary: str = "done"
+
+
+def quieten() -> None:
+    """Switch off telemetry and network look-ups of dependencies, before any of them is imported."""
+    for key in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DVC_NO_ANALYTICS", "DISABLE_TELEMETRY", "HF_HUB_OFFLINE"):
+        os.environ.setdefault(key, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _log_to_file(name: str) -> Path:
+    path = database_dir() / "logs" / f"{name}.log"
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setLevel(logging.WARNING)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    except OSError as error:
+        click.echo(f"warning: no log file ({error})", err=True)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return path
+
+
+def _on_sigterm(number: int, _frame: object) -> None:
+    raise Interrupted(number, "stopped by SIGTERM", fix="run the same command again")
+
+
+@contextmanager
+def stage(name: str, variant: str = "") -> Iterator[Run]:
+    """Run a stage: read all of params.yaml, report errors as `where, what, fix`, leave with the documented code."""
+    quieten()
+    label = f"{name}@{variant}" if variant else name
+    log_path, began = _log_to_file(label), time.monotonic()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        run = Run(params_module.load(), Progress(label))
+        run.progress.emit("start")
+        yield run
+        seconds = time.monotonic() - began
+        run.progress.emit("end", seconds=round(seconds, 2), summary=run.summary)
+        click.echo(f"{label}: {run.summary} ({seconds:.1f} s)")
+    except Interrupted as error:
+        click.echo(f"{label}: {error}", err=True)
+        sys.exit(128 + error.signal_number)
+    except KeyboardInterrupt:
+        click.echo(f"{label}: interrupted\n  fix: run the same command again", err=True)
+        sys.exit(130)
+    except So8tError as error:
+        logging.getLogger(__name__).info("failed: %s", error)
+        click.echo(f"{label}: {error}\n  log: {log_path}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""One click script per DVC stage; each knows paths and flags, the library knows neither."""
