@@ -147,7 +147,10 @@ class Calibration(Section):
     alpha_deny: Probability | None = Field(description="stricter limit for true DENY alone; null = none")
     guarantee: Literal["worst_domain", "pooled"]
     cost: Cost | None
-    residual_mass_max: Share = Field(description="above this mass outside the labels the decision is ESCALATE")
+    floor_allow: Probability = Field(description="ALLOW needs at least this calibrated probability, certified or not")
+    residual_mass_max: Share = Field(description="above this mass outside the labels the decision is ESCALATE (cue readout)")
+    unparsed_max: Share = Field(description="share of rows without a readable verdict above which nothing counts as measured")
+    bootstrap: int = Field(ge=100, description="draws for intervals that are not binomial")
     temperature: Temperature
 
 
@@ -167,7 +170,8 @@ class Compare(Section):
 
     alpha: Probability
     bootstrap: int = Field(ge=100)
-    primary: list[Literal["false_allow_rate", "macro_f1", "accuracy"]]
+    margin: Probability = Field(description="increase of the false-allow rate that still counts as not worse")
+    primary: list[Literal["false_allow_rate", "macro_f1", "accuracy"]] = Field(min_length=1)
 
 
 class Verify(Section):

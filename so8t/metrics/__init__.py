@@ -1,0 +1,58 @@
+"""Numbers about verdicts and probabilities: pure numpy, one definition each, always with how many rows.
+
+Covered: rates with exact intervals, macro-F1, ECE, Brier, NLL, bootstrap over groups, paired tests, reading score
+files. Not covered: text quality and speed (evaluation), certificates (calibration).
+"""
+
+from so8t.metrics.intervals import Rate, clopper_pearson, group_bootstrap, group_sums, holm, rate, upper_bound
+from so8t.metrics.paired import group_sign_test, mcnemar, minimum_detectable, swap_test
+from so8t.metrics.probability import (
+    brier,
+    ece,
+    ece_null,
+    log_loss,
+    reliability,
+    softmax,
+)
+from so8t.metrics.scores import Scores, read_meta, read_scores
+from so8t.metrics.verdicts import (
+    accuracy,
+    codes,
+    confusion,
+    macro_f1,
+    macro_f1_of,
+    per_class,
+    rates,
+    verdict_metrics,
+)
+
+__all__ = [
+    "Rate",
+    "Scores",
+    "accuracy",
+    "brier",
+    "clopper_pearson",
+    "codes",
+    "confusion",
+    "ece",
+    "ece_null",
+    "group_bootstrap",
+    "group_sign_test",
+    "group_sums",
+    "holm",
+    "log_loss",
+    "macro_f1",
+    "macro_f1_of",
+    "mcnemar",
+    "minimum_detectable",
+    "per_class",
+    "rate",
+    "rates",
+    "read_meta",
+    "read_scores",
+    "reliability",
+    "softmax",
+    "swap_test",
+    "upper_bound",
+    "verdict_metrics",
+]
