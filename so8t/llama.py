@@ -1,13 +1,15 @@
 """One GGUF file in libllama, with exact logits: a number never depends on what was asked before.
 
-A prompt is evaluated in *pieces*: it is cut at the positions the caller names and then every `n_batch` tokens, and each piece is
-one `llama_decode`. A piece that was evaluated before is kept in the cache only when it begins and ends at the same positions and
-everything up to its end is the same; the rest is removed with `llama_memory_seq_rm`. So the sequence of matrix shapes that makes
-a logit is a function of (tokens, cuts) alone, and logits are bit-identical to evaluating the prompt alone and independent of order.
-Reusing any longer common prefix would not be exact: libllama's kernels for one row, few rows and many rows sum in different orders
-(measured, `tests/parity/test_llama.py`). Callers who share a prefix name its end as a cut (`cuts=(len(prefix),)`).
+A prompt is evaluated in *pieces*: it is cut at the positions the caller names and then every `n_batch` tokens, and each
+piece is one `llama_decode`. A piece that was evaluated before is kept in the cache only when it begins and ends at the
+same positions and everything up to its end is the same; the rest is removed with `llama_memory_seq_rm`. So the sequence
+of matrix shapes that makes a logit is a function of (tokens, cuts) alone, and logits are bit-identical to evaluating
+the prompt alone and independent of order. Reusing any longer common prefix would not be exact: libllama's kernels for
+one row, for few and for many rows add in different orders (measured on F16: a piece of one row moves logits by 2e-3 of
+10, pieces of two and more rows agree). Callers who share a prefix name its end as a cut (`cuts=(len(prefix),)`).
 
-Covered: flash attention off, one sequence, CPU, float32 logits, greedy generation. Not covered: sampling, GPU, batches of sequences.
+Covered: flash attention off, one sequence, CPU, float32 logits, greedy generation. Not covered: sampling, GPU, batches
+of sequences.
 """
 
 import ctypes
@@ -38,7 +40,8 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise ToolError(f"llama-cpp-python cannot be loaded ({error})", fix="run `make setup`; it needs a C++ compiler") from error
+        raise ToolError(f"llama-cpp-python cannot be loaded ({error})",
+                        fix="run `make setup`; it needs a C++ compiler") from error
 
     def capture(_level: int, text: bytes | None, _data: Any) -> None:
         _LOG.append((text or b"").decode("utf-8", "replace"))
@@ -76,8 +79,8 @@ class Engine:
         ResourceError: not enough memory.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, threads: int, n_batch: int = 512, kv: Literal["f16", "f32"] = "f16",
-                 vocab_only: bool = False) -> None:
+    def __init__(self, path: Path, *, n_ctx: int, threads: int, n_batch: int = 512,
+                 kv: Literal["f16", "f32"] = "f16", vocab_only: bool = False) -> None:
         self.path, self.n_ctx, self.n_batch, self.threads, self.kv = path, n_ctx, n_batch, threads, kv
         self._llama = library()
         self._context: Any = None
@@ -102,7 +105,8 @@ class Engine:
 
     def _open_context(self) -> None:
         params = self._llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self.n_ctx, self.n_batch, self.n_batch, 1
+        params.n_ctx, params.n_seq_max = self.n_ctx, 1
+        params.n_batch = params.n_ubatch = self.n_batch
         params.n_threads = params.n_threads_batch = self.threads
         params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.type_k = params.type_v = _KV_TYPES[self.kv]
@@ -110,7 +114,7 @@ class Engine:
         self._context = self._llama.llama_init_from_model(self._model, params)
         if not self._context:
             self._llama.llama_model_free(self._model)
-            raise self._failure("libllama cannot make a context for this file", "lower scoring.n_ctx, or convert the file again")
+            raise self._failure("libllama cannot make a context for this file", "lower scoring.n_ctx, or convert again")
         self._memory = self._llama.llama_get_memory(self._context)
         self._batch = self._llama.llama_batch_init(self.n_batch, 0, 1)
 
@@ -162,7 +166,8 @@ class Engine:
         """
         ids = self.tokenize(text, special=True)
         if len(ids) != 1 or self.token_text(ids[0]) != text:
-            raise ArtifactError(f"the vocabulary has no single token {text!r}", where=str(self.path), fix="check base.tokens in params.yaml")
+            raise ArtifactError(f"the vocabulary has no single token {text!r}", where=str(self.path),
+                                fix="check base.tokens in params.yaml")
         return ids[0]
 
     def is_control(self, token: int) -> bool:
@@ -188,10 +193,11 @@ class Engine:
 
     def settings(self) -> dict[str, Any]:
         """What besides the file makes a logit; belongs on the card."""
-        return {"llama_cpp": library_version(), "flash_attn": False, "type_k": self.kv, "type_v": self.kv, "n_ctx": self.n_ctx,
-                "n_batch": self.n_batch, "threads": self.threads}
+        return {"llama_cpp": library_version(), "flash_attn": False, "type_k": self.kv, "type_v": self.kv,
+                "n_ctx": self.n_ctx, "n_batch": self.n_batch, "threads": self.threads}
 
-    def logits(self, ids: Sequence[int], *, positions: Literal["last", "all"] = "last", cuts: Sequence[int] = ()) -> Logits:
+    def logits(self, ids: Sequence[int], *, positions: Literal["last", "all"] = "last",
+               cuts: Sequence[int] = ()) -> Logits:
         """Next-token logits.
 
         Args:
@@ -200,18 +206,19 @@ class Engine:
             cuts: positions where pieces end, such as the length of a prefix that many prompts share.
 
         Returns:
-            float32 [n_vocab], or [len(ids), n_vocab]. The two differ by rounding in the last row, because the last layer is
-            evaluated for one row or for many.
+            float32 [n_vocab], or [len(ids), n_vocab]. The two may differ by rounding in the last row, because the last
+            layer is evaluated for one row or for many.
 
         Raises:
             DataError: no token, an id outside the vocabulary, or more tokens than the context holds.
         """
         if positions == "all":
             return self.logits_from(ids, 0, cuts=cuts)
-        return self.logits_from(ids, len(ids) - 1, cuts=cuts)[0]
+        last: Logits = self.logits_from(ids, len(ids) - 1, cuts=cuts)[0]
+        return last
 
     def logits_from(self, ids: Sequence[int], start: int, *, cuts: Sequence[int] = ()) -> Logits:
-        """Logits of the tokens from position `start` on: float32 [len(ids) - start, n_vocab]; a function of (ids, start, cuts)."""
+        """Logits from position `start` on: float32 [len(ids) - start, n_vocab], a function of (ids, start, cuts)."""
         self._check(ids, start)
         ends = self._ends_of(len(ids), cuts)
         kept = self._keep(ids, [end for end in ends if end <= start])
@@ -273,18 +280,21 @@ class Engine:
         if status:
             self._tokens, self._ends = [], []
             self._llama.llama_memory_clear(self._memory, True)
-            raise self._failure(f"llama_decode failed with {status} at token {begin}", "lower scoring.n_ctx or convert the file again")
+            raise self._failure(f"llama_decode failed with {status} at token {begin}", "convert the file again")
         self._tokens += piece
         self._ends.append(begin + len(piece))
 
     def _read(self, count: int) -> Logits:
         pointer = self._llama.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, shape=(count, self.n_vocab))
+        rows: Logits = np.ctypeslib.as_array(pointer, shape=(count, self.n_vocab))
+        return rows
 
-    def generate(self, ids: Sequence[int], *, max_tokens: int, stop: set[int], forbid: set[int], cuts: Sequence[int] = ()) -> list[int]:
+    def generate(self, ids: Sequence[int], *, max_tokens: int, stop: set[int], forbid: set[int],
+                 cuts: Sequence[int] = ()) -> list[int]:
         """Greedy continuation, at most `max_tokens` long and never past the context.
 
-        A token of `stop`, or one that ends a generation, ends it and is the last element. Tokens of `forbid` are never taken.
+        A token of `stop`, or one that ends a generation, ends it and is the last element. Tokens of `forbid` are never
+        taken.
 
         Raises:
             ArtifactError: the model gives a logit that is not a number.
@@ -294,7 +304,8 @@ class Engine:
         while len(sequence) - len(ids) < max_tokens and len(sequence) <= self.n_ctx:
             row = self.logits(sequence, cuts=pieces)
             if not np.isfinite(row).all():
-                raise ArtifactError("the model gives logits that are not finite", where=str(self.path), fix="verify the file")
+                raise ArtifactError("the model gives logits that are not finite", where=str(self.path),
+                                    fix="run `so8t gguf verify` on it")
             row[banned] = -np.inf
             pieces.append(len(sequence))
             sequence.append(int(row.argmax()))
@@ -315,5 +326,6 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()

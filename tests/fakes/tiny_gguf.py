@@ -6,12 +6,15 @@ import gguf
 import numpy as np
 
 TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
     "{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
-    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}"
+    "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
-SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", *(f"<|placeholder{i}|>" for i in range(1, 6))]
+SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
+            *(f"<|placeholder{i}|>" for i in range(1, 6))]
 MERGES = ["A L", "AL L", "ALL O", "ALLO W", "E S", "D E", "N Y", "Ġ t", "h e"]
 RESERVED = {"allow": 1, "escalate": 2, "deny": 3, "handle": 4, "human": 5}
 DIM, FFN, LAYERS, HEADS, CONTEXT = 256, 512, 2, 4, 1024
@@ -31,7 +34,8 @@ def tokens() -> list[str]:
     return [*byte_alphabet(), *(merge.replace(" ", "") for merge in MERGES), *SPECIALS]
 
 
-def write_tiny(path: Path, *, seed: int = 0, dtype: type = np.float16, template: str = TEMPLATE, reserved: bool = True) -> Path:
+def write_tiny(path: Path, *, seed: int = 0, dtype: type = np.float16, template: str = TEMPLATE,
+               reserved: bool = True) -> Path:
     """Write the file; the same arguments give the same bytes."""
     writer = gguf.GGUFWriter(path, "phi3")
     _write_keys(writer, template)
