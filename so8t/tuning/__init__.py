@@ -1,0 +1,1 @@
+"""Training, adapters and the bake: everything that changes weights."""

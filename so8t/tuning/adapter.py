@@ -1,0 +1,132 @@
+"""What training learnt, on disk: a standard PEFT adapter with two files more (gates and heads) and their config.
+
+A plain PEFT load would miss the gates and heads, and the folder's README says so; `load` restores everything or refuses.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from so8t.errors import ArtifactError, ParamsError
+from so8t.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from so8t.params import Params, Train
+from so8t.tuning import gate as gate_module
+from so8t.tuning.gate import Gate
+from so8t.tuning.heads import Heads
+
+SCHEMA = "so8t.adapter/1"
+CONFIG, GATES, HEADS, PEFT = "so8t_config.json", "so8t_gates.safetensors", "so8t_heads.safetensors", "adapter_model.safetensors"
+CARD = """---
+library_name: peft
+tags: [so8t]
+---
+# SO8T adapter
+
+LoRA weights in PEFT's format, with SO(8) gates (`so8t_gates.safetensors`) and verdict heads (`so8t_heads.safetensors`).
+A plain `PeftModel.from_pretrained` loads only the LoRA part: it misses every rotation and both heads, and its outputs
+are not the trained model's. Use the project's loader, or the baked model, which is a stock checkpoint.
+"""
+
+
+def attach_lora(model: Any, train: Train) -> Any:
+    """Wrap `model` with LoRA on names resolved from the model.
+
+    Raises:
+        ParamsError: a requested name that matches no linear layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if train.lora_r == 0:
+        return model
+    targets = train.lora_targets
+    if isinstance(targets, list):
+        _require_targets(model, targets)
+    config = LoraConfig(r=train.lora_r, lora_alpha=train.lora_alpha, lora_dropout=train.lora_dropout,  # type: ignore[arg-type]
+                        target_modules=targets, bias="none", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+def _require_targets(model: nn.Module, targets: list[str]) -> None:
+    leaves = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if missing := [name for name in targets if name not in leaves]:
+        raise ParamsError(f"train.lora_targets: {missing} match nothing in this model", where="params.yaml",
+                          fix=f"use all-linear, or some of {sorted(leaves - {'lm_head'})}")
+
+
+def trainable(model: Any, heads: Heads | None) -> dict[str, Tensor]:
+    """Everything that is trained, by name, in a fixed order: LoRA, gates, heads and nothing else.
+
+    Raises:
+        ArtifactError: another parameter wants a gradient.
+    """
+    named = {f"model.{name}": tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    if heads is not None:
+        named |= {f"heads.{name}": tensor for name, tensor in heads.named_parameters()}
+    if strange := [name for name in named if not (".lora_" in name or "so8t_gate" in name or name.startswith("heads."))]:
+        raise ArtifactError(f"unexpected trainable parameters {strange[:5]}", fix="report this architecture")
+    return dict(sorted(named.items()))
+
+
+def save(folder: Path, model: Any, gates: dict[int, Gate], heads: Heads | None, config: dict[str, Any]) -> None:
+    """Write the adapter folder, atomically and without paths, times or set-ordered lists."""
+    from safetensors.torch import save_file
+
+    with atomic_dir(folder) as out:
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(out, safe_serialization=True)
+            settings = read_json(out / "adapter_config.json")
+            settings["target_modules"] = sorted(settings["target_modules"])
+            settings["base_model_name_or_path"] = None  # a path would make two equal runs differ
+            write_json(out / "adapter_config.json", settings)
+        save_file({f"layers.{i}.theta": g.theta.detach().cpu() for i, g in sorted(gates.items())}, out / GATES)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.named_parameters()} if heads else {}
+        save_file(tensors, out / HEADS)
+        files = {name: sha256_file(out / name) for name in (GATES, HEADS, PEFT) if (out / name).is_file()}
+        write_json(out / CONFIG, {"schema": SCHEMA, **config, "gates": sorted(gates), "files": files})
+        write_text(out / "README.md", CARD)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The adapter's config, with every file's digest checked.
+
+    Raises:
+        ArtifactError: a missing or changed file, or another schema.
+    """
+    config: dict[str, Any] = read_json(folder / CONFIG, fix="dvc repro train")
+    if config.get("schema") != SCHEMA:
+        raise ArtifactError(f"schema {config.get('schema')!r} is not {SCHEMA}", where=str(folder / CONFIG), fix="dvc repro train")
+    for name, digest in config["files"].items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise ArtifactError("missing or changed since training", where=str(folder / name), fix="dvc checkout train")
+    return config
+
+
+def load(folder: Path, model: Any) -> tuple[Any, dict[int, Gate], Heads | None]:
+    """Put a saved adapter on an unquantised base: (model with LoRA and gates, gates, heads)."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    config = read_config(folder)
+    if (folder / PEFT).is_file():
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    gates = gate_module.install(model, config["gates"]) if config["gates"] else {}
+    stored = load_file(folder / GATES)
+    with torch.no_grad():
+        for index, gate in gates.items():
+            gate.theta.copy_(stored[f"layers.{index}.theta"])
+    heads = None
+    if config["heads"]:
+        heads = Heads(config["heads"]["width"], config["heads"]["token_ids"], config["heads"]["mode"], seed=0)
+        heads.load_state_dict(load_file(folder / HEADS))
+    return model.eval(), gates, heads
+
+
+def describe(params: Params, heads: Heads | None, base_digest: str, data_digest: str) -> dict[str, Any]:
+    """What the adapter's config says beside its files."""
+    shape = {"width": heads.prototypes.shape[1], "token_ids": heads.token_ids, "mode": heads.mode} if heads else None
+    train = params.active.train
+    return {"heads": shape, "base_sha256": base_digest, "data_sha256": data_digest, "pet_lambda": params.pet.weight,
+            "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight,
+            "quantization": train.quantization, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}

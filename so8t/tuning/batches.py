@@ -1,0 +1,166 @@
+"""Prepared rows to token batches: the tokenizer's own chat template, completion-only labels, two ways to batch.
+
+Prompt and completion are tokenised together; the prompt's ids must be a prefix of the whole, or training and serving
+would disagree. Packing restarts position ids and passes no attention mask (any other combination mixes samples).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from so8t.chat import prompt_of, render
+from so8t.errors import DataError
+from so8t.files import read_json, read_jsonl
+from so8t.verdict import AUTHORITIES, VERDICTS
+
+IGNORE = -100
+MEGABATCH = 16  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A tokenizer and its chat template, read from a model's directory without transformers."""
+
+    tokenizer: Any
+    chat: str
+    bos: str
+    eos: str
+
+    @classmethod
+    def of(cls, folder: Path) -> "Template":
+        """Read `tokenizer.json`, `tokenizer_config.json` and, where it stands apart, `chat_template.jinja`."""
+        from tokenizers import Tokenizer
+
+        config = read_json(folder / "tokenizer_config.json", fix="the base model's folder must hold its tokenizer files")
+        apart = folder / "chat_template.jinja"
+        chat = apart.read_text(encoding="utf-8") if apart.is_file() else config.get("chat_template")
+        if not isinstance(chat, str):
+            raise DataError("the tokenizer has no chat template", where=str(folder), fix="use an instruct model")
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), chat, _text(config.get("bos_token")), _text(config.get("eos_token")))
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids, nothing added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _text(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, dict) else str(token or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation: token ids, how many of them are prompt, and the class indices (-1 = unknown)."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    verdict: int
+    authority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids with labels, the sample of each position (-1 = padding) and where prompts end."""
+
+    ids: Int[Tensor, "batch time"]
+    labels: Int[Tensor, "batch time"]
+    samples: Int[Tensor, "batch time"]
+    positions: Int[Tensor, "batch time"]
+    ends: Int[Tensor, "prompts 2"]
+    verdicts: Int[Tensor, " prompts"]
+    authorities: Int[Tensor, " prompts"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(getattr(self, name).to(device) for name in self.__slots__))
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int((self.samples >= 0).sum())
+
+
+def example_of(row: dict[str, Any], template: Template, system: str) -> Example:
+    """Tokenise one prepared row.
+
+    Raises:
+        DataError: the prompt's tokens are not a prefix of the conversation's.
+    """
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": row["text"]}]
+    whole = render(template.chat, [*messages, {"role": "assistant", "content": row["response"]}],
+                   add_generation_prompt=False, bos=template.bos, eos=template.eos)
+    prompt = template.ids(prompt_of(template.chat, system, row["text"]))
+    ids = template.ids(whole)
+    if ids[: len(prompt)] != prompt:
+        raise DataError("the prompt's tokens change when the answer follows", where=row["id"], fix="report this row's tokenizer; the chat template must end the prompt with a whole token")
+    verdict = VERDICTS.index(row["verdict"]) if row["verdict"] else -1
+    authority = AUTHORITIES.index(row["authority"]) if row["authority"] else -1
+    return Example(tuple(ids), len(prompt), verdict, authority)
+
+
+def read_examples(path: Path, template: Template, system: str, max_length: int) -> tuple[list[Example], int]:
+    """Examples of a prepared split that fit `max_length`, and how many did not."""
+    examples = [example_of(row, template, system) for _, row in read_jsonl(path)]
+    kept = [example for example in examples if len(example.ids) <= max_length]
+    if not kept:
+        raise DataError(f"no row fits {max_length} tokens", where=str(path), fix="raise train.max_length")
+    return kept, len(examples) - len(kept)
+
+
+def epoch_order(examples: list[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Index batches of one epoch: shuffled, rows of like length together. Stateless, so a resumed run needs no sampler."""
+    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(examples), generator=random).tolist()
+    span = batch_size * MEGABATCH
+    batches: list[list[int]] = []
+    for start in range(0, len(order), span):
+        near = sorted(order[start : start + span], key=lambda index: len(examples[index].ids))
+        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
+
+
+def pack(examples: list[Example], order: list[int], capacity: int) -> list[list[int]]:
+    """First-fit-decreasing bins of at most `capacity` tokens, in a deterministic order."""
+    bins: list[tuple[int, list[int]]] = []
+    for index in sorted(order, key=lambda i: (-len(examples[i].ids), i)):
+        length = len(examples[index].ids)
+        slot = next((k for k, (used, _) in enumerate(bins) if used + length <= capacity), None)
+        if slot is None:
+            bins.append((length, [index]))
+        else:
+            used, members = bins[slot]
+            bins[slot] = (used + length, [*members, index])
+    return [members for _, members in bins]
+
+
+def collate(rows: list[list[Example]], pad: int) -> Batch:
+    """Rows of one or several examples (packed) into one right-padded batch; the padding is a sample of its own."""
+    width = max(sum(len(example.ids) for example in row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    labels, samples = torch.full_like(ids, IGNORE), torch.full_like(ids, -1)
+    positions = torch.zeros_like(ids)
+    ends, verdicts, authorities = [], [], []
+    for r, row in enumerate(rows):
+        at = 0
+        for number, example in enumerate(row):
+            stop = at + len(example.ids)
+            ids[r, at:stop] = torch.tensor(example.ids)
+            labels[r, at + example.prompt : stop] = ids[r, at + example.prompt : stop]
+            samples[r, at:stop] = number
+            positions[r, at:stop] = torch.arange(len(example.ids))
+            ends.append((r, at + example.prompt - 1))
+            verdicts.append(example.verdict)
+            authorities.append(example.authority)
+            at = stop
+        positions[r, at:] = torch.arange(width - at)
+    return Batch(ids, labels, samples, positions, torch.tensor(ends), torch.tensor(verdicts), torch.tensor(authorities))
+
+
+def batches_of(examples: list[Example], size: int, pad: int) -> Iterator[Batch]:
+    """Batches in file order: for validation."""
+    for start in range(0, len(examples), size):
+        yield collate([[example] for example in examples[start : start + size]], pad)

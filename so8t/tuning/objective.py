@@ -1,0 +1,130 @@
+"""The loss: cmd_weight x language + safety_weight x (safety + authority) + lambda x PET, on full-vocabulary logits.
+
+Language: cross-entropy over completion tokens, in chunks, with the reserved columns as the baked model will have them.
+Safety and authority: cross-entropy over their own rows at the end of each prompt.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from so8t import pet
+from so8t.params import Loss
+from so8t.tuning.batches import IGNORE, Batch
+from so8t.tuning.heads import Heads
+from so8t.tuning.load import bare, decoder_layers
+
+CHUNK = 1024  # completion tokens per piece of cross-entropy: bounds the logits held at once
+
+
+@dataclass(slots=True)
+class Parts:
+    """Sums and counts of the loss parts of one micro-batch; weights are applied over the whole step."""
+
+    lm: Tensor
+    lm_count: Tensor
+    safety: Tensor
+    safety_count: Tensor
+    authority: Tensor
+    authority_count: Tensor
+    pet: Tensor
+    pet_raw: Tensor
+    pet_count: Tensor
+    verdict_hits: Tensor
+
+
+class PetTap:
+    """Forward hooks on the decoder's layers that sum the penalty while the states are alive."""
+
+    def __init__(self, model: Any) -> None:
+        self.samples: Tensor | None = None
+        self.total: Tensor | None = None
+        self.layers = len(decoder_layers(model))
+        for layer in decoder_layers(model):
+            layer.register_forward_hook(self._hook)
+
+    def begin(self, samples: Tensor) -> None:
+        self.samples, self.total = samples, None
+        self.valid = pet.valid_triples(samples)
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """(sums of normalised and raw penalty, number of triples x layers); ends the tap."""
+        assert self.total is not None
+        total, self.samples, self.total = self.total, None, None
+        return total, self.valid.sum() * self.layers
+
+    def _hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self.samples is not None:
+            states = output[0] if isinstance(output, tuple) else output
+            sums = pet.penalty_sums(states, self.samples, self.valid)
+            self.total = sums if self.total is None else self.total + sums
+
+
+class Objective(nn.Module):
+    """The model under training, its heads, and the sums of its loss parts."""
+
+    def __init__(self, model: Any, heads: Heads | None, use_pet: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = heads
+        self.tap = PetTap(model) if use_pet else None
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "batch time width"]:
+        """Final normed hidden states; positions restart per sample, no attention mask (see batches)."""
+        out = bare(self.model).model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
+        """Full-vocabulary logits as the baked model will give them."""
+        plain: Tensor = bare(self.model).get_output_embeddings()(hidden.to(self._head_dtype()))
+        return self.heads.into(plain, hidden) if self.heads is not None else plain
+
+    def _head_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = bare(self.model).get_output_embeddings().weight.dtype
+        return dtype
+
+    def forward(self, batch: Batch) -> Parts:
+        if self.tap is not None:
+            self.tap.begin(batch.samples)
+        hidden = self.hidden(batch)
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        sums, triples = self.tap.take() if self.tap is not None else (torch.zeros(2, device=hidden.device), zero)
+        lm, lm_count = self._language(hidden, batch)
+        safety, authority, counts = self._verdicts(hidden, batch, zero)
+        return Parts(lm, lm_count, safety, counts[0], authority, counts[1], sums[0], sums[1], triples, counts[2])
+
+    def _language(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        targets = batch.labels[:, 1:]
+        chosen = targets != IGNORE
+        states, labels = hidden[:, :-1][chosen], targets[chosen]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(labels), CHUNK):
+            piece = slice(start, start + CHUNK)
+            total = total + checkpoint(self._chunk, states[piece], labels[piece], use_reentrant=False)
+        return total, chosen.sum()
+
+    def _chunk(self, states: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(states).float(), labels, reduction="sum")
+
+    def _verdicts(self, hidden: Tensor, batch: Batch, zero: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        if self.heads is None:
+            return zero, zero, (zero, zero, zero)
+        roles = self.heads(hidden[batch.ends[:, 0], batch.ends[:, 1]])
+        safety = F.cross_entropy(roles[:, :3], batch.verdicts, reduction="sum", ignore_index=-1)
+        authority = F.cross_entropy(roles[:, 3:], batch.authorities, reduction="sum", ignore_index=-1)
+        hits = (roles[:, :3].argmax(1) == batch.verdicts).sum()
+        return safety, authority, ((batch.verdicts >= 0).sum(), (batch.authorities >= 0).sum(), hits)
+
+
+def weigh(parts: Parts, counts: dict[str, float], weights: Loss, pet_weight: float) -> Tensor:
+    """The micro-batch's share of the step's loss: every part is divided by the whole step's count."""
+    language = weights.cmd_weight * parts.lm / max(counts["lm"], 1.0)
+    verdicts = parts.safety / max(counts["safety"], 1.0) + parts.authority / max(counts["authority"], 1.0)
+    loss = language + weights.safety_weight * verdicts
+    return loss + pet_weight * parts.pet / max(counts["pet"], 1.0) if pet_weight else loss
