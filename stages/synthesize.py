@@ -1,0 +1,25 @@
+"""Generate Japanese triage rows from the factor grammar and its written policy."""
+
+from pathlib import Path
+
+import click
+
+from so8t.stage import stage
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+def main(out: Path) -> None:
+    """Write OUT, one JSON row per line."""
+    with stage("synthesize") as run:
+        from so8t.corpus.generate import generate
+        from so8t.files import write_jsonl
+
+        wanted, split = run.params.synthesize, run.params.data.split
+        rows = generate(wanted.rows, wanted.domains, run.params.seed, cells_share=split.test_cells, phrases_share=split.test_phrases)
+        count = write_jsonl(out, run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row"))
+        run.summary = f"{count} rows in {len(wanted.domains)} domains -> {out}"
+
+
+if __name__ == "__main__":
+    main()
