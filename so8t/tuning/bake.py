@@ -1,0 +1,165 @@
+"""Bake: merge LoRA into the unquantised base, fold R, fold the heads into lm_head rows, save a stock model.
+
+`W' = (W + s B A) R`, in float64, tensor by tensor from the pristine base, cast once to the base's own dtype. Weights
+stream shard by shard; the tokenizer's files are copied byte for byte, because a re-saved tokenizer is one that
+llama.cpp reads differently.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from so8t import rotation
+from so8t.errors import ArtifactError
+from so8t.files import atomic_dir, read_json, sha256_tree, write_json
+from so8t.progress import Progress
+from so8t.tuning import adapter
+from so8t.tuning.heads import Heads
+
+REPORT = "so8t_bake.json"
+INDEX = "model.safetensors.index.json"
+_PREFIX = "base_model.model."
+
+
+@dataclass(slots=True)
+class Recipe:
+    """What the bake changes: low-rank updates and rotations by weight name, and five rows of the output matrix."""
+
+    lora: dict[str, tuple[Tensor, Tensor]]
+    scaling: float
+    rotations: dict[str, Tensor]
+    rows: Tensor | None
+    token_ids: list[int]
+    used: set[str] = field(default_factory=set)
+
+    def names(self) -> set[str]:
+        """Every weight that must be found in the base."""
+        return set(self.lora) | set(self.rotations)
+
+    def apply(self, name: str, weight: Tensor) -> Tensor:
+        """The baked weight, in float64 where it changes."""
+        if name in self.lora:
+            down, up = self.lora[name]
+            weight = weight.double() + self.scaling * (up.double() @ down.double())
+        if name in self.rotations:
+            weight = rotation.fold(weight, self.rotations[name])
+        if name in self.names():
+            self.used.add(name)
+        return weight
+
+
+def read_recipe(folder: Path, scale: float) -> Recipe:
+    """Read an adapter folder into a recipe; `scale` shrinks the heads' rows."""
+    from safetensors.torch import load_file
+
+    config = adapter.read_config(folder)
+    lora: dict[str, tuple[Tensor, Tensor]] = {}
+    scaling = 0.0
+    if (folder / adapter.PEFT).is_file():
+        stored = load_file(folder / adapter.PEFT)
+        settings = read_json(folder / "adapter_config.json")
+        scaling = settings["lora_alpha"] / settings["r"]
+        for name in sorted(key for key in stored if key.endswith(".lora_A.weight")):
+            module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+            lora[f"{module}.weight"] = (stored[name], stored[name.replace(".lora_A.", ".lora_B.")])
+    thetas = load_file(folder / adapter.GATES)
+    rotations = {f"model.{key.removesuffix('.theta')}.self_attn.o_proj.weight": rotation.exponential(rotation.skew(theta.double()))
+                 for key, theta in thetas.items()}
+    return Recipe(lora, scaling, rotations, *_head_rows(folder, config, scale))
+
+
+def _head_rows(folder: Path, config: dict[str, Any], scale: float) -> tuple[Tensor | None, list[int]]:
+    from safetensors.torch import load_file
+
+    shape = config["heads"]
+    if not shape:
+        return None, []
+    heads = Heads(shape["width"], shape["token_ids"], shape["mode"], seed=0)
+    heads.load_state_dict(load_file(folder / adapter.HEADS))
+    return heads.double().rows().detach() * scale, list(shape["token_ids"])
+
+
+def bake_weights(base: Path, recipe: Recipe, out: Path, progress: Progress) -> None:
+    """Write the baked shards and every other file of `base` to `out`.
+
+    Raises:
+        ArtifactError: a weight that the recipe changes is not in the base, or a result that is not finite.
+    """
+    from safetensors.torch import save_file
+
+    tied = bool(read_json(base / "config.json").get("tie_word_embeddings", False))
+    output = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    found_output = False
+    for shard in progress.bar(_shard_names(base), what="bake", unit="shard"):
+        tensors = {}
+        for name, weight in _tensors(base / shard):
+            baked = _checked(name, recipe.apply(name, weight)).to(weight.dtype)
+            if name == output and recipe.rows is not None:
+                found_output, baked = True, baked.clone()
+                baked[recipe.token_ids] = recipe.rows.to(baked.dtype)
+            tensors[name] = baked.contiguous()
+        save_file(tensors, out / shard, metadata={"format": "pt"})
+    if missing := recipe.names() - recipe.used:
+        raise ArtifactError(f"weights of the adapter are not in the base: {sorted(missing)[:3]}", where=str(base), fix="bake the adapter on the base it was trained on")
+    if recipe.rows is not None and not found_output:
+        raise ArtifactError(f"{output} not found", where=str(base), fix="the base must store its output matrix")
+    _copy_rest(base, out)
+
+
+def _checked(name: str, weight: Tensor) -> Tensor:
+    if not torch.isfinite(weight).all():
+        raise ArtifactError(f"{name} is not finite after the bake", fix="look at reports/plots/train.csv; train again with a lower rate")
+    return weight
+
+
+def _shard_names(base: Path) -> list[str]:
+    if (base / INDEX).is_file():
+        return sorted(set(read_json(base / INDEX)["weight_map"].values()))
+    return ["model.safetensors"]
+
+
+def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(shard, framework="pt") as file:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def _copy_rest(base: Path, out: Path) -> None:
+    for file in sorted(base.iterdir()):
+        if file.is_file() and file.suffix in {".json", ".model", ".jinja", ".txt"} and not (out / file.name).exists():
+            shutil.copyfile(file, out / file.name)
+    (out / "so8t_base.json").unlink(missing_ok=True)
+
+
+def bake(base: Path, adapter_folder: Path, out: Path, texts: list[list[int]], progress: Progress) -> dict[str, Any]:
+    """Bake, prove parity, write the report inside `out`.
+
+    Args:
+        texts: token ids of whole conversations on which gated and baked logits are compared at every position.
+
+    Raises:
+        GateError: baked and gated logits differ, or the baked model equals the base.
+    """
+    from so8t.tuning import parity
+
+    gated = parity.Gated(base, adapter_folder)
+    scale, emission = parity.row_scale(gated, texts)
+    with atomic_dir(out) as folder:
+        recipe = read_recipe(adapter_folder, scale)
+        bake_weights(base, recipe, folder, progress)
+        facts = parity.prove(gated, base, folder, texts, scale)
+        config = adapter.read_config(adapter_folder)
+        report = {
+            "schema": "so8t.bake/1", "layers": config["gates"], "lora_weights": len(recipe.lora), "rotated_weights": len(recipe.rotations),
+            "head_token_ids": recipe.token_ids, "head_scale": scale, "emission": emission, "parity": facts,
+            "adapter_sha256": sha256_tree(adapter_folder), **{key: config[key] for key in (
+                "base_sha256", "data_sha256", "pet_lambda", "cmd_weight", "safety_weight", "quantization", "lora", "heads")}}
+        write_json(folder / REPORT, report)
+    return report

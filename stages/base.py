@@ -1,0 +1,30 @@
+"""Make the base model: train a tiny one from scratch (demo), or verify a local Hugging Face directory."""
+
+from pathlib import Path
+
+import click
+
+from so8t.stage import stage
+
+
+@click.command(help=__doc__)
+@click.argument("train_split", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(train_split: Path, out: Path) -> None:
+    with stage("base") as run:
+        base = run.params.active.base
+        if base.kind == "local":
+            from so8t.tuning.base import link_base
+
+            facts = link_base(base, out, run.progress)
+            run.summary = f"{facts['architecture']}, {facts['parameters']:,} parameters, {facts['files']} files verified"
+        else:
+            from so8t.corpus.grammar import factor_lines
+            from so8t.tuning.scratch import make_base
+
+            facts = make_base(train_split, out, run.params, factor_lines, run.progress)
+            run.summary = f"{facts['parameters']:,} parameters, {facts['examples']:,} examples, loss {facts['loss']:.3f}"
+
+
+if __name__ == "__main__":
+    main()
