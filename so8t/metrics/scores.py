@@ -4,7 +4,7 @@ Covered: labels (unknown is an error), the chosen readout, rows without a label 
 kept as NaN (they escalate later). Not covered: decisions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,21 @@ class Scores:
         keep = np.flatnonzero(mask)
         ids, groups, domains = (tuple(v[i] for i in keep) for v in (self.ids, self.groups, self.domains))
         return Scores(ids, groups, domains, self.gold[keep], self.logits[keep], self.residual[keep], self.unlabelled)
+
+    def relabelled(self, labels: dict[str, int], *, where: str) -> "Scores":
+        """The same rows with reviewed gold codes.
+
+        Raises:
+            DataError: a reviewed id is not among the rows.
+        """
+        place = {name: index for index, name in enumerate(self.ids)}
+        if strange := sorted(set(labels) - set(place)):
+            raise DataError(f"{len(strange)} reviewed ids are not labelled rows here (first: {strange[0]})",
+                            where=where, fix="score these rows first, with a label")
+        gold = self.gold.copy()
+        for name, code in labels.items():
+            gold[place[name]] = code
+        return replace(self, gold=gold)
 
 
 def number(value: Any) -> float:
@@ -100,7 +115,8 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
                      number(row.get("residual"))))
     ids, groups, domains, golds, logits, residual = zip(*kept, strict=True) if kept else ((),) * 6
     rows = np.array(logits, dtype=np.float64).reshape(-1, 3)
-    return Scores(ids, groups, domains, np.array(golds, dtype=np.int64), rows, np.array(residual, np.float64), unlabelled)
+    outside = np.array(residual, dtype=np.float64)
+    return Scores(ids, groups, domains, np.array(golds, dtype=np.int64), rows, outside, unlabelled)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
