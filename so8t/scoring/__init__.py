@@ -1,0 +1,1 @@
+"""Reading verdicts from a served file: prompts in, one row of log-probabilities per sample out."""

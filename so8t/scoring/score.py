@@ -1,0 +1,142 @@
+"""Score every labelled row of the prepared splits with one GGUF file.
+
+The outputs depend on the file, the prompts and the engine's settings only: rows are written in the order of their ids,
+an interrupted run resumes to the same bytes, and times go to the progress events.
+Rows without a verdict train language only and are not scored.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from so8t.errors import DataError
+from so8t.files import atomic_dir, read_jsonl, sha256_file, write_json, write_jsonl
+from so8t.identity import semantic_digest
+from so8t.llama import Engine
+from so8t.progress import Progress
+from so8t.scoring.journal import Journal
+from so8t.scoring.prompts import Prompt
+from so8t.scoring.reader import GgufReader
+
+SCHEMA = "so8t.scores/1"
+SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to score: the file, the directory of prepared splits, where rows go, the system prompt, limits."""
+
+    file: Path
+    prepared: Path
+    out: Path
+    system: str
+    n_ctx: int
+    threads: int
+    max_samples: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many rows were scored, how many of them now, and how fast (prompts per second, latency in seconds)."""
+
+    rows: int
+    fresh: int
+    per_second: float
+    p50: float
+    p95: float
+
+
+def score(job: Job, progress: Progress) -> Outcome:
+    """Score the file and write `job.out`.
+
+    Raises:
+        ArtifactError: the file is not one of ours.
+        DataError: a split is malformed, or a prompt does not fit the context.
+    """
+    splits = {split: sample(job.prepared / f"{split}.jsonl", job.max_samples) for split in SPLITS}
+    with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads) as engine:
+        reader = GgufReader(engine, job.system)
+        prompts = {split: [_prompt(reader, row, job) for row in rows] for split, rows in splits.items()}
+        meta = _meta(job, engine, reader, {split: len(rows) for split, rows in splits.items()})
+        with Journal(meta) as journal:
+            seconds = _score_rows(reader, splits, prompts, journal, progress)
+            _write(job.out, splits, journal, meta)
+            journal.discard()
+    outcome = _outcome(sum(map(len, splits.values())), seconds)
+    progress.emit("scored", rows=outcome.rows, fresh=outcome.fresh, prompts_per_second=round(outcome.per_second, 2),
+                  p50_ms=round(1e3 * outcome.p50, 3), p95_ms=round(1e3 * outcome.p95, 3))
+    return outcome
+
+
+def sample(path: Path, limit: int | None) -> list[dict[str, Any]]:
+    """The labelled rows of a split in the order of their ids; with a limit, those whose hashed ids come first.
+
+    Raises:
+        DataError: a line without an id or text, or an id twice.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str) or "verdict" not in row:
+            raise DataError("`id`, `text` or `verdict` is missing", where=where, fix="run `dvc repro prepare`")
+        if row["id"] in rows:
+            raise DataError("an id occurs twice", where=where, fix="run `dvc repro prepare`")
+        if row["verdict"] is not None:
+            rows[row["id"]] = row
+    chosen = sorted(rows, key=lambda name: hashlib.sha256(name.encode()).digest())[:limit]
+    return [rows[name] for name in sorted(chosen)]
+
+
+def _prompt(reader: GgufReader, row: dict[str, Any], job: Job) -> Prompt:
+    """Tokenise before anything slow, so that a prompt that does not fit is found in the first second."""
+    prompt = reader.prompter.prompt(row["text"])
+    if (longest := reader.longest(prompt)) > job.n_ctx:
+        raise DataError(f"{longest} tokens do not fit the context of {job.n_ctx}", where=row["id"],
+                        fix="raise scoring.n_ctx, or lower data.max_chars")
+    return prompt
+
+
+def _meta(job: Job, engine: Engine, reader: GgufReader, counts: dict[str, int]) -> dict[str, Any]:
+    files = {split: sha256_file(job.prepared / f"{split}.jsonl") for split in SPLITS}
+    return {"schema": SCHEMA, "file": job.file.name, "semantic_digest": semantic_digest(job.file),
+            "template_sha256": reader.prompter.digest, "engine": engine.settings(), "n": counts,
+            "sampled": job.max_samples is not None, "splits_sha256": files}
+
+
+def _score_rows(reader: GgufReader, splits: dict[str, list[dict[str, Any]]], prompts: dict[str, list[Prompt]],
+                journal: Journal, progress: Progress) -> list[float]:
+    """Read every row that the journal lacks; return the seconds each took."""
+    work = [(split, row, prompt) for split in SPLITS for row, prompt in zip(splits[split], prompts[split], strict=True)
+            if (split, row["id"]) not in journal.rows]
+    seconds: list[float] = []
+    for split, row, prompt in progress.bar(work, total=len(work), what="score", unit="prompt"):
+        began = time.perf_counter()
+        reading = reader.read_prompt(prompt)
+        seconds.append(time.perf_counter() - began)
+        journal.append(split, {"id": row["id"], "group": row["group"], "domain": row.get("domain"),
+                               "verdict": row["verdict"], "authority": row.get("authority"), **reading.row()})
+    return seconds
+
+
+def _write(out: Path, splits: dict[str, list[dict[str, Any]]], journal: Journal, meta: dict[str, Any]) -> None:
+    with atomic_dir(out) as folder:
+        for split, rows in splits.items():
+            write_jsonl(folder / f"{split}.jsonl", _ordered(split, rows, journal))
+        write_json(folder / "meta.json", meta)
+
+
+def _ordered(split: str, rows: list[dict[str, Any]], journal: Journal) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield journal.rows[split, row["id"]]
+
+
+def _outcome(rows: int, seconds: list[float]) -> Outcome:
+    if not seconds:
+        return Outcome(rows, 0, 0.0, 0.0, 0.0)
+    p50, p95 = np.percentile(seconds, [50, 95])
+    return Outcome(rows, len(seconds), len(seconds) / sum(seconds), float(p50), float(p95))
