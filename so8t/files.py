@@ -28,7 +28,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _disk_error(error: OSError, path: Path) -> Exception:
+def disk_error(error: OSError, path: Path) -> Exception:
+    """The error to raise for a failed write: what to do about a full or read-only disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("the disk is full; nothing was left half-written", where=str(path),
                              fix="free some space (`so8t plan` prints what is needed) and run the same command again")
@@ -48,7 +49,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync_path(path.parent)
     except OSError as error:
-        raise _disk_error(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,7 +70,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync_path(path.parent)
     except OSError as error:
-        raise _disk_error(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -326,10 +326,15 @@ def changes_behaviour(key: str) -> bool:
     return key not in BEHAVIOUR_FREE and not key.startswith(BEHAVIOUR_FREE_PREFIXES)
 
 
-def semantic_digest(path: Path) -> str:
-    """SHA-256 over all tensors in name order and all keys that can change behaviour."""
+def semantic_digest(path: Path, tensors: list[TensorInfo] | None = None) -> str:
+    """SHA-256 over all tensors in name order and all keys that can change behaviour.
+
+    Args:
+        path: a file, or any part of a split set.
+        tensors: all tensors with digests when they are already known; otherwise they are hashed here.
+    """
     digest = hashlib.sha256(b"so8t.semantic/1\n")
-    for tensor in sorted(tensor_table(path, hashes=True), key=lambda t: t.name):
+    for tensor in sorted(tensors if tensors is not None else tensor_table(path, hashes=True), key=lambda t: t.name):
         digest.update(f"{tensor.name}\0{tensor.type}\0{tensor.shape}\0{tensor.sha256}\n".encode())
     first = shards_of(path)[0]
     header = parse(first)
@@ -343,50 +348,52 @@ def semantic_digest(path: Path) -> str:
 
 
 def seal_of(path: Path, tensors: list[TensorInfo] | None = None) -> tuple[str, int]:
-    """The seal that the file should carry, and the offset of its 64 characters.
+    """The seal that a file (or split set) should carry, and the offset of its 64 characters in the first file.
 
-    SHA-256 over the head of the file with the seal's own characters as zeros, then each tensor's SHA-256 in file
-    order (padding is required to be zero by the reader), so it covers every byte.
+    SHA-256 over the head of every part, with the seal's own characters as zeros, then each tensor's SHA-256 in file
+    order. The reader requires padding to be zero, so the seal covers every byte.
 
     Args:
-        path: one file; a split set is sealed part by part.
-        tensors: the file's tensors with digests when they are already known; otherwise they are hashed here.
+        path: a file, or any part of a split set.
+        tensors: all tensors with digests when they are already known; otherwise they are hashed here.
 
     Raises:
         ArtifactError: the file has no seal key.
     """
-    header = parse(path)
-    field = header.fields.get(SEAL)
-    if field is None or field.type != GGUFValueType.STRING or field.end - field.start != 72:
+    files = shards_of(path)
+    field = parse(files[0]).fields.get(SEAL)
+    if field is None or field.type != GGUFValueType.STRING or field.end - field.start != 8 + len(BLANK_SEAL):
         raise ArtifactError(f"the file has no key {SEAL}", where=str(path), fix="convert it again with `so8t gguf convert`")
-    with path.open("rb") as file:
-        head = bytearray(file.read(header.data_start))
-    head[field.start + 8 : field.end] = BLANK_SEAL.encode()
-    digest = hashlib.sha256(bytes(head))
-    for tensor in tensors if tensors is not None else _hashed(path, header.tensors):
+    digest = hashlib.sha256()
+    for number, file in enumerate(files):
+        with file.open("rb") as handle:
+            head = bytearray(handle.read(parse(file).data_start))
+        if number == 0:
+            head[field.start + 8 : field.end] = BLANK_SEAL.encode()
+        digest.update(head)
+    for tensor in tensors if tensors is not None else tensor_table(path, hashes=True):
         digest.update(bytes.fromhex(tensor.sha256 or ""))
     return digest.hexdigest(), field.start + 8
 
 
 def seal(path: Path, tensors: list[TensorInfo] | None = None) -> None:
-    """Write the seal into the file, in place (only for a file that still has its temporary name)."""
+    """Write the seal into the (first) file, in place: only for a file that still has its temporary name."""
     value, offset = seal_of(path, tensors)
-    with path.open("r+b") as file:
+    with shards_of(path)[0].open("r+b") as file:
         file.seek(offset)
         file.write(value.encode())
 
 
 def check_seal(path: Path) -> None:
-    """Check every byte of the file against its own seal.
+    """Check every byte of a file or split set against its own seal.
 
     Raises:
         ArtifactError: no seal, or the file was changed or damaged after it was written.
     """
-    for file in shards_of(path):
-        value, offset = seal_of(file)
-        with file.open("rb") as handle:
-            handle.seek(offset)
-            found = handle.read(64)
-        if found != value.encode():
-            raise ArtifactError("the file does not match its seal: it was changed or damaged", where=str(file),
-                                fix="build it again with `dvc repro`, or fetch it again")
+    value, offset = seal_of(path)
+    with shards_of(path)[0].open("rb") as handle:
+        handle.seek(offset)
+        found = handle.read(len(BLANK_SEAL))
+    if found != value.encode():
+        raise ArtifactError("the file does not match its seal: it was changed or damaged", where=str(path),
+                            fix="build it again with `dvc repro`, or fetch it again")
