@@ -163,6 +163,7 @@ class Evaluation(Section):
     long_rows: Count
     long_tokens: Count
     speed_rows: Count
+    retention_rows: Count = Field(description="valid rows whose answers' perplexity is measured")
 
 
 class Compare(Section):
@@ -190,6 +191,13 @@ class Names(Section):
     b: str
 
 
+class Replies(Section):
+    """What the user reads when nothing is generated."""
+
+    escalate: str = Field(min_length=1)
+    deny: str = Field(min_length=1)
+
+
 class Release(Section):
     """What is released and how it is served."""
 
@@ -200,12 +208,17 @@ class Release(Section):
     temperature: Positive = Field(description="sampling temperature of prose; not the verdict temperature")
     top_p: Probability
     top_k: int = Field(ge=1)
+    think_tokens: int = Field(ge=1, description="most tokens of private thinking in `so8t ask`")
+    answer_tokens: int = Field(ge=1, description="most tokens of an answer")
+    replies: Replies
 
 
 class Report(Section):
     """The report."""
 
     language: Literal["ja", "en"]
+    target_allow_rate: Share = Field(description="share of true ALLOW a useful file allows; the report says so when it is missed")
+    worst_flips: Count = Field(description="flips toward ALLOW listed by id")
 
 
 class RoleTokens(Section):
