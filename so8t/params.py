@@ -66,6 +66,8 @@ class Data(Section):
     system: str = Field(description="system prompt of every conversation")
     format: Literal["heading", "quadruple"] = Field(description="thinking format of the training targets")
     max_chars: int = Field(gt=0, description="longer instructions are dropped")
+    language: Literal["ja", "any"] = Field(description="ja = rows whose text is not Japanese are dropped")
+    held_out_domain: str | None = Field(description="a domain kept wholly for test_cells; null = none")
     near_duplicate: Share = Field(description="Jaccard similarity from which rows are near-duplicates")
     split: Split
 

@@ -1,0 +1,94 @@
+"""Near-duplicates: MinHash over NFKC character 5-grams finds candidates, the exact Jaccard similarity decides.
+
+Band keys live in flat arrays (12 bytes for each of 20 bands), so that memory per row is a few hundred bytes; the texts
+themselves are asked back from whoever holds them. The chance to miss a pair at similarity 0.8 is 0.2 %.
+"""
+
+import unicodedata
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy import ndarray
+
+SHINGLE = 5  # characters
+BANDS, WIDTH = 20, 6
+CACHED = 20_000  # shingle sets kept for comparison
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, without spaces: how texts are compared."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def shingles(text: str) -> frozenset[int]:
+    """Hashes of the character 5-grams of the normalised text (the whole text if shorter)."""
+    plain = normalise(text)
+    return frozenset(zlib.crc32(plain[i:i + SHINGLE].encode()) for i in range(max(1, len(plain) - SHINGLE + 1)))
+
+
+def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
+    """Shared over all; 1 for two empty sets."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+class Buckets:
+    """A multimap from 32-bit keys to numbers in flat arrays: chained, doubled when full."""
+
+    def __init__(self) -> None:
+        self.heads, self.keys, self.numbers, self.links = array("i", [-1]) * 1024, array("I"), array("i"), array("i")
+
+    def add(self, key: int, number: int) -> None:
+        """Put a number under a key."""
+        if len(self.keys) >= len(self.heads):
+            self._grow()
+        slot = key & (len(self.heads) - 1)
+        self.links.append(self.heads[slot])
+        self.heads[slot] = len(self.keys)
+        self.keys.append(key)
+        self.numbers.append(number)
+
+    def get(self, key: int) -> Iterator[int]:
+        """Every number under a key."""
+        entry = self.heads[key & (len(self.heads) - 1)]
+        while entry >= 0:
+            if self.keys[entry] == key:
+                yield self.numbers[entry]
+            entry = self.links[entry]
+
+    def _grow(self) -> None:
+        self.heads = array("i", [-1]) * (2 * len(self.heads))
+        mask = len(self.heads) - 1
+        for entry, key in enumerate(self.keys):
+            self.links[entry], self.heads[key & mask] = self.heads[key & mask], entry
+
+
+class NearIndex:
+    """Rows seen so far; `similar` finds those at least `threshold` alike."""
+
+    def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
+        from datasketch import MinHash
+
+        self._like = MinHash(num_perm=BANDS * WIDTH, seed=1, hashfunc=int)
+        self.threshold = threshold
+        self.grams_of = lru_cache(maxsize=CACHED)(lambda number: shingles(text_of(number)))
+        self.buckets = Buckets()
+
+    def keys(self, grams: frozenset[int]) -> list[int]:
+        """One 32-bit key for each band of the signature."""
+        minhash = self._like.copy()
+        minhash.update_batch(sorted(grams))
+        values: ndarray = np.ascontiguousarray(minhash.hashvalues, dtype=np.uint64).reshape(BANDS, WIDTH)
+        return [zlib.crc32(values[band].tobytes(), band) for band in range(BANDS)]
+
+    def similar(self, grams: frozenset[int], keys: list[int]) -> list[int]:
+        """Numbers of earlier rows that are near-duplicates, in order."""
+        candidates = sorted({number for key in keys for number in self.buckets.get(key)})
+        return [n for n in candidates if jaccard(grams, self.grams_of(n)) >= self.threshold]
+
+    def add(self, number: int, keys: list[int]) -> None:
+        """Remember a row."""
+        for key in keys:
+            self.buckets.add(key, number)

@@ -1,0 +1,59 @@
+"""Personal data in Japanese text: e-mail, telephone, postal code, My Number, payment card.
+
+Everything is read after NFKC, so full-width digits are seen. A twelve-digit number is a My Number only if its check digit
+holds *and* a context word stands near it, because one random number in ten has a valid check digit.
+Covered: the five kinds above. Not covered: names and street addresses (they need a language model), photographs.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
+POSTAL = re.compile(r"〒\s*\d{3}-?\d{4}(?!\d)|(?:郵便番号|住所)[^\d]{0,6}\d{3}-\d{4}(?!\d)")
+DIGITS = re.compile(r"\d(?:[-‐‑–ー ().]{0,2}\d){8,18}")  # a run that may be a telephone, My Number or card
+MY_NUMBER = re.compile(r"(?<!\d)\d{4}[- ]?\d{4}[- ]?\d{4}(?!\d)")
+CARD = re.compile(r"(?<!\d)\d(?:[- ]?\d){12,18}(?!\d)")
+BRAND = re.compile(r"(?:4\d{12}(?:\d{3})?|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}|6(?:011|5\d\d)\d{12})")
+MY_NUMBER_WORDS, NEAR = re.compile(r"マイナンバー|個人番号|my\s*number", re.IGNORECASE), 24  # characters before and after
+PHONE_WORDS = re.compile(r"電話|携帯|tel|fax|ファックス|連絡先|☎|内線|番号は", re.IGNORECASE)
+
+
+def find(text: str) -> list[str]:
+    """Kinds of personal data in a text, each once, in a fixed order."""
+    plain = unicodedata.normalize("NFKC", text)
+    kinds = [kind for kind, pattern in (("email", EMAIL), ("postal_code", POSTAL)) if pattern.search(plain)]
+    if DIGITS.search(plain):
+        kinds += [kind for kind, found in (("phone", _phones), ("my_number", _my_numbers), ("card", _cards)) if any(found(plain))]
+    return kinds
+
+
+def _near(plain: str, match: re.Match[str], words: re.Pattern[str]) -> bool:
+    return bool(words.search(plain[max(0, match.start() - NEAR):match.end() + NEAR]))
+
+
+def _my_numbers(plain: str) -> Iterator[str]:
+    from stdnum.jp import in_
+
+    return (m[0] for m in MY_NUMBER.finditer(plain) if in_.is_valid(m[0]) and _near(plain, m, MY_NUMBER_WORDS))
+
+
+def _cards(plain: str) -> Iterator[str]:
+    from stdnum import luhn
+
+    for match in CARD.finditer(plain):
+        number = re.sub(r"\D", "", match[0])
+        if BRAND.fullmatch(number) and luhn.is_valid(number):
+            yield number
+
+
+def _phones(plain: str) -> Iterator[str]:
+    """Valid Japanese or international numbers; a bare run of digits counts only beside a word such as 電話."""
+    import phonenumbers
+
+    for match in phonenumbers.PhoneNumberMatcher(plain, "JP"):
+        written = match.raw_string
+        bare = written.isdigit()
+        words = plain[max(0, match.start - NEAR):match.start]
+        if not bare or PHONE_WORDS.search(words):
+            yield written

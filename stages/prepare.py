@@ -1,0 +1,37 @@
+"""Read every source, refuse malformed rows, drop unfit ones, and write the six splits. Nothing is written unless all is well."""
+
+from pathlib import Path
+
+import click
+
+from so8t.stage import stage
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), required=True, help="counts and probes, JSON")
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), required=True, help="the same for people, Markdown")
+@click.option("--dry-run", is_flag=True, help="only say what would be kept and dropped")
+def main(out: Path, metrics: Path, page: Path, dry_run: bool) -> None:
+    """Write OUT/{train,valid,calibration,test_iid,test_cells,test_phrases}.jsonl."""
+    with stage("prepare") as run:
+        from so8t.corpus import summary
+        from so8t.corpus.prepare import prepare
+        from so8t.corpus.probe import probes
+        from so8t.files import write_json, write_text
+
+        counts = prepare(run.params.data, run.params.seed, None if dry_run else out, run.progress)
+        result = summary.metrics_of(counts, run.params.calibration)
+        if warning := summary.warning_of(result["calibration"]):
+            click.echo(f"warning: {warning}", err=True)
+        if dry_run:
+            click.echo(summary.brief(result))
+        else:
+            result["probes"] = probes(out)
+            write_json(metrics, result)
+            write_text(page, summary.page(result, out))
+        run.summary = f"{result['rows']['total']} rows kept, {sum(result['dropped'].values())} dropped"
+
+
+if __name__ == "__main__":
+    main()
