@@ -1,0 +1,61 @@
+# Convenience only: every target is one or two commands that work without make (see README, "Without make").
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+INSTALLED := $(VENV)/.installed
+JOBS ?= 2
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test repro check lint types imports unit bench bench-table docs docs-check report clean-venv
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) tools/preflight.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt --group dev -e .
+	@touch $@
+
+setup: $(INSTALLED) ## make .venv with the locked versions and a local DVC remote
+	@$(RUN) python -m so8t.cli init
+
+demo: setup ## data to calibrated, quantised GGUF on this machine; prints where the report is
+	$(RUN) dvc repro
+	@$(RUN) so8t report-path
+
+test: setup ## the whole test suite, the graph on a reduced profile included
+	$(RUN) python -m pytest -m "not gpu and not ollama"
+
+repro: setup ## dvc repro
+	$(RUN) dvc repro
+
+unit: setup ## unit and property tests alone
+	$(RUN) python -m pytest tests/unit tests/property -m "not slow and not gpu and not ollama"
+
+check: setup lint types imports docs-check ## everything that reads code: ruff, mypy, layer rule, generated docs
+
+lint: ## ruff
+	$(RUN) ruff check .
+
+types: ## mypy --strict
+	$(RUN) mypy
+
+imports: ## the layer rule
+	$(RUN) lint-imports
+
+bench: setup ## every benchmark; each appends to bench/results/
+	for script in bench/*.py; do $(RUN) python $$script || exit 1; done
+
+bench-table: setup ## bench/results as a table
+	$(RUN) python -m so8t.cli bench-table
+
+docs: setup ## rewrite the generated parts of docs/
+	$(RUN) python tools/docs.py
+
+docs-check: setup ## fail if a generated part of docs/ is stale
+	$(RUN) python tools/docs.py --check
+
+report: setup ## rebuild the report alone
+	$(RUN) dvc repro report
