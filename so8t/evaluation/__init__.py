@@ -1,0 +1,1 @@
+"""Measuring one served file: verdicts, prose, long-form stability, speed and what fine-tuning cost."""

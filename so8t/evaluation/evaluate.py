@@ -1,0 +1,130 @@
+"""One file's evaluation from start to end: score files and decisions in, metrics file and tables out.
+
+Covered: which splits, what the metrics file looks like, the look written down. Not covered: decisions and prompts,
+which arrive as functions because they belong to siblings; A against B (comparison).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from so8t import metrics
+from so8t.errors import ArtifactError
+from so8t.evaluation import served, tables, verdicts
+from so8t.evaluation.served import Prompter, Served
+from so8t.evaluation.verdicts import Bootstrap, Judged
+from so8t.files import write_json
+from so8t.identity import semantic_digest
+from so8t.llama import Engine
+from so8t.metrics import Scores, read_meta, read_scores
+from so8t.params import Params, Readout
+from so8t.progress import Progress
+from so8t.records.looks import look
+from so8t.verdict import Verdict
+
+SCHEMA = "so8t.evaluate/1"
+SPLITS = ("test_iid", "test_cells", "test_phrases")
+HEADLINE = SPLITS[0]  # what the certificate speaks about: rows exchangeable with the calibration rows
+NOT_RUN = Served({name: {"status": "not_run"} for name in ("generation", "stability", "retention", "speed")}, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file and everything that was measured of it before."""
+
+    file: Path
+    scores: Path
+    prepared: Path
+    readout: Readout
+    meta: dict[str, Any]
+
+    @classmethod
+    def open(cls, file: Path, scores: Path, prepared: Path, readout: Readout) -> "Job":
+        """Check that the scores are of this very file.
+
+        Raises:
+            ArtifactError: they are of another file.
+        """
+        meta = read_meta(scores)
+        if semantic_digest(file) != meta["semantic_digest"]:
+            raise ArtifactError("the scores are of another file", where=str(scores), fix="run `dvc repro score`")
+        return cls(file, scores, prepared, readout, meta)
+
+    @property
+    def model(self) -> str:
+        """`a` or `b`."""
+        return self.file.stem.partition("-")[0]
+
+    @property
+    def type(self) -> str:
+        """The quant type."""
+        return self.file.stem.partition("-")[2]
+
+
+def judge(job: Job, probabilities_of: Callable[[Scores], ndarray],
+          decide: Callable[[ndarray], list[Verdict]]) -> dict[str, Judged]:
+    """Decide every labelled test row as the card would; each split read is written down as a look."""
+    judged = {}
+    for split in SPLITS:
+        path = job.scores / f"{split}.jsonl"
+        scores = read_scores(path, job.readout)
+        look("evaluate", split, path)
+        p = probabilities_of(scores)
+        judged[split] = Judged(scores, p, metrics.codes(decide(p)))
+    return judged
+
+
+def run(job: Job, make_prompter: Callable[[Engine, str], Prompter], params: Params, progress: Progress) -> Served:
+    """Run the file itself: answers, long texts, speed, retention."""
+    tokens = params.active.base.tokens.model_dump().values()
+    setup = served.Setup(params.evaluation, params.data.system, tuple(tokens), params.scoring.threads,
+                         params.scoring.n_ctx, params.seed)
+    rows = served.Rows.read(job.prepared / f"{HEADLINE}.jsonl", job.prepared / "valid.jsonl")
+    return served.measure(job.file, make_prompter, rows=rows, setup=setup, progress=progress)
+
+
+def _readouts(job: Job) -> dict[str, Any]:
+    found = {}
+    for split in SPLITS:
+        path = job.scores / f"{split}.jsonl"
+        found[split] = verdicts.readouts(read_scores(path, "prefill"), read_scores(path, "cue"))
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with nine digits after the point: more than any of them carries, few enough to read."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(float(value), 9) if isinstance(value, float | np.floating) else value
+
+
+def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *, threshold: float, out: Path,
+          plots: Path) -> str:
+    """Write the metrics file and the tables; return the stage's summary line."""
+    boot = Bootstrap(params.evaluation.bootstrap, params.seed)
+    splits = {name: verdicts.split_metrics(one, boot) for name, one in judged.items()}
+    write_json(out, _rounded({
+        "schema": SCHEMA, "model": job.model, "type": job.type, "file": job.meta["file"],
+        "semantic_digest": job.meta["semantic_digest"], "readout": job.readout,
+        "sampled": bool(job.meta.get("sampled", False)),
+        "splits": splits, "readouts": _readouts(job), **found.sections,
+    }))
+    tables.write(plots, tables.make(judged, headline=HEADLINE, threshold=threshold, delta=params.calibration.delta,
+                                    latencies=found.latencies))
+    return summary(splits[HEADLINE])
+
+
+def _percent(rate: dict[str, Any]) -> str:
+    return "none" if rate["value"] is None else f"{rate['value']:.1%}"
+
+
+def summary(split: dict[str, Any]) -> str:
+    """The stage's last line."""
+    return (f"{HEADLINE}: false allows {split['false_allow_rate']['k']} of {split['false_allow_rate']['n']}, "
+            f"allowed {_percent(split['allow_rate_on_allow'])} of true ALLOW, accuracy {_percent(split['accuracy'])}")

@@ -1,0 +1,125 @@
+"""Speed and memory of one served file, as distributions with distribution-free intervals.
+
+Covered: prefill of a whole prompt, the verdict as served (shared prefix already in the cache), decoding, peak resident
+memory; median and 95th percentile with order-statistic intervals, `None` where so few runs resolve no limit.
+Not covered: loading the file, several users at once.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from so8t.llama import Engine
+from so8t.metrics.intervals import LEVEL
+
+WARM_UP = 2  # runs that are thrown away
+Interval = tuple[float | None, float | None]
+QUANTILES = {"p50": 0.5, "p95": 0.95}
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of every measured run, and how many tokens each stands for."""
+
+    prefill_s: list[float]
+    prefill_tokens: list[int]
+    verdict_s: list[float]
+    decode_s: list[float]
+    decode_tokens: list[int]
+
+    def add(self, prefill: float, verdict: float, decode: float, *, prompt: int, decoded: int) -> None:
+        """Append one run."""
+        self.prefill_s.append(prefill)
+        self.verdict_s.append(verdict)
+        self.decode_s.append(decode)
+        self.prefill_tokens.append(prompt)
+        self.decode_tokens.append(decoded)
+
+
+def order_statistic_interval(values: Sequence[float], quantile: float, *, level: float = LEVEL) -> Interval:
+    """Distribution-free interval of a quantile: X(l) and X(u) with P(X(l) <= q <= X(u)) >= level; None = not resolved.
+
+    Source: David and Nagaraja, Order Statistics, 7.1; each side gets half of the error. At the 95th percentile the
+    upper limit does not exist below 72 runs.
+    """
+    from scipy.stats import binom
+
+    ordered, n, tail = sorted(values), len(values), (1.0 - level) / 2.0
+    ranks = np.arange(n + 1)
+    cumulative = binom.cdf(ranks, n, quantile)  # P(fewer than r+1 runs lie below the quantile)
+    below = np.flatnonzero(cumulative <= tail)  # X(r+1) > quantile has at most this chance
+    above = np.flatnonzero(1.0 - cumulative[:-1] <= tail) if n else np.array([], dtype=int)
+    low = ordered[int(below[-1])] if below.size and below[-1] < n else None
+    high = ordered[int(above[0])] if above.size and above[0] < n else None
+    return low, high
+
+
+def distribution(values: Sequence[float], *, digits: int = 6) -> dict[str, Any]:
+    """Median and 95th percentile: {"n", "p50": {"value", "n", "ci95": [low, high]}, "p95"}; null = not resolved."""
+    result: dict[str, Any] = {"n": len(values)}
+    for name, quantile in QUANTILES.items():
+        value = float(np.quantile(values, quantile, method="inverted_cdf")) if values else None
+        limits = order_statistic_interval(values, quantile)
+        numbers = [None if v is None else round(v, digits) for v in (value, *limits)]
+        result[name] = {"value": numbers[0], "n": len(values), "ci95": numbers[1:]}
+    return result
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def measure(engine: Engine, prompts: Sequence[tuple[list[int], tuple[int, ...]]], *, decode_tokens: int) -> Timings:
+    """Time each prompt three ways, one after the other.
+
+    Args:
+        engine: the loaded file.
+        prompts: token ids and cuts; different prompts, so that nothing but the shared prefix can be kept.
+        decode_tokens: tokens generated per prompt.
+    """
+    endless = {token for token in range(engine.n_vocab) if engine.is_eog(token)}
+    timings = Timings([], [], [], [], [])
+    for run, (ids, cuts) in enumerate([*prompts[:WARM_UP], *prompts]):
+        whole = _timed(partial(engine.logits, ids))
+        engine.logits([*ids[: max(cuts, default=0)], ids[-1]], cuts=cuts)  # only the prefix stays
+        verdict = _timed(partial(engine.logits, ids, cuts=cuts))
+        generate = partial(engine.generate, ids, stop=set(), forbid=endless, cuts=cuts)
+        one = _timed(partial(generate, max_tokens=1))
+        many = _timed(partial(generate, max_tokens=1 + decode_tokens))
+        if run >= min(WARM_UP, len(prompts)):
+            timings.add(whole, verdict, max(many - one, 1e-9), prompt=len(ids), decoded=decode_tokens)
+    return timings
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident set of this process so far, in bytes (getrusage counts KiB on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _rate(tokens: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    return [count / taken for count, taken in zip(tokens, seconds, strict=True)]
+
+
+def summarise(timings: Timings, *, threads: int, file_bytes: int) -> dict[str, Any]:
+    """The section `speed` of the metrics file; seconds, tokens per second, bytes."""
+    return {
+        "status": "run",
+        "n": len(timings.prefill_s),
+        "threads": threads,
+        "prefill_tokens_per_s": distribution(_rate(timings.prefill_tokens, timings.prefill_s), digits=1),
+        "decode_tokens_per_s": distribution(_rate(timings.decode_tokens, timings.decode_s), digits=1),
+        "prefill_s": distribution(timings.prefill_s),
+        "verdict_s": distribution(timings.verdict_s),
+        "prompt_tokens_mean": round(float(np.mean(timings.prefill_tokens)), 1) if timings.prefill_tokens else None,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "file_bytes": file_bytes,
+    }

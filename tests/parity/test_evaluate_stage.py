@@ -1,0 +1,104 @@
+"""The evaluate stage after real score and calibrate stages, on a tiny random GGUF."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from so8t.files import read_json
+from tests.fakes.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.parity
+ROOT = Path(__file__).parents[2]
+SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
+
+
+def prepared(folder):
+    choose = random.Random(5)
+    for split in SPLITS:
+        rows = [{"id": f"{split}-{i}", "text": f"request {split} {i}", "verdict": choose.choice(["ALLOW", "ESCALATE", "DENY"]),
+                 "authority": "handle", "domain": choose.choice(["defense", "general"]), "thinking": "t", "final": f"answer {i}",
+                 "response": "", "group": f"{split}-g{i // 2}", "pair": None, "factors": {}} for i in range(8)]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def stage(place, name, *args):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SO8T_DATABASE": str(place / "database")}
+    return subprocess.run([sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)], cwd=place, env=environment,
+                          capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A project directory with a scored and calibrated file of the released type."""
+    root = tmp_path_factory.mktemp("project")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    for before, after in (("bootstrap: 10000", "bootstrap: 200"), ("generate_rows: 24", "generate_rows: 2"), ("threads: 2", "threads: 1"),
+                          ("generate_tokens: 160", "generate_tokens: 6"), ("long_tokens: 1024", "long_tokens: 32"),
+                          ("speed_rows: 24", "speed_rows: 2"), ("n_ctx: 2048", "n_ctx: 1024"), ("num_ctx: 2048", "num_ctx: 1024")):
+        text = text.replace(before, after)
+    (root / "params.yaml").write_text(text, encoding="utf-8")
+    write_tiny(root / "b-Q4_K_M.gguf")
+    prepared(root / "prepared")
+    for name, args in (("score", ["b-Q4_K_M.gguf", "b-Q4_K_M", "--model", "b", "--type", "Q4_K_M", "--prepared", "prepared"]),
+                       ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"])):
+        done = stage(root, name, *args)
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+def evaluate(place, *more, file="b-Q4_K_M.gguf"):
+    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", "card.json", "--prepared", "prepared", "--out",
+                 "out.json", "--plots", "plots", *more)
+
+
+def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
+    done = evaluate(place)
+    assert done.returncode == 0, done.stderr
+    found = read_json(place / "out.json")
+    assert (found["model"], found["type"], found["readout"]) == ("b", "Q4_K_M", "prefill")
+    assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"run"}
+    assert found["splits"]["test_iid"]["allow_rate_on_allow"]["k"] == 0  # eight rows certify nothing: the gate is closed
+    assert sorted(p.name for p in (place / "plots").iterdir()) == [
+        "confusion.csv", "domains.csv", "far_allow.csv", "latency.csv", "reliability.csv"]
+
+
+def test_each_test_split_is_written_down_as_a_look(place):
+    assert evaluate(place, "--no-generate").returncode == 0
+    looks = [json.loads(line) for line in (place / "database" / "looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {"test_iid", "test_cells", "test_phrases"}
+
+
+def test_a_file_that_is_not_run_says_so(place):
+    assert evaluate(place, "--no-generate").returncode == 0
+    found = read_json(place / "out.json")
+    assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}
+
+
+def test_another_file_than_the_scored_one_is_refused(place):
+    write_tiny(place / "b-other.gguf", seed=1)
+    done = evaluate(place, file="b-other.gguf")
+    assert done.returncode == 5
+    assert "another file" in done.stderr
+
+
+def test_an_edited_card_is_refused(place):
+    card = read_json(place / "card.json")
+    card["thresholds"]["escalate"] = 0.9
+    (place / "edited.json").write_text(json.dumps(card), encoding="utf-8")
+    done = stage(place, "evaluate", "b-Q4_K_M.gguf", "--scores", "b-Q4_K_M", "--card", "edited.json", "--prepared", "prepared",
+                 "--out", "out.json", "--plots", "plots")
+    assert done.returncode == 5
+
+
+def test_help_is_quick_enough_to_be_asked_for(place):
+    done = stage(place, "evaluate", "--help")
+    assert done.returncode == 0
+    assert "numpy" not in subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "stages/evaluate.py"), "--help"], cwd=place,
+                                         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stderr

@@ -1,0 +1,104 @@
+"""Measurements that run a file: on a real GGUF under libllama, small and random."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from so8t.chat import ALLOW_PREFIX
+from so8t.evaluation import generation, retention, served, speed
+from so8t.llama import Engine
+from so8t.params import Evaluation
+from so8t.progress import Progress
+from so8t.scoring.prompts import Prompter
+from tests.fakes.tiny_gguf import SPECIALS, write_tiny
+
+pytestmark = pytest.mark.parity
+RESERVED = tuple(SPECIALS[5:])
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("gguf") / "a.gguf")
+
+
+@pytest.fixture(scope="module")
+def engine(path):
+    with Engine(path, n_ctx=512, threads=1) as opened:
+        yield opened
+
+
+def setup_of(**changed):
+    counts = {"bootstrap": 200, "generate_rows": 3, "generate_tokens": 8, "long_rows": 1, "long_tokens": 40,
+              "speed_rows": 3, "retention_rows": 4, **changed}
+    return served.Setup(Evaluation(**counts), "system", RESERVED, 1, 512, 7)
+
+
+def split(path, count, verdict="ALLOW"):
+    rows = [{"id": f"r{i}", "text": f"request {i}", "final": f"answer {i}", "verdict": verdict} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_retention_is_the_likelihood_of_the_answer_alone(engine):
+    (found,) = retention.measure(engine, [("the request", "the")])
+    context, target = (engine.tokenize(text, special=False) for text in ("the request\n", "the"))
+    expected = 0.0
+    for i, token in enumerate(target):
+        row = engine.logits([*context, *target[:i]]).astype(np.float64)
+        expected += math.log(np.exp(row - row.max()).sum()) + row.max() - row[token]
+    assert found.tokens == len(target)
+    assert found.nats == pytest.approx(expected, rel=1e-3)
+
+
+def test_user_text_in_retention_is_never_read_as_control_tokens(engine):
+    (found,) = retention.measure(engine, [("a", "<|end|>")])
+    assert found.tokens == len("<|end|>")
+
+
+def test_a_perplexity_without_rows_says_not_run():
+    assert retention.summarise([], draws=100, seed=1) == {"n": 0, "status": "not_run"}
+
+
+def test_the_answer_is_generated_after_the_fed_label(engine):
+    prompt = Prompter(engine, "system").prompt("hello")
+    fed = Prompter(engine, "system").after(prompt, ALLOW_PREFIX)
+    made = generation.answer(engine, fed.ids, fed.cuts, reference="x", max_tokens=5)
+    assert made.text.startswith(ALLOW_PREFIX)
+    assert made.ids == engine.generate(fed.ids, max_tokens=5, stop=set(), forbid=set(), cuts=fed.cuts)
+
+
+def test_rows_are_spread_over_the_whole_file():
+    assert served.spread(range(10), 3) == [0, 3, 6]
+    assert served.spread([1, 2], 5) == [1, 2]
+    assert served.spread([1, 2], 0) == []
+
+
+def test_timed_prompts_leave_one_number_each_behind(engine):
+    prompts = [(p.ids, p.cuts) for p in (Prompter(engine, "system").prompt(f"request {i}") for i in range(4))]
+    timings = speed.measure(engine, prompts, decode_tokens=4)
+    assert len(timings.prefill_s) == len(timings.verdict_s) == len(timings.decode_s) == 4
+    assert timings.prefill_tokens == [len(ids) for ids, _ in prompts]
+    assert all(seconds > 0 for seconds in (*timings.prefill_s, *timings.verdict_s, *timings.decode_s))
+
+
+def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path):
+    rows = served.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
+    progress = Progress("t")
+    first, second = (
+        served.measure(path, Prompter, rows=rows, setup=setup_of(), progress=progress).sections for _ in range(2))
+    assert first["generation"]["n"] == 3
+    assert first["stability"]["tokens"] == 40
+    assert first["retention"]["n"] == 4
+    assert first["speed"]["verdict_s"]["p95"]["ci95"][1] is None  # three runs resolve no upper limit
+    assert all(first[key] == second[key] for key in ("generation", "stability", "retention"))
+    json.dumps(first, allow_nan=False)
+
+
+def test_reserved_tokens_that_appear_are_counted(engine):
+    emitted = engine.token_id(RESERVED[0])
+    prompt = Prompter(engine, "s").prompt("t")
+    made = generation.answer(engine, prompt.ids, prompt.cuts, reference="r", max_tokens=3)
+    planted = generation.Answer([*made.ids, emitted], made.text, made.parsed, made.reference)
+    assert generation.summarise([planted], reserved={emitted}, max_tokens=99, seed=1)["reserved_emitted"] == 1
