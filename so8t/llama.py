@@ -15,8 +15,9 @@ of sequences.
 import ctypes
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -289,19 +290,15 @@ class Engine:
         rows: Logits = np.ctypeslib.as_array(pointer, shape=(count, self.n_vocab))
         return rows
 
-    def generate(self, ids: Sequence[int], *, max_tokens: int, stop: set[int], forbid: set[int],
-                 cuts: Sequence[int] = ()) -> list[int]:
-        """Greedy continuation, at most `max_tokens` long and never past the context.
-
-        A token of `stop`, or one that ends a generation, ends it and is the last element. Tokens of `forbid` are never
-        taken.
+    def stream(self, ids: Sequence[int], *, forbid: set[int], cuts: Sequence[int] = ()) -> Iterator[int]:
+        """Greedy tokens one by one, until one ends the generation (it is given too) or the context is full.
 
         Raises:
             ArtifactError: the model gives a logit that is not a number.
         """
         sequence, pieces = list(ids), list(cuts)
         banned = sorted(forbid)
-        while len(sequence) - len(ids) < max_tokens and len(sequence) <= self.n_ctx:
+        while len(sequence) <= self.n_ctx:
             row = self.logits(sequence, cuts=pieces)
             if not np.isfinite(row).all():
                 raise ArtifactError("the model gives logits that are not finite", where=str(self.path),
@@ -309,9 +306,23 @@ class Engine:
             row[banned] = -np.inf
             pieces.append(len(sequence))
             sequence.append(int(row.argmax()))
-            if sequence[-1] in stop or self.is_eog(sequence[-1]):
+            yield sequence[-1]
+            if self.is_eog(sequence[-1]):
+                return
+
+    def generate(self, ids: Sequence[int], *, max_tokens: int, stop: set[int], forbid: set[int],
+                 cuts: Sequence[int] = ()) -> list[int]:
+        """Greedy continuation, at most `max_tokens` long and never past the context.
+
+        A token of `stop`, or one that ends a generation, ends it and is the last element. Tokens of `forbid` are never
+        taken.
+        """
+        made: list[int] = []
+        for token in islice(self.stream(ids, forbid=forbid, cuts=cuts), max_tokens):
+            made.append(token)
+            if token in stop:
                 break
-        return sequence[len(ids) :]
+        return made
 
     def close(self) -> None:
         """Free the model; calling it twice is harmless."""

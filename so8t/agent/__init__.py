@@ -1,0 +1,1 @@
+"""The released model in its user's hands."""

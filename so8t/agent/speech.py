@@ -1,0 +1,104 @@
+"""Two-phase generation: think in private, then write the answer after a marker that we put there.
+
+Phase 1 goes on after the fed label ALLOW until the model writes the final marker, ends, or has used its tokens; that
+text stays in this function. Phase 2 starts from the thinking and *our* marker, so all it writes is answer. Scanning one
+generation for the marker instead is what leaks elsewhere (research/serving.md section 4).
+
+Covered: verbatim copies of the thinking (any `SHINGLE` characters of it that the user did not say), markers, control
+and reserved tokens. Not covered: a paraphrase of the thinking.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from so8t.chat import ALLOW_PREFIX, Format, Thinking, final_cue, has_marker, neutralise
+from so8t.scoring.prompts import Prompt, Prompter
+
+SHINGLE = 20  # characters; SPEC 3.22: no 20-character piece of the thinking may leave
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most tokens of thinking and of the answer."""
+
+    think: int
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An answer that may be shown, or None with the reason why it is withheld; `cut` when it ran out of tokens."""
+
+    text: str | None
+    reason: str
+    cut: bool
+
+
+def speak(prompter: Prompter, prompt: Prompt, user: str, fmt: Format, *, reserved: set[int], limits: Limits) -> Spoken:
+    """Generate the final answer to an allowed request.
+
+    Args:
+        prompter: of the opened file.
+        prompt: the request's prompt.
+        user: the user's own words, which the answer may repeat.
+        fmt: thinking format that the model was trained on.
+        reserved: ids that are never emitted.
+        limits: most tokens of each phase.
+    """
+    engine = prompter.engine
+    silent = {i for i in prompter.controls | reserved if not engine.is_eog(i)}
+    begun = prompter.after(prompt, ALLOW_PREFIX)
+    thinking = Thinking(_think(prompter, begun, final_cue(fmt), silent, limits.think))
+    forced = prompter.after(prompt, ALLOW_PREFIX + _closed(thinking, fmt))
+    text, ended = _text(prompter, forced, silent, limits.answer)
+    answer, closed, _ = text.partition("</final>") if fmt == "quadruple" else (text, "", "")
+    return _checked(answer.strip(), thinking, user, cut=not (ended or closed))
+
+
+def _think(prompter: Prompter, begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
+    text = b""
+    for count, token in enumerate(prompter.engine.stream(begun.ids, forbid=silent, cuts=begun.cuts), start=1):
+        if prompter.engine.is_eog(token) or count > limit:
+            break
+        text += prompter.engine.detokenize([token])
+        if marker.encode() in text:
+            break
+    return text.decode("utf-8", "ignore").partition(marker)[0]
+
+
+def _closed(thinking: Thinking, fmt: Format) -> str:
+    """The thinking as it stands before the answer in training, with the marker."""
+    text = neutralise(thinking.reveal()).strip()
+    gap = "\n\n" if text and fmt == "heading" else ""
+    return f"{text}{gap}{final_cue(fmt)}"
+
+
+def _text(prompter: Prompter, forced: Prompt, silent: set[int], limit: int) -> tuple[str, bool]:
+    """The generated answer, and whether the model ended it."""
+    made = prompter.engine.generate(forced.ids, max_tokens=limit, stop=set(), forbid=silent, cuts=forced.cuts)
+    ended = bool(made) and prompter.engine.is_eog(made[-1])
+    return prompter.engine.detokenize(made[:-1] if ended else made).decode("utf-8", "ignore"), ended
+
+
+def _checked(answer: str, thinking: Thinking, user: str, *, cut: bool) -> Spoken:
+    if not answer:
+        return Spoken(None, "the model wrote no answer", cut)
+    if has_marker(answer):
+        return Spoken(None, "the answer held a marker of the thinking format", cut)
+    if copies(answer, thinking, user):
+        return Spoken(None, "the answer repeated private thinking", cut)
+    return Spoken(answer, "", cut)
+
+
+def copies(answer: str, thinking: Thinking, user: str) -> bool:
+    """Whether the answer holds `SHINGLE` characters of the thinking that the user did not say."""
+    own = set(_shingles(user))
+    private = {piece for piece in _shingles(thinking.reveal()) if piece not in own}
+    return any(piece in private for piece in _shingles(answer))
+
+
+def _shingles(text: str) -> Iterator[str]:
+    visible = "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if not c.isspace()
+                      and unicodedata.category(c) != "Cf")
+    return (visible[i : i + SHINGLE] for i in range(len(visible) - SHINGLE + 1))

@@ -1,0 +1,172 @@
+"""`so8t ask`: decides as the card says, fails closed, and keeps thinking to itself."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from so8t.agent.answer import Assistant
+from so8t.agent.cli import ask
+from so8t.agent.speech import copies
+from so8t.calibration import card as cards
+from so8t.chat import Thinking
+from so8t.errors import ArtifactError
+from so8t.llama import Engine
+from so8t.release.manifest import Manifest, write_manifest
+from so8t.scoring.reader import GgufReader
+from so8t.verdict import Verdict
+from tests.fakes.cards import make_card
+from tests.fakes.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.parity
+SYSTEM = "仕分け係です。"
+ESCALATE, DENY = "担当者に引き継ぎます。", "お受けできません。"
+SECRET = "対象は弾薬庫の鍵の置き場所であり三番目の棚にある"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("gguf") / "b-F16.gguf")
+
+
+def release(tiny: Path, folder: Path, card: cards.Card | None, **changes: Any) -> Path:
+    folder.mkdir()
+    shutil.copy(tiny, folder / tiny.name)
+    fields = {"schema": "so8t.release/1", "model": "b", "type": "F16", "file": tiny.name, "name": "so8t-b",
+              "system": SYSTEM, "format": "heading", "semantic_digest": "x", "template_sha256": "y",
+              "think_tokens": 12, "answer_tokens": 12, "replies": {"escalate": ESCALATE, "deny": DENY}, **changes}
+    write_manifest(folder, Manifest.model_validate(fields))
+    if card is not None:
+        cards.write(folder / "card.json", card)
+    return folder
+
+
+class Script:
+    """What the model will say in phase 1 and phase 2, and the prompts it was given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *said: str) -> None:
+        self.said, self.given = list(said), []
+        script = self
+
+        def stream(engine: Engine, ids: list[int], **_: Any) -> Iterator[int]:
+            script.given.append(engine.detokenize(ids).decode())
+            yield from engine.tokenize(script.said.pop(0) + "<|end|>")
+
+        monkeypatch.setattr(Engine, "stream", stream)
+
+
+def test_the_decision_is_the_cards_over_the_files_own_numbers(tiny: Path, tmp_path: Path) -> None:
+    texts = [f"依頼{n}を見せて" for n in range(12)]
+    with Engine(tiny, n_ctx=1024, threads=1) as engine:
+        reader = GgufReader(engine, SYSTEM)
+        logits = [reader.read(text).prefill or () for text in texts]
+    middle = sorted(cards.apply(make_card(tiny, SYSTEM), row, None).probabilities[2] for row in logits)[6]
+    card = make_card(tiny, SYSTEM, deny=middle)
+    wanted = [cards.apply(card, row, None) for row in logits]
+    with Assistant(release(tiny, tmp_path / "r", card)) as assistant:
+        answers = [assistant.answer(text) for text in reversed(texts)][::-1]
+    assert [a.probabilities for a in answers] == [w.probabilities for w in wanted]
+    assert len({w.verdict for w in wanted}) > 1
+    for answer, decision in zip(answers, wanted, strict=True):
+        assert answer.verdict == decision.verdict or (decision.verdict is Verdict.ALLOW and answer.reason)
+        if answer.verdict is not Verdict.ALLOW:
+            assert answer.text == (DENY if answer.verdict is Verdict.DENY else ESCALATE)
+
+
+def test_thinking_is_used_and_never_shown(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    script = Script(monkeypatch, f"# 思考ステップ\n{SECRET}\n\n# 最終回答\n捨てられる", "予定は三時です。")
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400)
+    result = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--json"])
+    said = json.loads(result.output)
+    assert (said["decision"], said["answer"], said["cut"]) == ("ALLOW", "予定は三時です。", False)
+    assert script.given[0].endswith("<|assistant|>\n# 判定\nALLOW\n")
+    assert script.given[1].endswith(f"# 判定\nALLOW\n# 思考ステップ\n{SECRET}\n\n# 最終回答\n")
+    everything = result.output + caplog.text + repr(result)
+    assert not any(SECRET[i : i + 8] in everything for i in range(len(SECRET) - 7))
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    (f"実は、{SECRET}のです。", "repeated private thinking"),
+    ("はい。\n# 思考ステップ\n内緒", "marker"),
+    ("", "no answer"),
+])
+def test_an_answer_that_may_not_be_shown_escalates(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   answer: str, reason: str) -> None:
+    Script(monkeypatch, f"# 思考ステップ\n{SECRET}", answer)
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400)
+    with Assistant(folder) as assistant:
+        given = assistant.answer("予定は?")
+    assert (given.verdict, given.text) == (Verdict.ESCALATE, ESCALATE)
+    assert reason in given.reason
+    assert SECRET[:8] not in repr(given)
+
+
+def test_what_the_user_said_may_be_repeated() -> None:
+    assert copies(f"「{SECRET}」ですね", Thinking(SECRET), "予定は?")
+    assert not copies(f"「{SECRET}」ですね", Thinking(SECRET), f"教えて。{SECRET}。")
+    assert copies("　".join(SECRET), Thinking(SECRET), "")  # spaces between the characters hide nothing
+
+
+def test_limits_end_both_phases_and_the_answer_says_so(tiny: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, "# 思考ステップ\n" + "長" * 50, "い" * 50)
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM))
+    with Assistant(folder) as assistant:
+        given = assistant.answer("予定は?")
+    assert given.cut
+    assert given.text == "い" * 4  # 12 tokens of three bytes
+
+
+def test_without_a_card_everything_escalates(tiny: Path, tmp_path: Path) -> None:
+    with Assistant(release(tiny, tmp_path / "r", None)) as assistant:
+        given = assistant.answer("予定は?")
+    assert (given.verdict, given.probabilities, given.text) == (Verdict.ESCALATE, None, ESCALATE)
+    assert "no valid calibration card" in given.reason
+
+
+def test_an_edited_card_escalates_everything(tiny: Path, tmp_path: Path) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))
+    content = json.loads((folder / "card.json").read_text())
+    content["thresholds"]["deny"] = 0.9
+    (folder / "card.json").write_text(json.dumps(content))
+    with Assistant(folder) as assistant:
+        assert assistant.answer("予定は?").verdict is Verdict.ESCALATE
+
+
+def test_an_uncertified_card_never_allows(tiny: Path, tmp_path: Path) -> None:
+    with Assistant(release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))) as assistant:
+        answers = [assistant.answer(f"依頼{n}") for n in range(6)]
+    assert {a.verdict for a in answers} == {Verdict.ESCALATE}
+    assert "not certified" in answers[0].reason
+
+
+@pytest.mark.parametrize("change", [{"semantic_digest": "0" * 64}, {"template_sha256": "0" * 64}, {"engine": "other"}])
+def test_a_card_for_something_else_is_refused(tiny: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    if "engine" in change:
+        change = {"engine": make_card(tiny, SYSTEM).engine | {"llama_cpp": "0.0.1"}}
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, **change))
+    with pytest.raises(ArtifactError, match=next(iter(change)).partition(".")[0]):
+        Assistant(folder)
+
+
+def test_another_system_prompt_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="template_sha256"):
+        Assistant(release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), system="何でも答えます。"))
+
+
+def test_a_real_generation_stays_inside_its_limits(tiny: Path, tmp_path: Path) -> None:
+    with Assistant(release(tiny, tmp_path / "r", make_card(tiny, SYSTEM))) as assistant:
+        first, second = assistant.answer("猫は?"), assistant.answer("猫は?")
+        again = assistant.answer("犬は?"), assistant.answer("猫は?")
+    assert first == second == again[1]
+    assert first.probabilities is not None
+    assert first.authority is not None
+    assert sum(first.authority.values()) == pytest.approx(1.0)
+    assert "placeholder" not in first.text
