@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
+from so8t.params import Base
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 MAX_HEADER = 256 << 20  # bytes; a larger safetensors header is not one
@@ -58,6 +59,22 @@ def read_config(directory: Path, name: str = "config.json", *, required: bool = 
     if not isinstance(value, dict):
         raise ArtifactError("not a JSON object", where=str(path), fix="fetch the model again")
     return value
+
+
+def weights_dir(base: Base, linked: Path) -> Path:
+    """The directory with the base model's weights: `linked` itself when it was made from scratch, else `base.path`,
+    whose files must still have the sizes that the base stage recorded.
+
+    Raises:
+        ArtifactError: a file is missing or changed.
+    """
+    if base.kind == "scratch" or base.path is None:
+        return linked
+    folder = Path(base.path)
+    for name, fact in read_config(linked, "so8t_base.json")["files"].items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != fact["bytes"]:
+            raise ArtifactError("the base model changed since it was verified", where=str(folder / name), fix="dvc repro base")
+    return folder
 
 
 class Source:

@@ -1,0 +1,107 @@
+"""The importance matrix: how strongly each input column of each weight is used, from the project's own texts.
+
+The file is llama.cpp's GGUF form (`<tensor>.in_sum2`, `<tensor>.counts`), so its tools read it too.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGUFWriter
+from numpy.typing import NDArray
+
+from so8t import identity
+from so8t.errors import ArtifactError, DataError
+from so8t.export.arch import read_model
+from so8t.export.source import read_config
+from so8t.files import atomic_file
+
+Sums = dict[str, tuple[NDArray[np.float64], int]]
+
+
+def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path) -> int:
+    """Run the model over token rows and write, per linear layer, the sum of squares of each input column.
+
+    Args:
+        model_dir: Hugging Face directory (float32 on the CPU).
+        token_rows: token ids of whole conversations, as training sees them.
+        out: the imatrix file.
+
+    Returns:
+        Number of tokens seen.
+
+    Raises:
+        DataError: no token rows.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
+    described = read_model(read_config(model_dir), model_dir)
+    names = gguf.get_tensor_name_map(described.arch, model.config.num_hidden_layers)
+    sums: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and (target := names.get_name(f"{name}.weight", (".weight",))) and name != "lm_head":
+            sums[target] = [np.zeros(module.in_features), 0]
+            module.register_forward_pre_hook(_accumulate(sums[target]))
+    tokens = rows = 0
+    with torch.no_grad():
+        for row in token_rows:
+            model(torch.tensor([row]), logits_to_keep=1)
+            tokens, rows = tokens + len(row), rows + 1
+    if not tokens:
+        raise DataError("no texts to compute the importance matrix from", fix="give a JSONL with rows")
+    write_imatrix(out, {name: (value, count) for name, (value, count) in sums.items()}, rows)
+    return tokens
+
+
+def _accumulate(entry: list[Any]) -> Any:
+    def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
+        flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
+        entry[0] += (flat * flat).sum(0).numpy()
+        entry[1] += flat.shape[0]
+
+    return hook
+
+
+def write_imatrix(path: Path, sums: Sums, chunks: int) -> None:
+    """Write llama.cpp's imatrix file: sums of squares [columns] and token counts per tensor."""
+    writer = GGUFWriter(None, "imatrix")
+    writer.kv_data[0].pop("general.architecture", None)
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["so8t"])
+    writer.add_uint32("imatrix.chunk_count", chunks)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, (total, count) in sorted(sums.items()):
+        writer.add_tensor(f"{name}.in_sum2", total.astype(np.float32)[None, :])
+        writer.add_tensor(f"{name}.counts", np.array([[count]], np.float32))
+    with atomic_file(path) as temporary:
+        writer.write_header_to_file(temporary)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def read_imatrix(path: Path | str) -> dict[str, NDArray[np.float32]]:
+    """Mean square of every input column, by tensor name.
+
+    Raises:
+        ArtifactError: not an imatrix file, or a tensor without counts.
+    """
+    path = Path(path)
+    table = {t.name: t for t in identity.tensor_table(path)}
+    result = {}
+    for name in sorted(n.removesuffix(".in_sum2") for n in table if n.endswith(".in_sum2")):
+        if f"{name}.counts" not in table:
+            raise ArtifactError(f"{name} has no counts", where=str(path), fix="compute the importance matrix again")
+        counts = _floats(path, table[f"{name}.counts"])
+        result[name] = (_floats(path, table[f"{name}.in_sum2"]) / np.maximum(counts.max(initial=0), 1.0)).astype(np.float32)
+    if not result:
+        raise ArtifactError("not an importance matrix", where=str(path), fix="compute it with `so8t gguf imatrix`")
+    return result
+
+
+def _floats(path: Path, tensor: identity.TensorInfo) -> NDArray[np.float32]:
+    return np.fromfile(path, dtype="<f4", count=tensor.n_bytes // 4, offset=tensor.offset)
