@@ -112,7 +112,7 @@ def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *,
     write_json(out, _rounded({
         "schema": SCHEMA, "model": job.model, "type": job.type, "file": job.meta["file"],
         "semantic_digest": job.meta["semantic_digest"], "readout": job.readout,
-        "sampled": bool(job.meta.get("sampled", False)),
+        "sampled": bool(job.meta.get("sampled", False)), "file_bytes": job.file.stat().st_size,
         "splits": splits, "readouts": _readouts(job), **found.sections,
     }))
     tables.write(plots, tables.make(judged, headline=HEADLINE, threshold=threshold, delta=params.calibration.delta,

@@ -138,6 +138,6 @@ def measure(path: Path, make_prompter: Callable[[Engine, str], Prompter], *, row
             "generation": _answers(engine, spread(fed, ask.generate_rows), setup, progress),
             "stability": _long(engine, spread(fed, ask.long_rows), setup),
             "retention": retention.summarise(retention.measure(engine, pairs), draws=ask.bootstrap, seed=setup.seed),
-            "speed": speed.summarise(timings, threads=setup.threads, file_bytes=path.stat().st_size),
+            "speed": speed.summarise(timings, threads=setup.threads),
         }
     return Served(sections, timings.verdict_s)

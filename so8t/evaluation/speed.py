@@ -109,7 +109,7 @@ def _rate(tokens: Sequence[int], seconds: Sequence[float]) -> list[float]:
     return [count / taken for count, taken in zip(tokens, seconds, strict=True)]
 
 
-def summarise(timings: Timings, *, threads: int, file_bytes: int) -> dict[str, Any]:
+def summarise(timings: Timings, *, threads: int) -> dict[str, Any]:
     """The section `speed` of the metrics file; seconds, tokens per second, bytes."""
     return {
         "status": "run",
@@ -121,5 +121,4 @@ def summarise(timings: Timings, *, threads: int, file_bytes: int) -> dict[str, A
         "verdict_s": distribution(timings.verdict_s),
         "prompt_tokens_mean": round(float(np.mean(timings.prefill_tokens)), 1) if timings.prefill_tokens else None,
         "peak_rss_bytes": peak_rss_bytes(),
-        "file_bytes": file_bytes,
     }
