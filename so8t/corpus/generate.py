@@ -12,18 +12,19 @@ Covered: which rows exist. Not covered: how they read (grammar), what is right (
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from so8t.corpus import vocabulary as words
-from so8t.corpus.grammar import SLOTS, Scenario, factors_of, final_of, flip, phrase_counts, text_of, thinking_of
+from so8t.corpus.grammar import Scenario, factors_of, final_of, flip, phrase_counts, text_of, thinking_of
 from so8t.corpus.policy import Cell, cells, decide
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
 from so8t.verdict import VERDICTS
 
+Item = TypeVar("Item")
 HeldOut = Literal["", "cells", "phrases"]
 GENERATOR, LICENSE = "so8t.grammar/1", "CC0-1.0"
 CELL_SHARE = 0.15  # of factor combinations kept for test_cells
@@ -35,14 +36,17 @@ BALANCED = ("sensitivity", "intent", "authorisation", "context", "frame")
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Cells, and by flipped factor the pairs of cells with different verdicts, that one kind of group may use."""
+    """What one kind of group may use: cells, pairs of cells that differ in one factor and in the verdict (by factor, and by cell)."""
 
     cells: list[Cell]
-    pairs: dict[str, list[tuple[Cell, Cell]]]
+    pairs: list[list[tuple[Cell, Cell]]]
+    partners: dict[Cell, list[Cell]]
 
 
 def _is_held_out(cell: Cell, seed: int) -> bool:
-    digest = hashlib.sha256(f"{seed}|{'|'.join(map(str, cell))}".encode()).digest()
+    """Whole blocks are held out: a combination of everything but the context, so that no near twin of a cell is ever seen."""
+    block = (cell.sensitivity, cell.intent, cell.authorisation, cell.frame)
+    digest = hashlib.sha256(f"{seed}|{'|'.join(map(str, block))}".encode()).digest()
     return int.from_bytes(digest[:8]) < CELL_SHARE * 2**64
 
 
@@ -54,14 +58,16 @@ def pools(seed: int) -> tuple[Pools, Pools]:
 
 
 def _pools(chosen: list[Cell]) -> Pools:
-    known, pairs = set(chosen), defaultdict(list)
+    known, values = set(chosen), {axis: list(dict.fromkeys(getattr(c, axis) for c in cells())) for axis in BALANCED}
+    pairs: dict[str, list[tuple[Cell, Cell]]] = {axis: [] for axis in BALANCED}
+    partners: dict[Cell, list[Cell]] = {cell: [] for cell in chosen}
     for cell in chosen:
         for axis in BALANCED:
-            for value in dict.fromkeys(getattr(c, axis) for c in cells()):
-                other = cell._replace(**{axis: value})
-                if other in known and decide(other).verdict is not decide(cell).verdict:
-                    pairs[axis].append((cell, other))
-    return Pools(chosen, dict(pairs))
+            others = [cell._replace(**{axis: value}) for value in values[axis]]
+            flips = [other for other in others if other in known and decide(other).verdict is not decide(cell).verdict]
+            pairs[axis] += [(cell, other) for other in flips]
+            partners[cell] += flips
+    return Pools(chosen, [listed for listed in pairs.values() if listed], partners)
 
 
 class Balance:
@@ -102,21 +108,20 @@ class Wordings:
     @staticmethod
     def neighbours(s: Scenario) -> list[tuple[int, ...]]:
         """The wording with each element wiped."""
-        code = s.code()
-        return [(*code[:i], -1, *code[i + 1:]) for i in range(len(code))]
+        a, b, c, d, e = s.code()
+        return [(-1, b, c, d, e), (a, -1, c, d, e), (a, b, -1, d, e), (a, b, c, -1, e), (a, b, c, d, -1)]
 
-    def is_free(self, group: list[Scenario], *, distant: bool) -> bool:
-        """True if no text is in use and, if `distant`, no other group's wording is within one element."""
-        texts = {text_of(s) for s in group}
-        if len(texts) < len(group) or texts & self.texts:
+    def take(self, group: list[Scenario], *, distant: bool) -> bool:
+        """Take the group's wordings if no text is in use and, if `distant`, no other group is within one element."""
+        near = {n for s in group for n in self.neighbours(s)}
+        if distant and not near.isdisjoint(self.used):
             return False
-        return not distant or not any(n in self.used for s in group for n in self.neighbours(s))
-
-    def add(self, group: list[Scenario]) -> None:
-        """Take the group's wordings."""
-        for scenario in group:
-            self.texts.add(text_of(scenario))
-            self.used.update(self.neighbours(scenario))
+        texts = {text_of(s) for s in group}
+        if len(texts) < len(group) or not texts.isdisjoint(self.texts):
+            return False
+        self.texts |= texts
+        self.used |= near
+        return True
 
 
 class Generator:
@@ -126,66 +131,60 @@ class Generator:
         self.random = random.Random(seed)
         self.seen, self.unseen = pools(seed)
         self.balance, self.wordings = Balance(), Wordings()
+        self.assets = {(d, level): [name for name, at in listed if at == level] for d, listed in words.ASSETS.items() for level in (0, 1, 2)}
+        self.counts, self.styles = phrase_counts(), list(words.STYLES)
+        self.patience: dict[tuple[str, str], int] = {}  # tries for a distant wording, by domain and kind; few once they ran out
+
+    def pick(self, items: Sequence[Item]) -> Item:
+        """One of the items, evenly."""
+        return items[int(self.random.random() * len(items))]
 
     def group(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario]:
-        """The next group of `size` rows."""
-        for distant in (True, False):
-            for _ in range(PATIENCE):
-                drawn = [self._draw(domain, size, held_out) for _ in range(CANDIDATES)]
-                free = [g for g in drawn if g and self.wordings.is_free(g, distant=distant)]
-                if free:
-                    best = min(free, key=self.balance.excess)
-                    self.balance.add(best)
-                    self.wordings.add(best)
-                    return best
+        """The next group of `size` rows.
+
+        Raises:
+            ParamsError: no distinct rows are left.
+        """
+        for distant, tries in ((True, self.patience.get((domain, held_out), PATIENCE)), (False, PATIENCE)):
+            for _ in range(tries):
+                drawn = [g for _ in range(CANDIDATES) if (g := self._draw(domain, size, held_out))]
+                for best in sorted(drawn, key=self.balance.excess):
+                    if self.wordings.take(best, distant=distant):
+                        self.balance.add(best)
+                        return best
+            self.patience[domain, held_out] = 0
         raise ParamsError(f"no {size} new distinct rows are left in {domain}", where="synthesize.rows", fix="ask for fewer rows, or more domains")
 
     def _draw(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario]:
+        """One candidate; [] where no third row with the missing verdict exists."""
         pool = self.unseen if held_out == "cells" else self.seen
         if size == 1:
-            return [self._scenario(domain, self.random.choice(pool.cells), held_out)]
-        axis = self.random.choice(BALANCED)
-        first, second = self.random.choice(pool.pairs[axis])
+            return [self._scenario(domain, self.pick(pool.cells), held_out)]
+        first, second = self.pick(self.pick(pool.pairs))
         group = [self._scenario(domain, first, held_out)]
         group.append(self._flipped(group[0], second))
-        return group if size == 2 else self._with_third(group, pool)
-
-    def _with_third(self, group: list[Scenario], pool: Pools) -> list[Scenario]:
-        """A third row, one factor away from the first, with the verdict that is still missing; [] if there is none."""
-        verdicts = {s.rule.verdict for s in group}
-        axis = self.random.choice(BALANCED)
-        values = {"sensitivity": (0, 1, 2)}.get(axis) or tuple(dict.fromkeys(getattr(c, axis) for c in pool.cells))
-        others = [group[0].cell._replace(**{axis: value}) for value in values]
-        known = [c for c in others if c in _cell_set(tuple(pool.cells)) and decide(c).verdict not in verdicts]
-        return [*group, self._flipped(group[0], self.random.choice(known))] if known else []
+        if size == 3:
+            verdicts = {decide(first).verdict, decide(second).verdict}
+            thirds = [cell for cell in pool.partners[first] if decide(cell).verdict not in verdicts]
+            return [*group, self._flipped(group[0], self.pick(thirds))] if thirds else []
+        return group
 
     def _flipped(self, scenario: Scenario, cell: Cell) -> Scenario:
         same = cell.sensitivity == scenario.sensitivity
-        return flip(scenario, cell, scenario.asset if same else self._asset(scenario.domain, cell.sensitivity))
-
-    def _asset(self, domain: str, sensitivity: int) -> str:
-        return self.random.choice([name for name, level in words.ASSETS[domain] if level == sensitivity])
+        return flip(scenario, cell, scenario.asset if same else self.pick(self.assets[scenario.domain, cell.sensitivity]))
 
     def _scenario(self, domain: str, cell: Cell, held_out: HeldOut) -> Scenario:
-        draw = self.random
-        return Scenario(domain=domain, asset=self._asset(domain, cell.sensitivity), **cell._asdict(), phrases=self._phrases(cell, held_out),
-                        style=draw.choice(list(words.STYLES)), order=draw.choice(words.ORDERS),
-                        number=f"{draw.choice('ABCDEFGH')}-{draw.randrange(1000, 10000)}")
+        return Scenario(domain, self.pick(self.assets[domain, cell.sensitivity]), *cell, phrases=self._phrases(cell, held_out),
+                        style=self.pick(self.styles), order=self.pick(words.ORDERS), number=f"{self.pick('ABCDEFGH')}-{self.pick(range(1000, 10000))}")
 
     def _phrases(self, cell: Cell, held_out: HeldOut) -> tuple[int, int, int, int]:
-        counts = phrase_counts()
-        chosen = [self.random.randrange(count - 1) for count in counts]
+        chosen = [int(self.random.random() * (count - 1)) for count in self.counts]
         if held_out == "phrases":  # one or two elements are put in the held-out way
-            names = [slot for slot in SLOTS if not (slot == "frame" and cell.frame == "plain")]
-            for slot in self.random.sample(names, self.random.choice((1, 2))):
-                chosen[SLOTS.index(slot)] = counts[SLOTS.index(slot)] - 1
+            slots = range(3 if cell.frame == "plain" else 4)
+            for slot in self.random.sample(slots, self.pick((1, 2))):
+                chosen[slot] = self.counts[slot] - 1
         intent, authorisation, context, frame = chosen
         return intent, authorisation, context, frame
-
-
-@lru_cache(maxsize=4)
-def _cell_set(chosen: tuple[Cell, ...]) -> frozenset[Cell]:
-    return frozenset(chosen)
 
 
 def generate(rows: int, domains: list[str], seed: int, *, cells_share: float, phrases_share: float) -> Iterator[dict[str, Any]]:

@@ -45,11 +45,21 @@ class Scenario:
     def code(self) -> tuple[int, int, int, int, int]:
         """The wording as small integers, without style, order and number: rows that share nearly all are near-duplicates."""
         intent, authorisation, context, frame = self.phrases
-        return (list(words.ASSETS).index(self.domain) * 8 + [a for a, _ in words.ASSETS[self.domain]].index(self.asset),
-                list(words.INTENTS).index(self.intent) * 4 + intent,
-                list(words.AUTHORISATIONS).index(self.authorisation) * 4 + authorisation,
-                list(words.CONTEXTS).index(self.context) * 4 + context,
-                0 if self.frame == "plain" else list(words.FRAMES).index(self.frame) * 4 + frame)
+        return (_NUMBER[self.domain, self.asset], _NUMBER[self.intent] + intent, _NUMBER[self.authorisation] + authorisation,
+                _NUMBER[self.context] + context, 0 if self.frame == "plain" else _NUMBER[self.frame] + frame)
+
+
+def _numbers() -> dict[str | tuple[str, str], int]:
+    """A number for every asset, and for every other value one that leaves room for its phrasings."""
+    assets = [(domain, asset) for domain, listed in words.ASSETS.items() for asset, _ in listed]
+    tables = (words.INTENTS, words.AUTHORISATIONS, words.CONTEXTS, words.FRAMES)
+    numbers: dict[str | tuple[str, str], int] = {asset: i for i, asset in enumerate(assets)}
+    for table in tables:
+        numbers |= {value: 8 * i for i, value in enumerate(table)}
+    return numbers
+
+
+_NUMBER = _numbers()
 
 
 def phrase_counts() -> tuple[int, int, int, int]:
