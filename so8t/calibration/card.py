@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_json, write_json
+from so8t.metrics.scores import Scores
+from so8t.metrics.verdicts import codes
 from so8t.verdict import Thresholds, Verdict, decide
 
 SCHEMA = "so8t.card/1"
@@ -188,6 +190,19 @@ def probabilities(card: Card, logits: Float[ndarray, "n 3"], residual: Float[nda
 def thresholds_of(card: Card) -> Thresholds:
     """The card's thresholds for `so8t.verdict.decide`."""
     return Thresholds(deny=card.thresholds.deny, escalate=card.thresholds.escalate)
+
+
+def judge(card: Card, scores: Scores,
+          thresholds: Thresholds | None = None) -> tuple[Float[ndarray, "n 3"], Int[ndarray, " n"]]:
+    """Calibrated probabilities (NaN = nothing readable) and decided codes of many rows.
+
+    Args:
+        card: its temperature applies, and its thresholds unless others are given.
+        scores: read with the card's readout.
+        thresholds: of another card (B under A's thresholds).
+    """
+    p = probabilities(card, scores.logits, scores.residual)
+    return p, codes(decide(p, thresholds or thresholds_of(card)))
 
 
 def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None) -> Decision:

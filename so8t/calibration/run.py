@@ -7,11 +7,12 @@ from so8t.calibration import card as cards
 from so8t.calibration.card import Card
 from so8t.calibration.fit import make_card
 from so8t.calibration.temperature import report
-from so8t.errors import ArtifactError
-from so8t.files import write_json
+from so8t.errors import ArtifactError, DataError
+from so8t.files import read_jsonl, write_json
 from so8t.metrics import Scores, read_meta, read_scores
 from so8t.params import Calibration
 from so8t.records.looks import look
+from so8t.verdict import VERDICTS, verdict_of
 
 
 def temperature_path(card: Path) -> Path:
@@ -38,6 +39,26 @@ def calibrate(folder: Path, out: Path, *, readout: Literal["prefill", "cue"], li
     scores = read_scores(path, readout)
     look("calibrate", "calibration", path)
     return _write(scores, meta, out, limits, readout=readout, seed=seed)
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """Reviewed gold codes by row id, from JSONL {"id", "label"} (the founding key; `verdict` is read too).
+
+    Raises:
+        DataError: a line without an id, an unknown label, or an id with two labels.
+    """
+    labels: dict[str, int] = {}
+    for line, row in read_jsonl(path):
+        name, label = row.get("id"), row.get("label", row.get("verdict"))
+        try:
+            code = VERDICTS.index(verdict_of(label)) if isinstance(label, str) and isinstance(name, str) else -1
+        except ValueError:
+            code = -1
+        if code < 0 or not isinstance(name, str) or labels.get(name, code) != code:
+            raise DataError("not one id with one of ALLOW, ESCALATE, DENY", where=f"{path}:{line}",
+                            fix='one line per row: {"id": ..., "label": "ALLOW"}')
+        labels[name] = code
+    return labels
 
 
 def recalibrate(old: Path, folder: Path, out: Path, *, labels: dict[str, int], limits: Calibration, seed: int) -> Card:

@@ -5,7 +5,7 @@ files. Not covered: text quality and speed (evaluation), certificates (calibrati
 """
 
 from so8t.metrics.intervals import Rate, clopper_pearson, group_bootstrap, group_sums, holm, rate, upper_bound
-from so8t.metrics.paired import group_sign_test, mcnemar, minimum_detectable, swap_test
+from so8t.metrics.paired import cell_bootstrap, group_sign_test, mcnemar, minimum_detectable, swap_test
 from so8t.metrics.probability import (
     brier,
     ece,
@@ -31,6 +31,7 @@ __all__ = [
     "Scores",
     "accuracy",
     "brier",
+    "cell_bootstrap",
     "clopper_pearson",
     "codes",
     "confusion",
