@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from so8t.chat import prompt_of, render
+from so8t.chat import neutralise, prompt_of, render
 from so8t.errors import DataError
 from so8t.files import read_json, read_jsonl
 from so8t.verdict import AUTHORITIES, VERDICTS
@@ -90,7 +90,7 @@ def example_of(row: dict[str, Any], template: Template, system: str) -> Example:
     Raises:
         DataError: the prompt's tokens are not a prefix of the conversation's.
     """
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": row["text"]}]
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(row["text"])}]
     whole = render(template.chat, [*messages, {"role": "assistant", "content": row["response"]}],
                    add_generation_prompt=False, bos=template.bos, eos=template.eos)
     prompt = template.ids(prompt_of(template.chat, system, row["text"]))

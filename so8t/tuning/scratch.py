@@ -1,8 +1,8 @@
-"""The demo's base model: a byte-level BPE tokenizer and a tiny Phi-3, trained from nothing on the training split.
+"""The demo's base model: a Phi-3.5-style tokenizer and a tiny Phi-3, trained from nothing on the training split.
 
 It learns the language of the requests and neighbouring tasks (naming asset, intent, authorisation and context), never
-a verdict: what the adapter has to learn is then really new to it. Byte-level BPE with Qwen2's splitting is a form that
-llama.cpp tokenises exactly as Hugging Face does. Hidden and intermediate sizes are multiples of 256 for K-quants.
+a verdict: what the adapter has to learn is then really new to it. The tokenizer has the form of Phi-3.5's, so that the
+demo goes the way of the real model. Hidden and intermediate sizes are multiples of 256 for K-quants.
 """
 
 import math
@@ -21,11 +21,10 @@ from so8t.progress import Progress
 from so8t.tuning.batches import IGNORE, Example, Template, collate, epoch_order
 
 END, EOS = "<|end|>", "<|endoftext|>"
-RESERVED = [f"<|placeholder{i}|>" for i in range(1, 7)]
-SPECIAL = [EOS, "<|system|>", "<|user|>", "<|assistant|>", END, *RESERVED]
-# Qwen2's splitting, without its NFC step, which llama.cpp does not do.
-SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-MAX_TOKEN_BYTES = 12  # four kana or kanji: longer pieces would swallow whole template phrases
+# Phi-3.5's own added tokens in Phi-3.5's own order; all but the end of text swallow the white space after them.
+ADDED = [EOS, "<|assistant|>", *(f"<|placeholder{i}|>" for i in range(1, 5)), "<|system|>", END, "<|placeholder5|>", "<|placeholder6|>", "<|user|>"]
+SPACE = "\u2581"
+MAX_TOKEN_CHARS = 4  # longer pieces would swallow whole template phrases
 CHAT = (
     "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
     "{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
@@ -47,24 +46,52 @@ def neighbouring_tasks(row: dict[str, Any], system: str, factor_lines: str) -> I
             yield [{"role": "system", "content": question}, user, {"role": "assistant", "content": str(row["factors"][factor])}]
 
 
-def train_tokenizer(folder: Path, texts: list[str], size: int) -> None:
-    """Write `tokenizer.json`, its config and template into `folder`."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+def _learn_pieces(texts: list[str], size: int) -> list[str]:
+    """Characters, then merged pieces in the order they were learnt; a newline stays a byte, as in Phi-3.5."""
+    from tokenizers import Tokenizer, models, trainers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL], max_token_length=MAX_TOKEN_BYTES)
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() > size:
-        raise DataError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, more than {size}", fix="raise scratch.vocab_size")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    lines = sorted({SPACE + line.replace(" ", SPACE) for text in texts for line in text.split("\n") if line})
+    learner = Tokenizer(models.BPE())
+    learner.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=size, show_progress=False, max_token_length=MAX_TOKEN_CHARS))
+    order = learner.get_vocab()
+    return sorted(order, key=lambda piece: order[piece])
+
+
+def train_tokenizer(folder: Path, texts: list[str], size: int) -> None:
+    """Write `tokenizer.json` (SentencePiece-style BPE with byte fallback, Phi-3.5's form) and its config into `folder`.
+
+    Raises:
+        DataError: `size` is too small for the characters of the texts.
+    """
+    heads = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    room = size - len(heads) - len(ADDED)
+    pieces = _learn_pieces(texts, room) if room > 0 else []
+    if not 0 < len(pieces) <= room:
+        raise DataError(f"the training text has more characters than fit {size} tokens", fix="raise scratch.vocab_size")
+    vocabulary = {piece: number for number, piece in enumerate([*heads, *pieces])}
+    merges = [[piece[:cut], piece[cut:]] for piece in pieces for cut in range(1, len(piece))
+              if piece[:cut] in vocabulary and piece[cut:] in vocabulary]
+    first = size - len(ADDED)
+    added = [_added(0, "<unk>", rstrip=False), _added(1, "<s>", rstrip=False), _added(2, "</s>", rstrip=True, special=False)]
+    added += [_added(first + i, token, rstrip=token != EOS) for i, token in enumerate(ADDED)]
+    for filler in range(len(vocabulary), first):
+        vocabulary[f"<unused{filler}>"] = filler
+    write_json(folder / "tokenizer.json", {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]},
+        "pre_tokenizer": None, "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": vocabulary, "merges": merges}})
     write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False, "bos_token": None, "eos_token": EOS,
-        "pad_token": EOS, "unk_token": None, "model_max_length": CONTEXT, "clean_up_tokenization_spaces": False, "chat_template": CHAT})
+        "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False, "bos_token": "<s>", "eos_token": EOS,
+        "pad_token": EOS, "unk_token": "<unk>", "model_max_length": CONTEXT, "clean_up_tokenization_spaces": False, "chat_template": CHAT})
+
+
+def _added(number: int, content: str, *, rstrip: bool, special: bool = True) -> dict[str, Any]:
+    return {"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": rstrip, "normalized": False, "special": special}
 
 
 def _config(scratch: Scratch, eos: int) -> Any:
@@ -73,7 +100,7 @@ def _config(scratch: Scratch, eos: int) -> Any:
     return Phi3Config(
         vocab_size=scratch.vocab_size, hidden_size=scratch.hidden_size, intermediate_size=scratch.intermediate_size,
         num_hidden_layers=scratch.layers, num_attention_heads=scratch.heads, num_key_value_heads=scratch.kv_heads,
-        max_position_embeddings=CONTEXT, original_max_position_embeddings=CONTEXT, pad_token_id=eos, bos_token_id=None,
+        max_position_embeddings=CONTEXT, original_max_position_embeddings=CONTEXT, pad_token_id=eos, bos_token_id=1,
         eos_token_id=eos, sliding_window=None, tie_word_embeddings=False)
 
 

@@ -1,0 +1,70 @@
+"""The `so8t` command: a table of subcommands, each imported only when it is used, so that `--help` stays quick."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from so8t import __version__
+from so8t.errors import Interrupted, So8tError
+from so8t.stage import quieten
+
+# name: (module, attribute, one line of help)
+COMMANDS = {
+    "ask": ("so8t.agent.cli", "ask", "Put a request to the released model: decision and, if allowed, the answer."),
+    "plan": ("so8t.plan", "plan", "What each stage will need and what is missing, before anything slow."),
+    "gate": ("so8t.calibration.cli", "gate", "Certified or not, as an exit code."),
+    "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
+    "register": ("so8t.release.cli", "register", "Register models with an Ollama server."),
+    "gguf": ("so8t.export.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
+    "ledger": ("so8t.records.cli", "ledger", "What was converted, when, from what."),
+    "data": ("so8t.corpus.cli", "data", "Compare versions of the data, import dumps and documents."),
+    "init": ("so8t.setup", "init", "Prepare this clone: DVC's local remote, telemetry off."),
+    "report-path": ("so8t.setup", "report_path", "Where the report of the last run is."),
+    "bench-table": ("so8t.setup", "bench_table", "bench/results as a Markdown table."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
+        """The table itself: no import."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in sorted(COMMANDS)])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__)
+def so8t() -> None:
+    """From a JSONL and a small open model to a calibrated, quantised, verdict-giving GGUF."""
+    quieten()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors end with their documented exit code and one clear message."""
+    try:
+        so8t.main(args=list(arguments) if arguments is not None else None, prog_name="so8t")
+    except Interrupted as error:
+        click.echo(f"so8t: {error}", err=True)
+        sys.exit(128 + error.signal_number)
+    except So8tError as error:
+        click.echo(f"so8t: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
