@@ -1,5 +1,6 @@
 """Measure one served file on the test splits under its own card, and run it if it is a released or F16 file."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,17 +25,15 @@ def main(file: Path, scores: Path, card: Path, prepared: Path, out: Path, plots:
         from so8t.calibration import card as cards
         from so8t.evaluation import evaluate as ev
         from so8t.scoring.prompts import Prompter
-        from so8t.verdict import decide
 
         held = cards.read(card)
         job = ev.Job.open(file, scores, prepared, held.readout)
         cards.require_match(held, semantic_digest=job.meta["semantic_digest"],
                             template_sha256=job.meta["template_sha256"], engine=job.meta["engine"])
-        limits = cards.thresholds_of(held)
-        judged = ev.judge(job, lambda s: cards.probabilities(held, s.logits, s.residual), lambda p: decide(p, limits))
+        judged = ev.judge(job, partial(cards.judge, held))
         wanted = job.type in ("F16", run.params.release.type) if generate is None else generate
         served = ev.run(job, Prompter, run.params, run.progress) if wanted else ev.NOT_RUN
-        run.summary = ev.write(job, judged, served, run.params, threshold=limits.escalate, out=out, plots=plots)
+        run.summary = ev.write(job, judged, served, run.params, threshold=held.thresholds.escalate, out=out, plots=plots)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from so8t import metrics
 from so8t.errors import ArtifactError
 from so8t.evaluation import served, tables, verdicts
 from so8t.evaluation.served import Prompter, Served
@@ -24,7 +23,6 @@ from so8t.metrics import Scores, read_meta, read_scores
 from so8t.params import Params, Readout
 from so8t.progress import Progress
 from so8t.records.looks import look
-from so8t.verdict import Verdict
 
 SCHEMA = "so8t.evaluate/1"
 SPLITS = ("test_iid", "test_cells", "test_phrases")
@@ -65,16 +63,19 @@ class Job:
         return self.file.stem.partition("-")[2]
 
 
-def judge(job: Job, probabilities_of: Callable[[Scores], ndarray],
-          decide: Callable[[ndarray], list[Verdict]]) -> dict[str, Judged]:
-    """Decide every labelled test row as the card would; each split read is written down as a look."""
+def judge(job: Job, decide: Callable[[Scores], tuple[ndarray, ndarray]]) -> dict[str, Judged]:
+    """Decide every labelled test row; each split read is written down as a look.
+
+    Args:
+        job: the file and its scores.
+        decide: the card's rule: scores to (probabilities [n, 3], decided codes [n]).
+    """
     judged = {}
     for split in SPLITS:
         path = job.scores / f"{split}.jsonl"
         scores = read_scores(path, job.readout)
         look("evaluate", split, path)
-        p = probabilities_of(scores)
-        judged[split] = Judged(scores, p, metrics.codes(decide(p)))
+        judged[split] = Judged(scores, *decide(scores))
     return judged
 
 
