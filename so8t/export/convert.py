@@ -232,7 +232,8 @@ def _write_tensor(file: IO[bytes], source: Source, work: _Work, pool: ThreadPool
         file.write(data)
 
     waiting: list[Future[None]] = []
-    for chunk in _chunks(source, work.planned):
+    columns = int(np.prod(work.planned.shape[1:], dtype=np.int64))
+    for chunk in chunks_of(source, work.planned, max(1, CHUNK_ELEMENTS // columns)):
         waiting.append(pool.submit(put, _encode(chunk, work)))
         if len(waiting) >= IN_FLIGHT:
             waiting.pop(0).result()
@@ -242,12 +243,11 @@ def _write_tensor(file: IO[bytes], source: Source, work: _Work, pool: ThreadPool
                    (time.perf_counter() - began) * 1000, done + work.n_bytes, total)
 
 
-def _chunks(source: Source, item: Planned) -> Iterator[NDArray[Any]]:
+def chunks_of(source: Source, item: Planned, rows: int) -> Iterator[NDArray[Any]]:
+    """Yield a tensor in the file's row order, about `rows` rows at a time (whole heads where rows are permuted)."""
     if item.source is None:
         yield item.values if item.values is not None else np.empty(item.shape, np.float32)
         return
-    columns = int(np.prod(item.shape[1:], dtype=np.int64))
-    rows = max(1, CHUNK_ELEMENTS // columns)
     if not item.heads:
         yield from source.chunks(item.source, rows)
         return
