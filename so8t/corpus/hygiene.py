@@ -17,7 +17,8 @@ KANA, KANJI = re.compile(r"[぀-ヿㇰ-ㇿｦ-ﾟ]"), re.compile(r"[㐀-鿿豈-�
 LETTER = re.compile(r"[^\W\d_]")
 JAPANESE_SHARE = 0.2  # of letters; below it a text is not Japanese
 # Detection only: what must never be a target to produce. Names of subjects, no instructions.
-HAZARD = re.compile(r"児童ポルノ|アダルト動画|わいせつ|性行為|(?:爆弾|爆発物|毒ガス|化学兵器|覚醒剤|銃)の?(?:作り方|製造方法|製造手順|合成方法|入手方法|作成手順)"
+HAZARD = re.compile(r"児童ポルノ|アダルト動画|わいせつ|性行為"
+                    r"|(?:爆弾|爆発物|毒ガス|化学兵器|覚醒剤|銃)の?(?:作り方|製造方法|製造手順|合成方法|入手方法|作成手順)"
                     r"|自殺の方法|マルウェアの作成手順|child porn|(?:how to )?(?:make|build) a bomb", re.IGNORECASE)
 
 

@@ -162,16 +162,16 @@ def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ModuleNotFoundError:
         raise ToolError("the package pyarrow is not installed", where=str(path), fix="pip install 'so8t[data]', or convert to .jsonl") from None
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
+        with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, {key: value for key, value in row.items() if value is not None}
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"not a readable Parquet file ({type(error).__name__})", where=f"{path}:{number + 1}", fix="write it again") from None

@@ -5,7 +5,8 @@ Words and order are as described in SPEC 3.22. It is here to be compared with, n
 
 from so8t.verdict import Verdict
 
-DENY_WORDS = ("機密", "秘密", "未公開", "内部", "機密情報", "秘密情報", "パスワード", "認証情報", "API キー", "APIキー", "トークン", "秘密鍵", "プライベートキー")
+DENY_WORDS = ("機密", "秘密", "未公開", "内部", "機密情報", "秘密情報", "パスワード", "認証情報",
+              "API キー", "APIキー", "トークン", "秘密鍵", "プライベートキー")
 ESCALATE_WORDS = ("詳細な仕様", "具体的な運用", "専門的な判断", "内部構造", "設計", "実装", "運用方法", "技術仕様", "詳細仕様", "性能データ")
 
 

@@ -141,8 +141,9 @@ def _run(data: Data, kept: Kept, counts: Counts, files: dict[str, IO[str]], prog
 def _rows(paths: list[Path], source: Source, data: Data, counts: Counts, entry: dict[str, Any]) -> Iterator[Row]:
     """Clean rows of a source; the others are counted."""
     for path in paths:
-        number = 0
-        for number, (where, raw) in enumerate(ingest.read(path), start=1):
+        entry["files"][str(path)] = 0
+        for where, raw in ingest.read(path):
+            entry["files"][str(path)] += 1
             row = row_of(raw, where, source.path)
             row = clean(row, data) if isinstance(row, Row) else row
             if isinstance(row, str):
@@ -151,11 +152,10 @@ def _rows(paths: list[Path], source: Source, data: Data, counts: Counts, entry: 
                 counts.dropped["not_sampled"] += 1
             else:
                 yield row
-        entry["files"][str(path)] = number
-        entry["read"] += number
+        entry["read"] += entry["files"][str(path)]
 
 
-def _take(row: Row, source: Source, data: Data, kept: Kept, counts: Counts, entry: dict[str, Any], files: dict[str, IO[str]]) -> None:  # noqa: PLR0913, E501
+def _take(row: Row, source: Source, data: Data, kept: Kept, counts: Counts, entry: dict[str, Any], files: dict[str, IO[str]]) -> None:
     placed = kept.admit(row, source.use)
     if isinstance(placed, str):
         counts.dropped[placed] += 1

@@ -64,7 +64,8 @@ def warning_of(certificate: Mapping[str, Any]) -> str | None:
 
 def _quantiles(lengths: Counter[int]) -> dict[str, int]:
     ordered = sorted(lengths.elements())
-    return {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in (("min", 0), ("median", 0.5), ("p95", 0.95), ("max", 1))} if ordered else {}
+    points = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
+    return {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in points.items()} if ordered else {}
 
 
 # --- the page ---
@@ -74,7 +75,8 @@ def page(metrics: Mapping[str, Any], folder: Path) -> str:
     """reports/data.md."""
     parts = ["# Data\n", "Made by `prepare`; every number is in `reports/metrics/prepare.json`.\n", _warning(metrics), "## Rows\n", _rows_table(metrics),
              "\n## Verdicts by domain\n", _balance_table(metrics), "\n## Dropped\n", _pairs_table(("reason", "rows"), metrics["dropped"].items()),
-             "\n## Sources\n", _sources(metrics), "\n## Calibration groups\n", _pairs_table(("domain", "unsafe groups"), metrics["calibration"]["unsafe_groups"].items()),
+             "\n## Sources\n", _sources(metrics), "\n## Calibration groups\n",
+             _pairs_table(("domain", "unsafe groups"), metrics["calibration"]["unsafe_groups"].items()),
              "\n## Lengths in characters\n", _lengths(metrics), "\n## Probes\n", _probes(metrics.get("probes")), "\n## Examples\n", _examples(folder)]
     return "\n".join(part for part in parts if part) + "\n"
 
