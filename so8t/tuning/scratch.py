@@ -37,6 +37,13 @@ ATTRIBUTES = {"asset": "対象は何ですか。", "sensitivity": "機密度は�
               "authorisation": "承認の状態はどれですか。", "context": "目的の文脈はどれですか。", "frame": "依頼の形はどれですか。"}
 
 
+def language_of(row: dict[str, Any]) -> Iterator[str]:
+    """The row's sentences one by one, apart from its request: wording is learnt, what it is an answer to is not."""
+    yield f"# 最終回答\n{row['final']}"
+    if row["thinking"]:
+        yield row["thinking"].splitlines()[-1]
+
+
 def neighbouring_tasks(row: dict[str, Any], system: str, factor_lines: str) -> Iterator[list[dict[str, str]]]:
     """Conversations around one row that name its factors; none of them holds a verdict or the rule that decides."""
     user = {"role": "user", "content": row["text"]}
@@ -110,9 +117,14 @@ def _example(messages: list[dict[str, str]], template: Template, whole: bool) ->
     return Example(tuple(ids), 1 if whole else len(prompt), -1, -1)
 
 
+def _sentence(text: str, template: Template) -> Example:
+    return Example(tuple(template.ids(f"{text}{END}\n{EOS}")), 1, -1, -1)
+
+
 def corpus(rows: list[dict[str, Any]], system: str, factor_lines: Any, template: Template) -> list[Example]:
-    """All neighbouring tasks of all rows; the first conversation of a row also teaches the request's own language."""
-    examples = []
+    """Distinct sentences, then all neighbouring tasks of all rows; a row's first conversation also teaches its request's language."""
+    sentences = sorted({sentence for row in rows for sentence in language_of(row)})
+    examples = [_sentence(sentence, template) for sentence in sentences]
     for row in rows:
         lines = factor_lines(row["thinking"]) if row["thinking"] else row["text"]
         for number, messages in enumerate(neighbouring_tasks(row, system, lines)):
