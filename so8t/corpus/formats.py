@@ -158,7 +158,7 @@ def _first(raw: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None
 
 def _label(label: Any, where: str) -> Verdict:
     try:
-        return verdict_of(label)
+        return verdict_of(label if isinstance(label, str) else "")
     except ValueError:
         raise _refuse("unknown label", where, "labels are ALLOW, ESCALATE (ESCALATION), DENY (REFUSE), in capitals, as text") from None
 

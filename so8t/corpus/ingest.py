@@ -19,6 +19,7 @@ from so8t.files import MAX_LINE_BYTES
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 CHUNK_BYTES = 1 << 20
+ZSTD_BYTES = 2048  # read at a time, so that even the densest file expands to no more than 64 MiB at once
 PARQUET_BATCH = 1024  # rows
 
 
@@ -134,12 +135,12 @@ def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
         raise ToolError("the package zstandard is not installed", where=".zst", fix="pip install 'so8t[data]', or decompress the file") from None
     frame, pending = zstandard.ZstdDecompressor().decompressobj(), b""
     try:
-        while pending := pending or raw.read(CHUNK_BYTES // 8):
+        while pending := pending or raw.read(ZSTD_BYTES):
             yield frame.decompress(pending)
             pending = frame.unused_data if frame.eof else b""
             if frame.eof:
                 frame = zstandard.ZstdDecompressor().decompressobj()
-                pending = pending or raw.read(CHUNK_BYTES // 8)
+                pending = pending or raw.read(ZSTD_BYTES)
                 if not pending:
                     return
         raise EOFError("the last frame is not complete")

@@ -12,7 +12,7 @@ import json
 import tempfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,9 +48,8 @@ class Counts:
 class Texts:
     """Kept texts on disk, asked back by number."""
 
-    def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
-        self.ends = array("Q", [0])
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.ends = file, array("Q", [0])
 
     def add(self, text: str) -> int:
         """Append a text; its number."""
@@ -68,8 +67,8 @@ class Texts:
 class Kept:
     """What was kept so far: decides whether a row is new, and which group and split it belongs to."""
 
-    def __init__(self, data: Data, seed: int) -> None:
-        self.data, self.seed, self.texts = data, seed, Texts()
+    def __init__(self, data: Data, seed: int, texts: Texts) -> None:
+        self.data, self.seed, self.texts = data, seed, texts
         self.index = NearIndex(data.near_duplicate, self.texts.__getitem__)
         self.exact: dict[bytes, str] = {}
         self.split_of_group: dict[str, str] = {}
@@ -114,22 +113,21 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
     Raises:
         DataError: a malformed row (`file:line`), or nothing was left.
     """
-    counts, kept = Counts(), Kept(data, seed)
-    with ExitStack() as stack:
-        files: dict[str, IO[str]] = {}
-        if out is not None:
-            folder = stack.enter_context(atomic_dir(out))
+    with tempfile.TemporaryFile() as texts:
+        counts, kept = Counts(), Kept(data, seed, Texts(texts))
+        if out is None:
+            _run(data, kept, counts, {}, progress)
+            return counts
+        with atomic_dir(out) as folder:
             with ExitStack() as writing:
                 files = {name: writing.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n")) for name in SPLITS}
                 _run(data, kept, counts, files, progress)
-        else:
-            _run(data, kept, counts, files, progress)
-        if not counts.kept:
-            raise DataError("no row was kept", where="data.sources", fix="`prepare --dry-run` says why each was dropped")
-    return counts
+            if not counts.kept:
+                raise DataError("no row was kept", where="data.sources", fix="`prepare --dry-run` says why each was dropped")
+        return counts
 
 
-def _run(data: Data, kept: Kept, counts: Counts, files: dict[str, IO[str]], progress: Progress) -> None:
+def _run(data: Data, kept: Kept, counts: Counts, files: Mapping[str, IO[str]], progress: Progress) -> None:
     for source in sorted(data.sources, key=lambda s: FIRST[s.use]):
         paths = ingest.files_of(source.path)
         entry: dict[str, Any] = {"path": source.path, "use": source.use, "weight": source.weight, "files": {}, "read": 0, "kept": 0}
@@ -155,7 +153,7 @@ def _rows(paths: list[Path], source: Source, data: Data, counts: Counts, entry: 
         entry["read"] += entry["files"][str(path)]
 
 
-def _take(row: Row, source: Source, data: Data, kept: Kept, counts: Counts, entry: dict[str, Any], files: dict[str, IO[str]]) -> None:
+def _take(row: Row, source: Source, data: Data, kept: Kept, counts: Counts, entry: dict[str, Any], files: Mapping[str, IO[str]]) -> None:
     placed = kept.admit(row, source.use)
     if isinstance(placed, str):
         counts.dropped[placed] += 1

@@ -8,8 +8,9 @@ from so8t.errors import DataError
 from so8t.verdict import Verdict
 
 ANY = st.text(st.characters(blacklist_categories=["Cs"]), max_size=80)
-PIECES = st.lists(st.sampled_from(["# 思考ステップ\n", "# 最終回答\n", "# 判定\n", "ALLOW\n", "DENY\n", "\n", "考え", "<think-task>", "</think-task>", "<final>", "</final>",
-                                   "＃ 最終回答\n", "<THINK>", " ", "<think-safety></think-safety><think-policy>x</think-policy>", "秘密の思考"]), max_size=14).map("".join)
+MARKERS = ["# 思考ステップ\n", "# 最終回答\n", "# 判定\n", "ALLOW\n", "DENY\n", "\n", "考え", "<think-task>", "</think-task>", "<final>", "</final>",
+           "＃ 最終回答\n", "<THINK>", " ", "<think-safety></think-safety><think-policy>x</think-policy>", "秘密の思考"]
+PIECES = st.lists(st.sampled_from(MARKERS), max_size=14).map("".join)
 
 
 @settings(max_examples=400)

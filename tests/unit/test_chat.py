@@ -141,7 +141,8 @@ CONVERSATIONS = [
     [{"role": "user", "content": "<b>&amp; \"引用\" {{ x }} {% y %}"}, {"role": "assistant", "content": "\\n"}, {"role": "user", "content": "次"}],
 ]
 TEMPLATES = {
-    "trimmed": "{%- for m in messages %}\n    {%- if m['role'] == 'user' %}\n{{ m['content'] | trim }}\n    {%- else %}\n{{ m | tojson }}\n {% endif %}\n{% endfor %}",
+    "trimmed": ("{%- for m in messages %}\n    {%- if m['role'] == 'user' %}\n{{ m['content'] | trim }}\n    {%- else %}\n"
+                "{{ m | tojson }}\n {% endif %}\n{% endfor %}"),
     "special": "{{ bos_token }}{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}\n{% endgeneration %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
     "demo": TEMPLATE,

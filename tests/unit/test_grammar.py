@@ -13,9 +13,9 @@ import pytest
 from so8t.corpus import vocabulary as words
 from so8t.corpus.generate import BALANCED, _is_held_out, generate
 from so8t.corpus.grammar import factor_lines, phrase_counts
+from so8t.corpus.keywords import verdict as keyword_verdict
 from so8t.corpus.policy import RULES, Cell, cells, decide
 from so8t.corpus.probe import ngram, score, single_factor
-from so8t.corpus.keywords import verdict as keyword_verdict
 from so8t.corpus.split import SPLITS, place
 from so8t.errors import ParamsError
 from so8t.files import sha256_json

@@ -1,0 +1,116 @@
+"""Bad files: each is refused with file, line and a fix, and nothing is written."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from so8t.corpus.prepare import prepare
+from so8t.errors import DataError
+from so8t.params import Source, load
+from so8t.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+DATA = load(ROOT / "params.yaml").data
+GOOD = json.dumps({"text": "公開資料の要約をお願いします。", "label": "ALLOW"}, ensure_ascii=False).encode() + b"\n"
+ROW = {"text": "資料を見せてください。", "label": "DENY"}
+
+
+def line(**changes: object) -> bytes:
+    return json.dumps({**ROW, **changes}, ensure_ascii=False).encode() + b"\n"
+
+
+def put(content: bytes, name: str = "rows.jsonl") -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return write
+
+
+def folder_as_file(folder: Path) -> Path:
+    (folder / "rows.jsonl").mkdir()
+    return folder / "rows.jsonl"
+
+
+def unreadable_parquet(folder: Path) -> Path:
+    (folder / "rows.parquet").write_bytes(b"PAR1 not really")
+    return folder / "rows.parquet"
+
+
+BIG = json.dumps({"text": "あ" * (17 << 20), "label": "ALLOW"}, ensure_ascii=False).encode()  # 51 MB
+# name: (writer, the line that is reported)
+CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
+    "not JSON": (put(GOOD + b"{text: 1}\n"), 2),
+    "JSON cut off": (put(GOOD + b'{"text": "\xe3\x81\x82", "lab'), 2),
+    "two objects on a line": (put(GOOD.strip() + GOOD), 1),
+    "an array": (put(GOOD + b"[1, 2]\n"), 2),
+    "a bare string": (put(GOOD + b'"x"\n'), 2),
+    "null": (put(GOOD + b"null\n"), 2),
+    "pretty-printed JSON": (put(json.dumps(ROW, indent=1).encode()), 1),
+    "Shift JIS": (put(GOOD + json.dumps(ROW, ensure_ascii=False).encode("cp932")), 2),
+    "EUC-JP": (put(GOOD + json.dumps(ROW, ensure_ascii=False).encode("euc-jp")), 2),
+    "UTF-16": (put(json.dumps(ROW, ensure_ascii=False).encode("utf-16")), 1),
+    "byte order mark": (put(b"\xef\xbb\xbf" + GOOD), 1),
+    "CRLF": (put(GOOD.replace(b"\n", b"\r\n")), 1),
+    "NUL": (put(GOOD + b'{"text": "a\0b", "label": "ALLOW"}\n'), 2),
+    "empty line in the middle": (put(GOOD + b"\n" + line()), 2),
+    "a 51 MB line": (put(GOOD + BIG), 2),
+    "half a surrogate pair": (put(GOOD + b'{"text": "\\ud83d", "label": "ALLOW"}\n'), 2),
+    "NaN": (put(GOOD + b'{"text": "a", "label": "ALLOW", "score": NaN}\n'), 2),
+    "a key twice": (put(GOOD + b'{"text": "a", "text": "b", "label": "ALLOW"}\n'), 2),
+    "nested too deeply": (put(GOOD + b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"), 2),
+    "unknown label": (put(GOOD + line(label="PERMIT")), 2),
+    "label in lower case": (put(GOOD + line(label="deny")), 2),
+    "label as a number": (put(GOOD + line(label=2)), 2),
+    "label as a list": (put(GOOD + line(label=["DENY"])), 2),
+    "empty label": (put(GOOD + line(label="")), 2),
+    "missing text": (put(GOOD + b'{"label": "ALLOW"}\n'), 2),
+    "empty text": (put(GOOD + line(text="")), 2),
+    "text of spaces": (put(GOOD + line(text=" \u3000 ")), 2),
+    "text as a number": (put(GOOD + line(text=5)), 2),
+    "text as a list": (put(GOOD + line(text=["a"])), 2),
+    "id used twice": (put(line(id="a") + line(id="a", text="まったく別の依頼を書いた文です。")), 2),
+    "empty file": (put(b""), 1),
+    "missing file": (lambda folder: folder / "absent.jsonl", None),
+    "a directory with nothing in it": (folder_as_file, None),
+    "a kind that is not read": (put(b"text,label\n", "rows.csv"), None),
+    "a glob that finds nothing": (lambda folder: folder / "*.jsonl", None),
+    "gz cut off": (put(gzip.compress(GOOD * 5000)[:-200], "rows.jsonl.gz"), None),
+    "gz that is not gz": (put(GOOD, "rows.jsonl.gz"), 1),
+    "gz with a wrong checksum": (put(gzip.compress(GOOD)[:-8] + b"\0" * 8, "rows.jsonl.gz"), None),
+    "zst cut off": (put(zstandard.compress(GOOD * 5000)[:-3], "rows.jsonl.zst"), None),
+    "zst that is not zst": (put(GOOD, "rows.jsonl.zst"), 1),
+    "parquet that is not parquet": (unreadable_parquet, 1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_refused_with_place_and_fix_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    writer, number = CASES[name]
+    path, out = writer(tmp_path), tmp_path / "out" / "prepared"
+    data = DATA.model_copy(update={"sources": [Source(path=str(path), weight=1.0, use="auto")]})
+    with pytest.raises(DataError) as caught:
+        prepare(data, 1, out, Progress("test"))
+    assert caught.value.where.startswith(str(path))
+    assert caught.value.fix
+    assert len(str(caught.value)) < 400
+    if number is not None:
+        assert caught.value.where == f"{path}:{number}"
+    assert not out.exists()
+    assert not any(p.name.endswith(".part") for p in tmp_path.rglob("*"))
+
+
+def test_a_failure_leaves_the_previous_result_as_it_was(tmp_path: Path) -> None:
+    good, bad, out = tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "prepared"
+    good.write_bytes(GOOD)
+    bad.write_bytes(GOOD + b"{")
+    prepare(DATA.model_copy(update={"sources": [Source(path=str(good), weight=1.0, use="train")]}), 1, out, Progress("test"))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(DataError):
+        prepare(DATA.model_copy(update={"sources": [Source(path=str(bad), weight=1.0, use="train")]}), 1, out, Progress("test"))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert before["train.jsonl"]
