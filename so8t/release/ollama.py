@@ -102,11 +102,12 @@ class Ollama:
             raise ToolError(f"{model} broke off in the middle of an answer", where=self.host, fix="read the server's log")
         return str(answer["response"])
 
-    def rendered(self, model: str, conversation: list[dict[str, str]]) -> str:
-        """What the server's own template makes of a conversation; nothing is generated."""
+    def rendered(self, model: str, conversation: list[dict[str, str]]) -> str | None:
+        """What the server's own template makes of a conversation; None where the server is too old to say."""
         answer = self.call("POST", "/api/chat", {"model": model, "messages": conversation, "stream": False,
-                                                 "_debug_render_only": True})
-        return str((answer.get("_debug_info") or {}).get("rendered_template", ""))
+                                                 "options": {"num_predict": 1}, "_debug_render_only": True})
+        found = (answer.get("_debug_info") or {}).get("rendered_template")
+        return found if isinstance(found, str) else None
 
     def show(self, model: str) -> dict[str, Any]:
         """What the server knows of a model."""
