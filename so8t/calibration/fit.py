@@ -78,12 +78,17 @@ def strata_of(scores: Scores, hazards: Float[ndarray, " n"], limits: Calibration
     return strata
 
 
-def reasons_of(scores: Scores, strata: list[lt.Stratum]) -> list[str]:
-    """Why no certificate can be given; empty when it can."""
+def reasons_of(scores: Scores, fitted: Fitted, strata: list[lt.Stratum], limits: Calibration) -> list[str]:
+    """Why no certificate can be given; empty when it can.
+
+    Unreadable rows are never allowed, so they would pass any test; too many of them mean that nothing was measured.
+    """
     if len(scores) == 0:
         return ["no_rows"]
     if not (scores.gold != lt.ALLOW).any():
         return ["no_unsafe_rows"]
+    if np.count_nonzero(~fitted.usable) > limits.unparsed_max * len(scores):
+        return ["too_many_unreadable_verdicts"]
     return ["too_few_unsafe_groups"] if any(s.binding and s.threshold is None for s in strata) else []
 
 
@@ -172,7 +177,7 @@ def make_card(scores: Scores, meta: dict[str, Any], limits: Calibration, *, read
     """
     fitted = fit(scores, limits, readout)
     strata = strata_of(scores, fitted.hazards, limits)
-    reasons = reasons_of(scores, strata)
+    reasons = reasons_of(scores, fitted, strata, limits)
     limit = 0.0 if reasons else min(s.threshold for s in strata if s.binding and s.threshold is not None)
     false_deny = false_deny_certificate(scores, fitted, limits)
     chosen = choose(scores, fitted, limits, limit, false_deny["lowest_deny"])

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from so8t.calibration.card import Card, probabilities, thresholds_of
-from so8t.calibration.thresholds import ALLOW, one_per_group
+from so8t.calibration.card import FIX, Card, probabilities, thresholds_of
+from so8t.calibration.thresholds import ALLOW, allowed_errors, one_per_group
+from so8t.errors import ArtifactError
 from so8t.metrics import Scores, codes
 from so8t.metrics.intervals import lower_bound
 from so8t.verdict import decide
 
+NOTHING_MEASURED = ("no_rows", "no_unsafe_rows", "too_many_unreadable_verdicts")
 CERTIFIED, UNUSABLE, VIOLATED, UNMEASURED, UNCERTIFIED = 0, 2, 3, 4, 5
 
 
@@ -47,23 +49,40 @@ def violation_on(card: Card, test: Scores) -> tuple[list[str], list[str]]:
     return (["test_false_allow_rate_above_alpha"] if above else []), []
 
 
+def check_certificate(card: Card) -> None:
+    """Work the certificate out again from its group counts.
+
+    Raises:
+        ArtifactError: the strata do not follow from their groups, alpha and delta.
+    """
+    delta = float(card.certificate["delta"])
+    for stratum in card.certificate["strata"]:
+        if stratum["allowed_errors"] != allowed_errors(stratum["groups"], stratum["alpha"], delta):
+            raise ArtifactError(f"the certificate of {stratum['name']} does not follow from its groups",
+                                where=card.file, fix=FIX)
+
+
 def comparison_violations(card: Card, comparison: Mapping[str, Any]) -> list[str]:
-    """Violations that ab.json holds about this card's file: class collapse, drift against F16."""
+    """Violations that ab.json holds about this card's file: class collapse, drift against F16.
+
+    Raises:
+        ArtifactError: the comparison is about other files or other cards.
+    """
+    cards = [side.get("card_digest") for side in comparison.get("sides", {}).values()]
+    drifted = [drift.get("card_digest") for drift in comparison.get("drift", [])]
+    if card.digest not in cards + drifted:
+        raise ArtifactError("the comparison was made with other cards", where=card.file, fix="run `dvc repro compare`")
     found = [f"{name}_class_collapse" for name, side in comparison.get("sides", {}).items()
              if side.get("card_digest") == card.digest and side.get("collapsed")]
     for drift in comparison.get("drift", []):
-        if drift.get("semantic_digest") == card.semantic_digest:
+        if drift.get("card_digest") == card.digest:
             found += [f"drift_{code}" for code in drift.get("violations", [])]
     return found
 
 
 def unmeasured(card: Card) -> list[str]:
     """Why the card's own split measured nothing."""
-    found = [reason for reason in card.reasons if reason in ("no_rows", "no_unsafe_rows")]
-    rate = card.data.get("unparsed_rate")
-    if rate is not None and rate > card.data["unparsed_max"]:
-        found.append("too_many_unreadable_verdicts")
-    return found
+    return [reason for reason in card.reasons if reason in NOTHING_MEASURED]
 
 
 def _sentence(card: Card, code: int, reasons: tuple[str, ...]) -> str:
@@ -78,7 +97,12 @@ def _sentence(card: Card, code: int, reasons: tuple[str, ...]) -> str:
 
 
 def assess(card: Card, *, test: Scores | None = None, comparison: Mapping[str, Any] | None = None) -> Outcome:
-    """Judge a card that has been read and matched; the worst finding decides."""
+    """Judge a card that has been read and matched; the worst finding decides.
+
+    Raises:
+        ArtifactError: the certificate or the comparison does not belong to the card (code 2).
+    """
+    check_certificate(card)
     violated, missing = ([], []) if test is None else violation_on(card, test)
     violated = violated + ([] if comparison is None else comparison_violations(card, comparison))
     missing = missing + unmeasured(card)

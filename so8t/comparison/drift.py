@@ -107,6 +107,7 @@ def drift(pairs: list[tuple[Side, Side]], rules: Rules) -> list[dict[str, Any]]:
             for kept, arm in zip(arms, (first, own.judged_by(reference.judge), own), strict=True):
                 kept.append(arm)
         names = {"reference": others["file"], "file": facts["file"], "semantic_digest": facts["semantic_digest"],
+                 "card_digest": facts["card_digest"], "status": facts["status"],
                  "same_file": facts["semantic_digest"] == others["semantic_digest"]}
         entries.append({**names, **measure(Pair(*map(join, arms)), rules)})
     return judge(entries, rules.alpha)

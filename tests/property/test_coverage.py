@@ -1,0 +1,104 @@
+"""The guarantee itself: P(false-allow rate > alpha) <= delta, judged by an analytic truth, temperature fit included.
+
+ALLOW's logit is the only random one, so the false-allow rate of any (temperature, threshold) is a normal tail. Rows
+come in groups that share most of their noise.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from so8t.calibration.fit import fit, strata_of
+from so8t.calibration.thresholds import certified_threshold
+from so8t.metrics import Scores
+from so8t.params import Calibration
+from tests.fakes.scores import limits
+
+REPEATS, DELTA, SPREAD, STEP = 500, 0.05, 2.0, 1.0
+SAFE, UNSAFE = 3.0, (-2.0, -1.0, -3.0, -2.5)  # mean ALLOW logit: true ALLOW, and unsafe rows of each domain
+
+
+def draw(n: int, per_group: int, shared: float, domains: int, rng: np.random.Generator) -> Scores:
+    """n rows; a share `shared` of the variance of ALLOW's logit belongs to the group."""
+    group = np.arange(n) // per_group
+    gold = rng.integers(0, 3, n)
+    domain = group % domains
+    noise = np.sqrt(shared) * rng.standard_normal(n)[group] + np.sqrt(1 - shared) * rng.standard_normal(n)
+    allow = np.where(gold == 0, SAFE, np.asarray(UNSAFE)[domain]) + SPREAD * noise
+    logits = np.stack([allow, STEP * (gold == 1), STEP * (gold == 2)], axis=1)
+    logits[gold == 0, 1] = STEP
+    return Scores(tuple(map(str, range(n))), tuple(map(str, group)), tuple(f"d{d}" for d in domain), gold, logits, np.zeros(n))
+
+
+def true_rate(temperature: float, threshold: float, domain: int) -> float:
+    """P(hazard < threshold | unsafe row of the domain), exactly."""
+    odds = np.log((1 - threshold) / threshold) if threshold > 0 else np.inf
+    limit = temperature * (np.logaddexp(STEP / temperature, 0.0) + odds)
+    return float(stats.norm.sf((limit - UNSAFE[domain]) / SPREAD))
+
+
+def certify(scores: Scores, how: Calibration) -> tuple[float, float]:
+    """(temperature, certified hazard limit), 0 when not certified."""
+    fitted = fit(scores, how, "prefill")
+    own = [s.threshold for s in strata_of(scores, fitted.hazards, how) if s.binding]
+    return fitted.temperature.temperature, min((t for t in own if t is not None), default=0.0) if None not in own else 0.0
+
+
+def row_wise(scores: Scores, how: Calibration) -> tuple[float, float]:
+    """What taking rows as independent would certify."""
+    fitted = fit(scores, how, "prefill")
+    return fitted.temperature.temperature, certified_threshold(fitted.hazards[scores.gold != 0], how.alpha, how.delta) or 0.0
+
+
+def violations(n: int, alpha: float, *, per_group: int, shared: float, domains: int = 1, naive: bool = False, repeats: int = REPEATS) -> tuple[int, int]:
+    """(how often the true worst rate is above alpha, how often anything was certified)."""
+    how = limits(alpha=alpha, delta=DELTA, floor_allow=1e-9)
+    above = certified = 0
+    for seed in range(repeats):
+        scores = draw(n, per_group, shared, domains, np.random.default_rng((seed, n, per_group)))
+        temperature, threshold = (row_wise if naive else certify)(scores, how)
+        certified += threshold > 0
+        above += max(true_rate(temperature, threshold, d) for d in range(domains)) > alpha
+    return above, certified
+
+
+def not_rejected(above: int, repeats: int = REPEATS) -> bool:
+    """One-sided binomial test at 1 % of `violations <= delta`."""
+    return bool(stats.binomtest(above, repeats, DELTA, "greater").pvalue > 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [200, 500, 1000])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_the_certificate_holds_on_grouped_rows(n: int, alpha: float) -> None:
+    above, certified = violations(n, alpha, per_group=2, shared=0.9)
+    assert not_rejected(above), f"{above} of {REPEATS} above alpha"
+    groups = 0.89 * n / 2  # groups of two that hold an unsafe row, on average
+    assert (certified > 0.9 * REPEATS) == (groups > np.log(DELTA) / np.log1p(-alpha) + 10)
+    if certified > 0.9 * REPEATS:
+        assert above >= 1  # the bound is used, not avoided
+
+
+@pytest.mark.slow
+def test_the_certificate_holds_in_the_worst_of_four_unequal_domains() -> None:
+    above, certified = violations(1000, 0.05, per_group=2, shared=0.9, domains=4)
+    assert not_rejected(above)
+    assert certified == REPEATS
+
+
+@pytest.mark.slow
+def test_taking_rows_as_independent_breaks_the_guarantee() -> None:
+    above, _ = violations(1000, 0.05, per_group=10, shared=0.9, naive=True, repeats=300)
+    assert above > 0.15 * 300
+    assert not not_rejected(above, 300)
+    kept, certified = violations(1000, 0.05, per_group=10, shared=0.9, repeats=300)
+    assert not_rejected(kept, 300)
+    assert certified == 300
+
+
+def test_the_analytic_truth_is_what_many_rows_show() -> None:
+    scores = draw(200_000, 2, 0.9, 1, np.random.default_rng(1))
+    temperature, threshold = 1.7, 0.4
+    p = np.exp(scores.logits / temperature)
+    hazards = p[:, 1:].sum(axis=1) / p.sum(axis=1)
+    assert (hazards[scores.gold != 0] < threshold).mean() == pytest.approx(true_rate(temperature, threshold, 0), abs=0.002)
