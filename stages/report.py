@@ -1,0 +1,26 @@
+"""Write the report (Markdown, HTML, JSON twin, figures) from result files alone; `--check` compares instead of writing."""
+
+from pathlib import Path
+
+import click
+
+from so8t.stage import stage
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory of report.md, report.html, report.json, figures/")
+@click.option("--check", "only_check", is_flag=True, help="fail (exit 8) unless the report says what the files say")
+def main(out: Path, only_check: bool) -> None:
+    """Build the report of the files below the current directory."""
+    with stage("report") as run:
+        from so8t.report import build
+
+        if only_check:
+            build.require(out / "report.json", Path())
+            run.summary = "the report says what its files say"
+        else:
+            run.summary = build.summary(build.build(Path(), out, run.params.report.language))
+
+
+if __name__ == "__main__":
+    main()

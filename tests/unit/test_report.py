@@ -1,0 +1,301 @@
+"""The report: only numbers of files, missed targets first, nothing when nothing was run, and no edit goes unnoticed."""
+
+import ast
+import json
+import re
+import shutil
+import xml.dom.minidom
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from so8t import params
+from so8t.errors import GateError
+from so8t.files import read_json
+from so8t.report import build, html, markdown, plots, sources, texts
+from so8t.report.document import Document, Figure, Heading, Paragraph, Table, row
+from so8t.report.page import Page
+from so8t.report.sources import Number, Sources
+from tests.fakes.results import ROOT, edit, write_results
+
+pytestmark = pytest.mark.slow
+NAMES = re.compile(r"macro-F1|F1\b|SO8T|Q\d_(?:K_M|0)|F16|p50|p95|top-1|SHA-256|so8t|test_\w+", re.ASCII)
+WORDS = re.compile(r"\d")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Result files of a made-up pair, built by the real calibration, comparison and evaluation."""
+    root = tmp_path_factory.mktemp("results")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("SO8T_DATABASE", str(root / "database"))
+    loaded = params.load(ROOT / "params.yaml")
+    small = {"evaluation": loaded.evaluation.model_copy(update={"bootstrap": 200}), "compare": loaded.compare.model_copy(update={"bootstrap": 200})}
+    write_results(root, loaded.model_copy(update=small), types=("F16", "Q4_K_M"))
+    yield root
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def report(tree):
+    build.build(tree, tree / "reports", "ja")
+    return tree / "reports"
+
+
+@pytest.fixture
+def copy(tree, report, tmp_path):
+    """A tree of its own, to be damaged."""
+    shutil.copytree(tree, tmp_path / "tree")
+    return tmp_path / "tree"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """Only params.yaml: nothing was run."""
+    root = tmp_path_factory.mktemp("empty")
+    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("SO8T_DATABASE", str(root / "database"))
+    for language in ("ja", "en"):
+        build.build(root, root / language, language)
+    yield root
+    monkeypatch.undo()
+
+
+def page_of(folder):
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+# --- what it says ---
+
+
+def test_the_first_sentence_is_the_conclusion_with_its_certificate(report):
+    first = page_of(report).split("\n\n")[1]
+    card = read_json(report.parent / "models/calibration/b-Q4_K_M.json")
+    assert card["status"] == "certified"
+    assert "認証されています" in first
+    assert "5.0 %" in first
+    assert f"{card['certificate']['groups']:,} 個" in first
+    assert read_json(report / "report.json")["conclusion"] == first.removeprefix("✔ ")
+
+
+def test_missed_targets_come_first_and_say_what_would_change_them(report):
+    rows = [line.split("|") for line in page_of(report).splitlines() if line.startswith("| ")]
+    outcomes = [cells[2].strip() for cells in rows if cells[2].strip() in ("達成", "未達", "未実行") and len(cells) == 6]
+    assert outcomes == sorted(outcomes, key=["未達", "未実行", "達成"].index)
+    assert "未達" in outcomes
+    assert all(cells[4].strip() for cells in rows if len(cells) == 6 and cells[2].strip() == "未達")
+
+
+def test_flips_toward_allow_show_id_and_request_but_never_thinking(copy):
+    flip = {"id": "test_iid-0001", "group": "g", "domain": "general", "gold": "DENY", "a": "DENY", "b": "ALLOW", "p_allow_a": 0.1, "p_allow_b": 0.97}
+    edit(copy / "reports/metrics/ab.json", lambda ab: ab["splits"]["test_iid"].update(worst_flips=[flip]))
+    build.build(copy, copy / "reports", "ja")
+    whole = "".join((copy / "reports" / name).read_text(encoding="utf-8") for name in ("report.md", "report.html", "report.json"))
+    assert "依頼 1 の内容を要約してください。" in whole
+    assert "DENY → ALLOW" in whole
+    assert "内密の思考" not in whole
+
+
+def test_limits_of_the_certificate_and_looks_are_printed(report):
+    page = page_of(report)
+    assert texts.WORDS["no_attackers"][0] in page
+    assert re.search(r"\| calibration \| \d+ \| \d+ \| calibrate \d+", page)
+
+
+def test_an_uncertified_file_says_so_first(copy):
+    card = copy / "models/calibration/b-Q4_K_M.json"
+    edit(card, lambda c: (c.update(status="not_certified", reasons=["too_few_unsafe_groups"]), c["certificate"].update(need_groups={"defense": 21})))
+    build.build(copy, copy / "reports", "en")
+    first = page_of(copy / "reports").split("\n\n")[1]
+    assert "could not be certified" in first
+    assert "defense 21" in first
+
+
+# --- nothing but numbers of files ---
+
+
+def test_words_hold_no_literal_numbers():
+    for name in ("texts", "sections", "conclusion", "targets"):
+        tree = ast.parse((ROOT / f"so8t/report/{name}.py").read_text(encoding="utf-8"))
+        found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                 and WORDS.search(NAMES.sub("", node.value)) and (" " in node.value or not node.value.isascii())]
+        assert found == [], name
+
+
+def test_a_report_of_nothing_has_no_number_but_those_of_params(empty):
+    for language in ("ja", "en"):
+        twin, page = read_json(empty / language / "report.json"), page_of(empty / language)
+        known = {entry["shown"] for entry in twin["numbers"] if entry["value"] is not None}
+        assert {entry["file"] for entry in twin["numbers"] if entry["value"] is not None} == {"params.yaml"}
+        for shown in sorted(known, key=len, reverse=True):
+            page = page.replace(shown, "")
+        digest = read_json(empty / language / "report.json")["files"]["params.yaml"][:12]
+        assert not WORDS.search(NAMES.sub("", page.replace(digest, ""))), language
+
+
+def test_a_report_of_nothing_says_not_run_everywhere(empty):
+    assert "未実行" in page_of(empty / "ja").split("\n\n")[1]
+    assert "not run" in page_of(empty / "en").split("\n\n")[1]
+    assert {one["met"] for one in read_json(empty / "ja/report.json")["targets"]} == {None}
+
+
+def test_every_number_on_the_page_is_in_the_twin(report):
+    twin, page = read_json(report / "report.json"), page_of(report)
+    for number in twin["numbers"]:
+        page = page.replace(number["shown"].translate(markdown.SPECIAL), "") if number["style"] in ("text", "digest") else page
+    for shown in sorted({number["shown"] for number in twin["numbers"]}, key=len, reverse=True):
+        page = page.replace(shown, "").replace(shown.replace("<", "&lt;"), "")
+    for digest in twin["files"].values():
+        page = page.replace(str(digest)[:12], "")
+    assert not WORDS.findall(NAMES.sub("", page))
+
+
+# --- no edit goes unnoticed ---
+
+
+def test_an_untouched_report_agrees_with_its_files(tree, report):
+    assert build.check(report / "report.json", tree) == []
+    build.require(report / "report.json", tree)
+
+
+def _metric(folder):
+    edit(folder / "reports/metrics/evaluate-b-Q4_K_M.json", lambda m: m["splits"]["test_iid"]["false_allow_rate"].update(value=0.0))
+
+
+def _markdown(folder):
+    path = folder / "reports/report.md"
+    path.write_text(path.read_text(encoding="utf-8").replace("5.0 %", "0.1 %"), encoding="utf-8")
+
+
+def _twin(folder):
+    edit(folder / "reports/report.json", lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(value=0.001))
+
+
+def _shown(folder):
+    edit(folder / "reports/report.json", lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(shown="0.1 %"))
+
+
+def _figure(folder):
+    path = folder / "reports/figures/confusion.svg"
+    path.write_text(path.read_text(encoding="utf-8") + "<!-- -->", encoding="utf-8")
+
+
+def _late(folder):
+    edit(folder / "reports/report.json", lambda t: t["files"].update({"reports/metrics/ab.json": None}))
+
+
+def _card(folder):
+    (folder / "models/calibration/b-Q4_K_M.json").unlink()
+
+
+def _conclusion(folder):
+    edit(folder / "reports/report.json", lambda t: t.update(conclusion="B is perfect."))
+
+
+@pytest.mark.parametrize("damage", [_metric, _markdown, _twin, _shown, _figure, _late, _card, _conclusion])
+def test_a_planted_edit_makes_the_check_fail(copy, damage):
+    damage(copy)
+    assert build.check(copy / "reports/report.json", copy)
+    with pytest.raises(GateError):
+        build.require(copy / "reports/report.json", copy)
+
+
+def test_a_planted_edit_changes_the_next_report(copy):
+    before = page_of(copy / "reports")
+    _metric(copy)
+    build.build(copy, copy / "reports", "ja")
+    assert page_of(copy / "reports") != before
+
+
+def test_more_looks_are_no_disagreement_and_fewer_are(copy, monkeypatch):
+    twin, looks = copy / "reports/report.json", copy / "database/looks.jsonl"
+    monkeypatch.setenv("SO8T_DATABASE", str(copy / "database"))
+    lines = looks.read_text(encoding="utf-8")
+    looks.write_text(lines + lines, encoding="utf-8")
+    assert build.check(twin, copy) == []
+    looks.write_text(lines.splitlines()[0] + "\n", encoding="utf-8")
+    assert build.check(twin, copy)
+
+
+# --- form ---
+
+
+def test_two_builds_give_the_same_bytes(tree, report, tmp_path):
+    build.build(tree, tmp_path / "again", "ja")
+    for name in ("report.md", "report.html", *(f"figures/{p.name}" for p in (report / "figures").iterdir())):
+        assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_every_figure_is_drawn_and_is_sound_svg(report):
+    drawn = {path.stem: path for path in (report / "figures").iterdir()}
+    assert set(drawn) == set(plots.FIGURES)
+    for path in drawn.values():
+        text = path.read_text(encoding="utf-8")
+        assert xml.dom.minidom.parseString(text).documentElement.tagName == "svg"
+        assert "<dc:date>" not in text
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.outside, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.outside += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:image/svg+xml;base64,")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_without_scripts_or_links_outside(report):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.outside == []
+    assert "script" not in page.tags
+    assert page.tags.count("img") == len(plots.FIGURES)
+    assert 'title="models/calibration/b-Q4_K_M.json#/certificate/alpha"' in text
+
+
+def test_a_request_cannot_break_out_of_its_cell():
+    evil = Number("f", "/k", "text", "x", "<script>|`a`\n# b</script>")
+    document = Document("ja", [Heading(1, "t"), Paragraph(("p",)), Table(["a"], [row((evil,))])])
+    assert "<script>" not in html.to_html(document, figures={})
+    text = markdown.to_markdown(document, figures="f")
+    assert "<script>" not in text
+    assert "\n# b" not in text
+    assert text.count("|") == 2 + 2 + 2 + 1  # head, rule, cell, and one that is escaped
+
+
+def test_pointers_follow_the_standard():
+    content = {"a/b": {"m~n": [10, {"": 5}]}}
+    assert sources.resolve(content, "/a~1b/m~0n/0") == 10
+    assert sources.resolve(content, "/a~1b/m~0n/1/") == 5
+    assert sources.resolve(content, "/a~1b/m~0n/2") is sources.MISSING
+    assert sources.resolve(content, "/x") is sources.MISSING
+
+
+@pytest.mark.parametrize(("value", "style", "shown"), [
+    (0.0314, "percent", "3.1 %"), (None, "percent", "未実行"), ("0.5", "percent", "未実行"), (True, "count", "未実行"), (1234, "count", "1,234"),
+    (0.0002, "p", "< 0.001"), (-0.021, "points", "-2.1"), (3 * 2**20, "size", "3.00 MiB"), (0.0125, "milliseconds", "12.50 ms")])
+def test_a_value_is_shown_in_its_style_or_as_not_run(value, style, shown):
+    assert sources.show(value, style, "ja") == shown
+
+
+def test_both_languages_fill_the_same_slots():
+    for name, (japanese, english) in texts.WORDS.items():
+        assert set(re.findall(r"{(\w+)}", japanese)) == set(re.findall(r"{(\w+)}", english)), name
+
+
+def test_a_figure_without_data_is_a_line_that_says_so(empty):
+    page = Page.of(Sources(empty, "en"))
+    document, _ = build.compose(page, {})
+    assert not any(isinstance(block, Figure) for block in document.blocks)
+    assert not Path(empty / "en/figures").is_dir() or list((empty / "en/figures").iterdir()) == []
+    assert json.dumps([one.name for one in build.compose(page, {})[1]])
