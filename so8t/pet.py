@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 EPSILON = 1e-6
+CHUNK = 1 << 22  # numbers of hidden state that backward holds in float32 at once, a few times over
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +48,53 @@ def valid_triples(samples: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch tim
     return same & ~starts
 
 
-def _row_penalty(states: Tensor, samples: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over valid triples of one row, (normalised, raw); states [time, width]."""
+def _segments(samples: Tensor) -> tuple[Tensor, int]:
+    """Number the samples of all rows apart: (ids [rows, time], how many); padding shares an id and has weight 0."""
+    per_row = int(samples.max()) + 1 if samples.numel() else 1
+    offsets = torch.arange(samples.shape[0], device=samples.device)[:, None] * max(per_row, 1)
+    return samples.clamp(min=0) + offsets, samples.shape[0] * max(per_row, 1)
+
+
+def _penalty(states: Tensor, samples: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over valid triples of a few rows, (normalised, raw); states [rows, time, width]."""
     h = states.float()
     u = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPSILON)
-    ids = samples.clamp(min=0)
-    real = (samples >= 0).float()
-    segments = int(ids.max()) + 1
-    count = torch.zeros(segments, device=u.device).index_add(0, ids, real).clamp(min=1.0)
-    mean = torch.zeros(segments, u.shape[-1], device=u.device).index_add(0, ids, u * real[:, None]) / count[:, None]
-    spread = ((u - mean[ids]).pow(2).mean(-1) * real)
-    variance = torch.zeros(segments, device=u.device).index_add(0, ids, spread) / count
-    second = (u[2:] - 2.0 * u[1:-1] + u[:-2]).pow(2).mean(-1)
-    raw = (h[2:] - 2.0 * h[1:-1] + h[:-2]).pow(2).mean(-1)
-    normalised = second / (6.0 * variance[ids[1:-1]] + EPSILON)
-    return (normalised * valid).sum(), (raw.detach() * valid).sum()
+    ids, count = _segments(samples)
+    flat, real = ids.reshape(-1), (samples >= 0).float().reshape(-1)
+    tokens = torch.zeros(count, device=u.device).index_add(0, flat, real).clamp(min=1.0)
+    sums = torch.zeros(count, u.shape[-1], device=u.device).index_add(0, flat, u.reshape(-1, u.shape[-1]) * real[:, None])
+    centred = u - (sums / tokens[:, None])[ids]
+    variance = torch.zeros(count, device=u.device).index_add(0, flat, centred.pow(2).mean(-1).reshape(-1) * real) / tokens
+    second = (u[:, 2:] - 2.0 * u[:, 1:-1] + u[:, :-2]).pow(2).mean(-1)
+    raw = (h[:, 2:] - 2.0 * h[:, 1:-1] + h[:, :-2]).detach().pow(2).mean(-1)
+    normalised = second / (6.0 * variance[ids[:, 1:-1]] + EPSILON)
+    return (normalised * valid).sum(), (raw * valid).sum()
+
+
+def _chunks(states: Tensor) -> list[slice]:
+    """Rows that are worked on together: at most CHUNK numbers, at least one row."""
+    rows = max(1, CHUNK // max(1, states[0].numel()))
+    return [slice(start, start + rows) for start in range(0, states.shape[0], rows)]
 
 
 class _Penalty(torch.autograd.Function):
-    """Keeps only a reference to the states (alive anyway) and recomputes row by row in backward."""
+    """Keeps only a reference to the states (alive anyway) and recomputes piece by piece in backward."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, samples: Tensor, valid: Tensor) -> Tensor:
         ctx.save_for_backward(states, samples, valid)
-        rows = [_row_penalty(states[b], samples[b], valid[b]) for b in range(states.shape[0])]
-        return torch.stack([torch.stack(row) for row in rows]).sum(0)
+        parts = [torch.stack(_penalty(states[rows], samples[rows], valid[rows])) for rows in _chunks(states)]
+        return torch.stack(parts).sum(0)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         states, samples, valid = ctx.saved_tensors  # type: ignore[attr-defined]
         out = torch.empty_like(states)
-        for b in range(states.shape[0]):
+        for rows in _chunks(states):
             with torch.enable_grad(), torch.autocast(states.device.type, enabled=False):
-                row = states[b].detach().requires_grad_()
-                penalty, _ = _row_penalty(row, samples[b], valid[b])
-                out[b] = torch.autograd.grad(penalty, row, grad[0])[0]
+                piece = states[rows].detach().requires_grad_()
+                penalty, _ = _penalty(piece, samples[rows], valid[rows])
+                out[rows] = torch.autograd.grad(penalty, piece, grad[0])[0]
         return out, None, None
 
 

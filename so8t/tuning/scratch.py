@@ -6,6 +6,7 @@ demo goes the way of the real model. Hidden and intermediate sizes are multiples
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,7 @@ CHAT = (
 CONTEXT = 2048
 CLIP = 1.0
 WEIGHT_DECAY = 0.01
-ATTRIBUTES = {"asset": "対象は何ですか。", "sensitivity": "機密度はどれですか。", "intent": "行為は何ですか。",
-              "authorisation": "承認の状態はどれですか。", "context": "目的の文脈はどれですか。", "frame": "依頼の形はどれですか。"}
+SHUFFLES = 4  # orders of bare values per row
 
 
 def language_of(row: dict[str, Any]) -> Iterator[str]:
@@ -44,13 +44,25 @@ def language_of(row: dict[str, Any]) -> Iterator[str]:
         yield row["thinking"].splitlines()[-1]
 
 
-def neighbouring_tasks(row: dict[str, Any], system: str, factor_lines: str) -> Iterator[list[dict[str, str]]]:
-    """Conversations around one row that name its factors; none of them holds a verdict or the rule that decides."""
+def values_of(factor_lines: str) -> list[str]:
+    """The named values in lines like "対象: 車両整備台帳（内部）": asset, level, act, strength, approval, purpose, form."""
+    return [value.strip() for value in re.findall(r"[:（]([^:（）、\n]+)", factor_lines)]
+
+
+def neighbouring_tasks(row: dict[str, Any], system: str, factor_lines: str, seed: int) -> Iterator[list[dict[str, str]]]:
+    """Conversations around one row that name its factors; none of them holds a verdict or the rule that decides.
+
+    Once as the lines of the thinking, then as bare values in shuffled orders: what comes first is then any value, so
+    the state at the end of the prompt must know them all, which is where the verdict will be read.
+    """
     user = {"role": "user", "content": row["text"]}
-    yield [{"role": "system", "content": system}, user, {"role": "assistant", "content": f"# 思考ステップ\n{factor_lines}"}]
-    for factor, question in ATTRIBUTES.items():
-        if factor in row["factors"]:
-            yield [{"role": "system", "content": question}, user, {"role": "assistant", "content": str(row["factors"][factor])}]
+    head = [{"role": "system", "content": system}, user]
+    yield [*head, {"role": "assistant", "content": f"# 思考ステップ\n{factor_lines}"}]
+    random = torch.Generator().manual_seed(seed)
+    values = values_of(factor_lines)
+    for _ in range(SHUFFLES if values else 0):
+        order = torch.randperm(len(values), generator=random).tolist()
+        yield [*head, {"role": "assistant", "content": "、".join(values[i] for i in order)}]
 
 
 def _learn_pieces(texts: list[str], size: int) -> list[str]:
@@ -121,13 +133,13 @@ def _sentence(text: str, template: Template) -> Example:
     return Example(tuple(template.ids(f"{text}{END}\n{EOS}")), 1, -1, -1)
 
 
-def corpus(rows: list[dict[str, Any]], system: str, factor_lines: Any, template: Template) -> list[Example]:
+def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Any, template: Template) -> list[Example]:
     """Distinct sentences, then all neighbouring tasks of all rows; a row's first conversation also teaches its request's language."""
     sentences = sorted({sentence for row in rows for sentence in language_of(row)})
     examples = [_sentence(sentence, template) for sentence in sentences]
-    for row in rows:
+    for index, row in enumerate(rows):
         lines = factor_lines(row["thinking"]) if row["thinking"] else row["text"]
-        for number, messages in enumerate(neighbouring_tasks(row, system, lines)):
+        for number, messages in enumerate(neighbouring_tasks(row, params.data.system, lines, params.seed * 1_000_003 + index)):
             examples.append(_example(messages, template, whole=number == 0))
     return examples
 
@@ -144,13 +156,13 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
     assert scratch is not None
     rows = [row for _, row in read_jsonl(train_split)]
     with atomic_dir(out) as folder:
-        train_tokenizer(folder, [f"{row['text']}\n{row['response']}" for row in rows] + [params.data.system, *ATTRIBUTES.values()], scratch.vocab_size)
+        train_tokenizer(folder, [f"{row['text']}\n{row['response']}" for row in rows] + [params.data.system], scratch.vocab_size)
         template = Template.of(folder)
         torch.manual_seed(params.seed)
         torch.set_num_threads(max(1, params.active.train.threads or torch.get_num_threads()))
         torch.use_deterministic_algorithms(True, warn_only=True)
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
-        examples = corpus(rows, params.data.system, factor_lines, template)
+        examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)
         model.generation_config = GenerationConfig(eos_token_id=[template.tokenizer.token_to_id(EOS), template.tokenizer.token_to_id(END)],
                                                    pad_token_id=template.tokenizer.token_to_id(EOS))
