@@ -95,7 +95,7 @@ class Prompter:
         return Prompt(prompt.text + text, ids, (*prompt.cuts, len(prompt.ids)))
 
     def _text(self, text: str) -> str:
-        harmless = neutralise(text, self._control_texts)
+        harmless = neutralise(text.strip(), self._control_texts)  # leading wide spaces tokenise otherwise (T8)
         return prompt_of(self.template, self.system, harmless, bos=self._bos, eos=self._eos)
 
     def _ids(self, text: str) -> list[int]:

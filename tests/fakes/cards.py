@@ -19,8 +19,11 @@ def make_card(file: Path, system: str, *, certified: bool = True, escalate: floa
             "file": file.name, "semantic_digest": semantic_digest(file), "template_sha256": template,
             "engine": engine_settings, "readout": "prefill", "sampled": False, "temperature": 2.0,
             "thresholds": {"deny": deny, "escalate": limit, "allow": 1.0 - limit if certified else None},
-            "residual": {"applies": False, "max": 0.2}, "metrics": {"ece": 0.1}, "measured": {},
-            "certificate": {"alpha": 0.05, "delta": 0.05, "strata": [{"binding": True, "threshold": 1.0}]},
+            "residual": {"applies": False, "max": 0.2}, "metrics": {"ece": 0.1},
+            "measured": {"allow_rate_on_allow": {"value": 0.8}},
+            "certificate": {"alpha": 0.05, "delta": 0.05, "guarantee": "worst_domain", "need_groups": {},
+                            "strata": [{"name": "general", "binding": True, "threshold": 1.0, "groups": 59, "alpha": 0.05,
+                                        "allowed_errors": 0}]},
             "false_deny": {}, "temperature_fit": {}, "founding": {}, "advisory": None, "data": {}, "limits": [],
             "previous": None}
     return cards.build(body | changes)

@@ -283,7 +283,7 @@ class Handler(BaseHTTPRequestHandler):
         options = {**self.fake.models[full_name(body["model"])].parameters, **(body.get("options") or {})}
         limit = options.get("num_predict", 128)
         said = self._say(body["model"], prompt, limit)
-        if self.fake.broken or len(said) > REPEAT_LIMIT and len(set(said[: REPEAT_LIMIT + 1])) == 1:
+        if self.fake.broken or (len(said) > REPEAT_LIMIT and len(set(said[: REPEAT_LIMIT + 1])) == 1):
             return said[: REPEAT_LIMIT + 1], "aborted"
         pieces: list[str] = []
         for piece in said[:limit]:
