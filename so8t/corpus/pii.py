@@ -16,6 +16,7 @@ MY_NUMBER = re.compile(r"(?<!\d)\d{4}[- ]?\d{4}[- ]?\d{4}(?!\d)")
 CARD = re.compile(r"(?<!\d)\d(?:[- ]?\d){12,18}(?!\d)")
 BRAND = re.compile(r"(?:4\d{12}(?:\d{3})?|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}|6(?:011|5\d\d)\d{12})")
 MY_NUMBER_WORDS, NEAR = re.compile(r"マイナンバー|個人番号|my\s*number", re.IGNORECASE), 24  # characters before and after
+DECIMAL = re.compile(r"\d+(?:\.\d+)?")  # a bare run of digits, or a decimal number
 PHONE_WORDS = re.compile(r"電話|携帯|tel|fax|ファックス|連絡先|☎|内線|番号は", re.IGNORECASE)
 
 
@@ -53,7 +54,7 @@ def _phones(plain: str) -> Iterator[str]:
 
     for match in phonenumbers.PhoneNumberMatcher(plain, "JP"):
         written = match.raw_string
-        bare = written.isdigit()
+        doubtful = DECIMAL.fullmatch(written)
         words = plain[max(0, match.start - NEAR):match.start]
-        if not bare or PHONE_WORDS.search(words):
+        if not doubtful or PHONE_WORDS.search(words):
             yield written
