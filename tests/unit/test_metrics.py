@@ -1,6 +1,6 @@
 """Metrics against scipy, scikit-learn and brute force."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_ece_equals_its_definition_written_out(scheme: str) -> None:
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == scores.gold
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, 1, 16)
-    bins = [np.flatnonzero((confidence > low) & (confidence <= high)) for low, high in zip(edges, edges[1:], strict=False)]
+    bins = [np.flatnonzero((confidence > low) & (confidence <= high)) for low, high in pairwise(edges)]
     if scheme == "mass":
         bins = [order[k * 20: (k + 1) * 20] for k in range(15)]
     expected = sum(len(b) / 300 * abs(correct[b].mean() - confidence[b].mean()) for b in bins if len(b))
