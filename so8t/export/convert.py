@@ -111,8 +111,7 @@ def convert(source: Path, out: Path, recipe: Recipe, *, report: Report | None = 
         records = _write(writer, folder / out.name, tensors, works, report)
         files = sorted(folder.iterdir())
         identity.seal(files[0], _infos(records))
-        manifest = _manifest([out.with_name(f.name) for f in files], records, identity.semantic_digest(files[0], _infos(records)))
-    return manifest
+        return _manifest([out.with_name(f.name) for f in files], records, identity.semantic_digest(files[0], _infos(records)))
 
 
 def general_name(name: str, vocabulary: Vocabulary) -> str:
@@ -180,7 +179,7 @@ def _staging(out: Path) -> Iterator[Path]:
         yield folder
         for file in sorted(folder.iterdir()):
             fsync_path(file)
-            os.replace(file, out.with_name(file.name))
+            file.replace(out.with_name(file.name))
         fsync_path(out.parent)
     except OSError as error:
         raise disk_error(error, out) from error

@@ -3,20 +3,22 @@
 The file is llama.cpp's GGUF form (`<tensor>.in_sum2`, `<tensor>.counts`), so its tools read it too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGUFWriter, SpecialVocab
 from numpy.typing import NDArray
 
 from so8t import identity
+from so8t.chat import prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.export.arch import read_model
 from so8t.export.source import read_config
-from so8t.files import atomic_file
+from so8t.files import atomic_file, read_jsonl
 
 Sums = dict[str, tuple[NDArray[np.float64], int]]
 
@@ -55,6 +57,19 @@ def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path)
         raise DataError("no texts to compute the importance matrix from", fix="give a JSONL with rows")
     write_imatrix(out, {name: (value, count) for name, (value, count) in sums.items()}, rows)
     return tokens
+
+
+def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Iterator[list[int]]:
+    """Token ids of the first `rows` prepared conversations, rendered with the model's own chat template."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    template = SpecialVocab(model_dir).chat_template
+    if not isinstance(template, str):
+        raise DataError("the model has no chat template", where=str(model_dir), fix="copy the base model's tokenizer files")
+    for _, row in islice(read_jsonl(texts), rows):
+        text = prompt_of(template, system, row["text"]) + row["response"]
+        yield tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _accumulate(entry: list[Any]) -> Any:

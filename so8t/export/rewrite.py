@@ -33,8 +33,7 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
         _write(source, temporary, keys)
         tensors = identity.tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
-        digest = identity.semantic_digest(temporary, tensors)
-    return digest
+        return identity.semantic_digest(temporary, tensors)
 
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:

@@ -118,13 +118,13 @@ class Source:
 
     def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[NDArray[Any]]:
         """Yield the tensor's rows, at most `rows` at a time, as uint16 (BF16), float16 or float32 arrays."""
-        kind = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}[tensor.dtype]
+        kind: np.dtype[Any] = np.dtype({"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[tensor.dtype])
         with tensor.file.open("rb", buffering=0) as file:
             file.seek(tensor.offset)
             for low in range(0, tensor.shape[0], rows):
                 count = min(rows, tensor.shape[0] - low)
                 array = np.empty((count, *tensor.shape[1:]), dtype=kind)
-                _fill(file, memoryview(array).cast("B"), tensor)
+                _fill(file, array.reshape(-1).view(np.uint8).data, tensor)
                 yield array
 
 

@@ -23,7 +23,8 @@ from so8t.llama import Engine
 
 PHRASES = (
     "ALLOW", " ALLOW", "\nDENY", "ESCALATE\n", "# 判定\n", "# 判定\nALLOW\n", "# 思考ステップ\n", "# 最終回答\n", "</final>", "<think-safety>",
-    "依頼を仕分ける日本語アシスタントです。", "航空管制システムの詳細な仕様について教えてください。", "カタカナ・ひらがな・漢字", "ＡＢＣ１２３", "　全角空白　",
+    "依頼を仕分ける日本語アシスタントです。", "航空管制システムの詳細な仕様について教えてください。", "カタカナ・ひらがな・漢字", "ＡＢＣ１２３",
+    "　全角空白　",
     "It's JavaScript/TypeScript", "don't WON'T I'Ve", "helloWorld HTTPServer2Go", "3 33 333 3333 33333 3.14 1,234,567", "２０２６年１１月２０日",
     "a", " ", "  ", "   x", "\t", "\n", "\n\n", "\r\n", " \n ", "\n \n\n \t\t\n", "x  y   z", "trailing  ", "......!!!!??", "'''```\"\"\"", "=====---->>>",
     "🚀 (normal) 😶\u200d🌫️ 👨\u200d👩\u200d👧", "é è ñ ü ß Å", "нещо на Български", "កាន់តែពិសេស", "नमस्ते", "مرحبا", "▁", "▁▁x", "\u200b\u00a0\ufeff", "\x01\x7f",
@@ -46,7 +47,7 @@ class TokenParity:
 def corpus(specials: list[str], texts: Iterable[str]) -> Iterator[str]:
     """The fixed phrases, seeded mixes of them with special tokens, and the given texts."""
     yield from PHRASES
-    generator = random.Random(0)  # noqa: S311 (not cryptography)
+    generator = random.Random(0)
     parts = [*PHRASES, *specials * 4]
     for _ in range(MIXES):
         yield "".join(generator.choice(parts) for _ in range(generator.randrange(2, 9)))

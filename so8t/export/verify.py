@@ -14,6 +14,7 @@ from so8t.errors import ArtifactError, GateError
 from so8t.export import parity, tensors
 from so8t.export.keys import BY_NAME
 from so8t.export.quantize import bits_per_weight, fallbacks, histogram
+from so8t.export.quantize_child import FTYPES
 from so8t.export.tensors import NMSE_BOUND, TensorCheck
 from so8t.export.tokens import adds_bos, token_parity
 from so8t.files import read_jsonl
@@ -34,6 +35,17 @@ class Subject:
     texts: Path
     f16: Path | None = None
     hf: Path | None = None
+
+
+def claimed_type(path: Path) -> str:
+    """The type that the file's own `general.file_type` names, e.g. F16 or Q4_K_M."""
+    number = identity.read_keys(path).get("general.file_type")
+    for name, value in FTYPES.items():
+        if value == number and name != "COPY":
+            return name
+    if number == 0:
+        return "F32"
+    raise ArtifactError(f"general.file_type {number} is not known", where=str(path), fix="give --type")
 
 
 @dataclass(slots=True)
@@ -73,12 +85,13 @@ def require(findings: Findings, where: Path) -> None:
         GateError: with every problem.
     """
     if findings.problems:
-        raise GateError("; ".join(findings.problems), where=str(where), fix="the metrics file has the numbers; convert again, or bake again when it is about reserved tokens")
+        raise GateError("; ".join(findings.problems), where=str(where),
+                        fix="the metrics file has the numbers; convert again, or bake again when it is about reserved tokens")
 
 
 def key_problems(keys: dict[str, KeyValue]) -> list[str]:
     """Founding and readout keys that are missing, and `so8t.*` keys of a wrong type or that nobody knows."""
-    needed = [spec.name for spec in BY_NAME.values() if spec.kind in ("founding", "readout")]
+    needed = [spec.name for spec in BY_NAME.values() if spec.kind in ("founding", "readout", "seal")]
     problems = [f"key {name} is missing" for name in needed if name not in keys]
     for name, item in keys.items():
         if name.startswith("so8t."):

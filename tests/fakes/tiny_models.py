@@ -117,3 +117,55 @@ def other(directory: Path, kind: str, *, dtype: str = "float32", **changes: Any)
     settings |= {"sliding_window": None} if kind == "mistral" else {}
     kinds = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
     return _save(directory, kinds[kind](**(settings | changes)), dtype, None)
+
+
+def llama3(directory: Path) -> Path:
+    """Llama 3.1's rope."""
+    return other(directory, "llama", max_position_embeddings=8192, rope_parameters={
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 512})
+
+
+def phi35(directory: Path) -> Path:
+    """Phi-3.5's real tokenizer and longrope, 2 layers."""
+    return phi3(directory, real_tokenizer=True, max_position_embeddings=8192, original_max_position_embeddings=256,
+                rope_parameters=longrope(32), sliding_window=4096)
+
+
+REFERENCE_MODELS = {  # name -> (builder, the split rule that the reference is told)
+    "phi35": (phi35, ""),
+    "phi4": (phi4, "gpt-4o"),
+    "llama": (lambda d: other(d, "llama"), "llama-bpe"),
+    "llama3": (llama3, "llama-bpe"),
+    "llama-yarn": (lambda d: other(d, "llama", rope_parameters={
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 32.0, "beta_slow": 1.0}),
+        "llama-bpe"),
+    "mistral": (lambda d: other(d, "mistral"), "llama-bpe"),
+    "qwen2": (lambda d: other(d, "qwen2"), "qwen2"),
+    "qwen3": (lambda d: other(d, "qwen3", tie_word_embeddings=True), "qwen2"),
+}
+OURS_ALONE = {"so8t.seal", "tokenizer.ggml.add_bos_token", "general.name"}  # explicit where the reference is silent
+THEIRS_ALONE = ("general.name", "general.basename", "general.finetune", "general.version", "general.quantized_by", "general.organization",
+                "general.sampling.")
+
+
+def differences(model: str, reference: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What differs between the reference's file and ours, apart from descriptive keys; tensor bytes where both have them."""
+    found = []
+    for name in sorted({*reference["keys"], *ours["keys"]}):
+        theirs, mine = reference["keys"].get(name), ours["keys"].get(name)
+        excused = (theirs is None and name in OURS_ALONE) or (mine is None and name.startswith(THEIRS_ALONE)) or name == "general.name"
+        if not excused and not _same(theirs, mine):
+            found.append(f"{model}: key {name}: reference {theirs}, ours {mine}")
+    for name in sorted({*reference["tensors"], *ours["tensors"]}):
+        theirs, mine = reference["tensors"].get(name), ours["tensors"].get(name)
+        if theirs and mine and theirs[2] is None:  # a golden without bytes
+            theirs, mine = theirs[:2], mine[:2]
+        if theirs != mine and not (name == "rope_freqs.weight" and theirs and mine and theirs[:2] == mine[:2]):
+            found.append(f"{model}: tensor {name}: reference {theirs}, ours {mine}")
+    return found
+
+
+def _same(theirs: Any, mine: Any) -> bool:
+    return bool(theirs == mine) or (theirs is not None and mine is not None and theirs[0] == mine[0] == "FLOAT32"
+                                    and abs(theirs[2] - mine[2]) <= 1e-7 * abs(theirs[2]))
