@@ -5,6 +5,7 @@ from so8t.report.page import AB, HEADLINE, Page
 from so8t.report.sources import Line, joined
 
 SIGNED = {"macro_f1": "signed", "ece": "signed", "brier_score": "signed", "nll": "signed"}
+WIDTH = {"signed": "ratio", "points": "width"}  # how a size without a sign is shown
 
 
 def missing_groups(page: Page) -> Line:
@@ -42,7 +43,7 @@ def _primary(page: Page) -> Line:
         parts.append(words.say(
             "primary", endpoint=words(name), difference=source.show(AB, f"{key}/difference", style),
             low=source.show(AB, f"{key}/ci95/0", style), high=source.show(AB, f"{key}/ci95/1", style),
-            p=source.show(AB, f"{key}/p_adjusted", "p"), mde=source.show(AB, f"{key}/mde", style)))
+            p=source.show(AB, f"{key}/p_adjusted", "p"), mde=source.show(AB, f"{key}/mde", WIDTH[style])))
     return joined(parts, "; ") if parts else (words("none"),)
 
 

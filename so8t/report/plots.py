@@ -123,12 +123,8 @@ def far_allow(page: Page) -> Figure | None:
     return figure
 
 
-def forest(page: Page) -> Figure | None:
-    """B - A of every endpoint on every split, with group-bootstrap intervals."""
-    names = list(page.sources.value(AB, f"/splits/{HEADLINE}/differences") or {})
-    if not names:
-        return None
-    figure, ((axes,),) = _figure(width=6.8, height=0.8 + 0.42 * len(names))
+def _differences(page: Page, axes: Axes, names: list[str]) -> None:
+    """One row per endpoint, one mark per split: difference and interval."""
     for offset, split in enumerate(SPLITS):
         differences = page.sources.value(AB, f"/splits/{split}/differences") or {}
         for place, name in enumerate(names):
@@ -141,8 +137,22 @@ def forest(page: Page) -> Figure | None:
     axes.axvline(0, color="#555", linewidth=0.8)
     primary = page.sources.value(AB, f"/splits/{HEADLINE}/differences")
     labels = [f"{name}{' *' if primary[name]['primary'] else ''}" for name in names]
-    axes.set(yticks=[len(names) - place for place in range(len(names))], yticklabels=labels, xlabel="B - A, bootstrap over groups; * primary")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(yticks=[len(names) - place for place in range(len(names))], yticklabels=labels, xlabel="B - A (* primary endpoint)")
+
+
+def forest(page: Page) -> Figure | None:
+    """B - A of every endpoint on every split, with group-bootstrap intervals; rates apart from scores without an upper end."""
+    names = list(page.sources.value(AB, f"/splits/{HEADLINE}/differences") or {})
+    if not names:
+        return None
+    open_ended = [name for name in names if name in ("ece", "brier_score", "nll")]
+    rates = [name for name in names if name not in open_ended]
+    figure, ((left, right),) = _figure(2, width=9.6, height=0.9 + 0.42 * len(rates))
+    _differences(page, left, rates)
+    _differences(page, right, open_ended)
+    left.set_title("rates and macro-F1")
+    right.set_title("lower is better")
+    right.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -172,41 +182,45 @@ def domains(page: Page) -> Figure | None:
     figure, ((axes,),) = _figure(height=3.4)
     for offset, split in enumerate(SPLITS):
         some = [row for row in rows if row["split"] == split and row["false_allow_rate"]]
-        x = [names.index(row["domain"]) + 0.26 * (offset - 1) for row in some]
-        height, upper = _floats(some, "false_allow_rate"), _floats(some, "upper")
-        axes.bar(x, height, width=0.24, color=SPLIT_COLOURS[split], label=split)
-        axes.errorbar(x, height, yerr=[[0] * len(x), [u - h for u, h in zip(upper, height, strict=True)]], fmt="none", ecolor="black", capsize=2,
-                      linewidth=0.9)
+        x = [names.index(row["domain"]) + 0.2 * (offset - 1) for row in some]
+        axes.vlines(x, _floats(some, "false_allow_rate"), _floats(some, "upper"), color=SPLIT_COLOURS[split], linewidth=1.4)
+        axes.plot(x, _floats(some, "upper"), "_", color=SPLIT_COLOURS[split], markersize=9)
+        axes.plot(x, _floats(some, "false_allow_rate"), "o", color=SPLIT_COLOURS[split], label=split, clip_on=False)
     alpha = page.sources.value(page.released_card, "/certificate/alpha")
     if alpha is not None:
         axes.axhline(alpha, **LIMIT, label="certified limit")
-    axes.set(xticks=range(len(names)), xticklabels=[ascii_name(name, i) for i, name in enumerate(names)], ylabel="false-allow rate", ylim=(0, None),
-             title="Whisker: one-sided upper limit")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xticks=range(len(names)), xticklabels=[ascii_name(name, i) for i, name in enumerate(names)], ylim=(0, None),
+             ylabel="false-allow rate, bar up to its upper limit")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=4)
     return figure
+
+
+def _sizes(page: Page, axes: Axes, model: str, metric: str) -> bool:
+    """One model's files by size; hollow marks are not certified. Returns whether anything was drawn."""
+    points = []
+    for kind in page.types:
+        size = page.sources.value(page.verified(model, kind), "/bytes") or page.sources.value(page.evaluated(model, kind), "/file_bytes")
+        found = page.sources.value(page.evaluated(model, kind), f"/splits/{HEADLINE}/{metric}")
+        if size is not None and found is not None and found["value"] is not None:
+            points.append((size / 2**20, found["value"], *found["ci95"], kind))
+    for x, y, low, high, kind in sorted(points):
+        certified = page.sources.value(page.card(model, kind), "/status") == "certified"
+        axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", color=COLOURS[model], capsize=2, linewidth=0.9,
+                      markerfacecolor=COLOURS[model] if certified else "white", zorder=3)
+        axes.annotate(kind, (x, high), xytext=(0, 4), textcoords="offset points", fontsize=7, rotation=40, color=COLOURS[model])
+    axes.plot([point[0] for point in sorted(points)], [point[1] for point in sorted(points)], color=COLOURS[model], linewidth=0.8, label=model.upper())
+    return bool(points)
 
 
 def size_quality(page: Page) -> Figure | None:
     """Accuracy and share of true ALLOW allowed against file size; hollow = not certified."""
-    figure, (axes,) = _figure(2, width=8.6, height=3.4)
-    drawn = False
-    for model in MODELS:
-        for kind in page.types:
-            size = page.sources.value(page.verified(model, kind), "/bytes") or page.sources.value(page.evaluated(model, kind), "/file_bytes")
-            certified = page.sources.value(page.card(model, kind), "/status") == "certified"
-            for one, metric in zip(axes, ("allow_rate_on_allow", "accuracy"), strict=True):
-                found = page.sources.value(page.evaluated(model, kind), f"/splits/{HEADLINE}/{metric}")
-                if size is None or found is None or found["value"] is None:
-                    continue
-                drawn = True
-                low, high = (abs(found["value"] - end) for end in found["ci95"])
-                one.errorbar(size / 2**20, found["value"], yerr=[[low], [high]], fmt="o", color=COLOURS[model], capsize=2, linewidth=0.9,
-                             markerfacecolor=COLOURS[model] if certified else "white")
-                one.annotate(f"{model.upper()} {kind}", (size / 2**20, found["value"]), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    figure, (axes,) = _figure(2, width=8.6, height=3.6)
+    drawn = [_sizes(page, one, model, metric) for one, metric in zip(axes, ("allow_rate_on_allow", "accuracy"), strict=True) for model in MODELS]
     for one, title in zip(axes, ("allowed of true ALLOW (hollow: not certified)", "accuracy of decisions"), strict=True):
-        one.set(xlabel="file size, MiB", title=title, ylim=(-0.02, 1.04), xlim=(0, None))
-        one.margins(x=0.2)
-    return figure if drawn else None
+        one.set(xlabel="file size, MiB", title=title, ylim=(-0.02, 1.18), xlim=(0, None), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+        one.margins(x=0.15)
+        one.legend(frameon=False, fontsize=8, loc="center right")
+    return figure if any(drawn) else None
 
 
 def training(page: Page) -> Figure | None:

@@ -1,6 +1,6 @@
 """The tables of the report, one function per section; every cell is a number with an origin, or a word."""
 
-from so8t.report.conclusion import SIGNED
+from so8t.report.conclusion import SIGNED, WIDTH
 from so8t.report.document import Block, Document, Figure, Heading, Items, Paragraph, Table, row
 from so8t.report.page import AB, BAKE, HEADLINE, MODELS, PREPARE, SPLITS, TRAIN, Page
 from so8t.report.sources import LOOKS, PARAMS, Line, escape, joined
@@ -45,7 +45,7 @@ def comparison(page: Page, to: Document) -> None:
         mark = f" ({words('primary_mark')})" if source.value(AB, f"{key}/primary") else ""
         rows.append(row(words(name) + mark, source.rate(AB, f"{key}/a", style, n=False), source.rate(AB, f"{key}/b", style, n=False),
                         (source.show(AB, f"{key}/difference", signed),), interval, (source.show(AB, f"{key}/p_adjusted", "p"),),
-                        (source.show(AB, f"{key}/mde", signed),), words(f"o_{source.value(AB, f'{key}/outcome')}")))
+                        (source.show(AB, f"{key}/mde", WIDTH[signed]),), words(f"o_{source.value(AB, f'{key}/outcome')}")))
     head = [words("metric"), "A", "B", *(words(name) for name in ("difference", "interval", "p", "mde", "t_outcome"))]
     to.add(_heading(page, "h_ab"), Table(head, rows, page.from_files(AB)), _other_splits(page), Figure("forest", words("f_forest")),
            Figure("flips", words("f_flips")))
@@ -76,7 +76,7 @@ def calibration(page: Page, to: Document) -> None:
         strata.append(row((source.show(card, f"{key}/name", "text"),), *((source.show(card, f"{key}/{name}", "count"),) for name in
                       ("groups", "allowed_errors", "need_groups")), (source.show(card, f"{key}/threshold", "general"),), binding))
     head = [words(name) for name in ("stratum", "groups", "allowed_errors", "need_groups", "stratum_limit", "binding")]
-    to.add(_heading(page, "h_calibration"), Table([words("metric"), words("t_evidence")], facts, page.from_files(card)), Table(head, strata),
+    to.add(_heading(page, "h_calibration"), Table([words("metric"), words("value")], facts, page.from_files(card)), Table(head, strata),
            _probabilities(page), Figure("reliability", words("f_reliability")), _readouts(page))
 
 
@@ -150,7 +150,7 @@ def running(page: Page, to: Document) -> None:
 def _resolved(page: Page, file: str, key: str, style: str) -> Line:
     line = page.sources.rate(file, key, style)
     unresolved = page.sources.has(file, f"{key}/value") and not page.sources.has(file, f"{key}/ci95/1")
-    return (*line, f" ({page.words('unresolved')})") if unresolved else line
+    return (*line, f"; {page.words('unresolved')}") if unresolved else line
 
 
 def flips(page: Page, to: Document) -> None:
@@ -183,7 +183,7 @@ def training(page: Page, to: Document) -> None:
             row(words("rotated"), (source.show(BAKE, "/rotated_weights", "count"),)),
             row(words("head_scale"), (source.show(BAKE, "/head_scale", "general"),)),
             row(words("change"), (source.show(BAKE, "/parity/max_abs_change_from_base", "general"),))]
-    to.add(_heading(page, "h_training"), Table([words("metric"), words("t_evidence")], rows, page.from_files(TRAIN, BAKE)),
+    to.add(_heading(page, "h_training"), Table([words("metric"), words("value")], rows, page.from_files(TRAIN, BAKE)),
            Figure("training", words("f_training")))
 
 

@@ -30,7 +30,8 @@ def _size(value: float) -> str:
 
 STYLES: dict[str, Callable[[Any], str]] = {
     "percent": lambda v: f"{v * 100:.1f} %",
-    "points": lambda v: f"{v * 100:+.1f}",
+    "points": lambda v: f"{v * 100:+.1f} pt",
+    "width": lambda v: f"{v * 100:.1f} pt",
     "count": lambda v: f"{v:,}",
     "ratio": lambda v: f"{v:.3f}",
     "signed": lambda v: f"{v:+.3f}",

@@ -105,9 +105,15 @@ def _better(page: Page) -> list[Target]:
         evidence = joined([words.say(
             "endpoint_e", endpoint=words(name), difference=source.show(AB, f"/splits/{split}/differences/{name}/difference", SIGNED.get(name, "points")),
             p=source.show(AB, f"/splits/{split}/differences/{name}/p_adjusted", "p"), outcome=words(f"o_{differences[name]['outcome']}"))
-            for name in primary], "; ")
+            for name in primary] + ([_allowed(page, split)] if primary else []), "; ")
         found.append(_target(page, "better", met, evidence, split=split))
     return found
+
+
+def _allowed(page: Page, split: str) -> Line:
+    """Usefulness beside safety: a model that allows nothing has no false allows either."""
+    key = f"/splits/{split}/differences/allow_rate_on_allow"
+    return page.words.say("allowed_e", **{side: page.sources.show(AB, f"{key}/{side}/value", "percent") for side in ("a", "b")})
 
 
 def _baselines(page: Page) -> list[Target]:

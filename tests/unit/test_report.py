@@ -283,7 +283,7 @@ def test_pointers_follow_the_standard():
 
 @pytest.mark.parametrize(("value", "style", "shown"), [
     (0.0314, "percent", "3.1 %"), (None, "percent", "未実行"), ("0.5", "percent", "未実行"), (True, "count", "未実行"), (1234, "count", "1,234"),
-    (0.0002, "p", "< 0.001"), (-0.021, "points", "-2.1"), (3 * 2**20, "size", "3.00 MiB"), (0.0125, "milliseconds", "12.50 ms")])
+    (0.0002, "p", "< 0.001"), (-0.021, "points", "-2.1 pt"), (3 * 2**20, "size", "3.00 MiB"), (0.0125, "milliseconds", "12.50 ms")])
 def test_a_value_is_shown_in_its_style_or_as_not_run(value, style, shown):
     assert sources.show(value, style, "ja") == shown
 
