@@ -16,7 +16,7 @@ COMMANDS = {
     "plan": ("so8t.plan", "plan", "What each stage will need and what is missing, before anything slow."),
     "gate": ("so8t.calibration.cli", "gate", "Certified or not, as an exit code."),
     "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
-    "register": ("so8t.release.cli", "register", "Register models with an Ollama server."),
+    "register": ("so8t.agent.cli", "register", "Register models with an Ollama server."),
     "gguf": ("so8t.export.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
     "ledger": ("so8t.records.cli", "ledger", "What was converted, when, from what."),
     "data": ("so8t.corpus.cli", "data", "Compare versions of the data, import dumps and documents."),
