@@ -66,7 +66,8 @@ DUMP = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">' + "".join
                 PROSE + "\n== 歴史 ==\n* 箇条書き\n{| class=x\n| 表\n|}\n[[ファイル:a.jpg|thumb|[[説明]]]]次の段落である。"),
     PAGE.format("転送", 0, '<redirect title="駅"/>', "#転送 [[駅]]" + "あ" * 40),
     PAGE.format("利用者:a", 2, "", "あ" * 60), PAGE.format("短い", 0, "", "短い。"),
-    PAGE.format("リンク", 0, "", "詳しくは https://example.org を見ること。" + "あ" * 20), PAGE.format("記号", 0, "", "＋−×÷＝≠＜＞∞∴♂♀°′″℃￥＄￠￡" * 2 + "あ"),
+    PAGE.format("リンク", 0, "", "詳しくは https://example.org を見ること。" + "あ" * 20),
+    PAGE.format("記号", 0, "", "＋−×÷＝≠＜＞∞∴♂♀°′″℃￥＄￠￡" * 2 + "あ"),
 ]) + "</mediawiki>"
 
 

@@ -13,6 +13,7 @@ import pytest
 from so8t.corpus import vocabulary as words
 from so8t.corpus.generate import BALANCED, _is_held_out, generate
 from so8t.corpus.grammar import factor_lines, phrase_counts
+from so8t.corpus.guide import page
 from so8t.corpus.keywords import verdict as keyword_verdict
 from so8t.corpus.policy import RULES, Cell, cells, decide
 from so8t.corpus.probe import ngram, score, single_factor
@@ -230,3 +231,14 @@ def test_more_rows_keep_the_first_ones() -> None:
 
 def test_balanced_names_are_the_cells_fields() -> None:
     assert set(BALANCED) == set(Cell._fields)
+
+
+def test_the_policy_page_is_the_policy_table() -> None:
+    assert (ROOT / "docs" / "policy.md").read_text(encoding="utf-8") == page()
+    assert all(rule.id in page() for rule in RULES)
+
+
+def test_the_first_rule_that_applies_decides() -> None:
+    assert decide(Cell(2, "send", "verified", "harm", "refusal_draft")).id == "R01"
+    assert decide(Cell(2, "summarise", "verified", "normal", "plain")).id == "R18"
+    assert decide(Cell(2, "summarise", "verified", "normal", "sham")).id == "R24"
