@@ -233,6 +233,12 @@ class Engine:
             begin = end
         return rows
 
+    def forget(self) -> None:
+        """Empty the cache; changes no number, only what the next one costs."""
+        self._tokens, self._ends = [], []
+        if self._context is not None:
+            self._llama.llama_memory_clear(self._memory, True)
+
     def _check(self, ids: Sequence[int], start: int) -> None:
         if self._context is None:
             raise ArtifactError("this engine was opened for its vocabulary only", where=str(self.path))
@@ -279,8 +285,7 @@ class Engine:
             batch.logits[i] = 1 if begin + i >= first_output else 0
         status = self._llama.llama_decode(self._context, batch)
         if status:
-            self._tokens, self._ends = [], []
-            self._llama.llama_memory_clear(self._memory, True)
+            self.forget()
             raise self._failure(f"llama_decode failed with {status} at token {begin}", "convert the file again")
         self._tokens += piece
         self._ends.append(begin + len(piece))
