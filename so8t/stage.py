@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
 from so8t.params import Params
 from so8t.progress import Progress, database_dir
+
+
+# Lines of dependencies that say nothing to a user: an optional kernel package, a renamed property.
+NOISE = ("bitsandbytes.backends.cpu.ops",)
 
 
 @dataclass(slots=True)
@@ -33,6 +38,10 @@ def quieten() -> None:
         os.environ.setdefault(key, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take the core from the other ones
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    for name in NOISE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _log_to_file(name: str) -> Path:
