@@ -15,7 +15,7 @@ from numpy import ndarray
 
 SHINGLE = 5  # characters
 BANDS, WIDTH = 20, 6
-CACHED = 20_000  # shingle sets kept for comparison
+CACHED = 4_000  # shingle sets kept for comparison: about 25 MB
 
 
 def normalise(text: str) -> str:

@@ -1,0 +1,152 @@
+"""The generator and `prepare`: rows a second and peak memory, and near-duplicate search against datasketch's own LSH.
+
+    python bench/prepare.py [--rows 5000] [--dry-run]
+
+Everything is timed in CPU seconds of a child process (the machine may be shared). The peer of near-duplicate search is
+`datasketch.MinHashLSH` with the same signatures and bands on the same texts; both verify by exact Jaccard. Generator and
+`prepare` have no peer: their budget (`SO8T` issue: 100,000 rows in a minute on two cores) stands in the peer column.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+DOMAINS = ["defense", "aerospace", "transport", "general"]
+BUDGET_ROWS_PER_S = 100_000 / 60
+RUNS = 5
+
+
+def texts_of(rows: int) -> list[str]:
+    """Requests of the generator, and a near-duplicate of every tenth."""
+    from so8t.corpus.generate import generate
+
+    texts = [r["text"] for r in generate(rows, DOMAINS, 42, cells_share=0.06, phrases_share=0.06)]
+    return texts + [f"{t}ね" for t in texts[::10]]
+
+
+def generator(rows: int) -> int:
+    """Generate rows; how many."""
+    return len(texts_of(rows))
+
+
+def near_ours(rows: int) -> int:
+    """Index and query every text; near-duplicates found."""
+    from so8t.corpus.near import NearIndex, shingles
+
+    texts = texts_of(rows)
+    index, found = NearIndex(0.8, texts.__getitem__), 0
+    for number, text in enumerate(texts):
+        grams = shingles(text)
+        keys = index.keys(grams)
+        found += len(index.similar(grams, keys))
+        index.add(number, keys)
+    return found
+
+
+def near_peer(rows: int) -> int:
+    """The same through datasketch.MinHashLSH."""
+    from datasketch import MinHash, MinHashLSH
+
+    from so8t.corpus.near import BANDS, WIDTH, jaccard, shingles
+
+    texts, found = texts_of(rows), 0
+    lsh = MinHashLSH(num_perm=BANDS * WIDTH, params=(BANDS, WIDTH))
+    for number, text in enumerate(texts):
+        grams = shingles(text)
+        minhash = MinHash(num_perm=BANDS * WIDTH, seed=1, hashfunc=int)
+        minhash.update_batch(sorted(grams))
+        found += sum(jaccard(grams, shingles(texts[other])) >= 0.8 for other in sorted(lsh.query(minhash)))
+        lsh.insert(number, minhash)
+    return found
+
+
+def whole(rows: int) -> int:
+    """Write generated rows and prepare them; rows kept."""
+    from so8t.corpus.generate import generate
+    from so8t.corpus.prepare import prepare
+    from so8t.files import write_jsonl
+    from so8t.params import Source, load
+    from so8t.progress import Progress
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "rows.jsonl"
+        write_jsonl(path, generate(rows, DOMAINS, 42, cells_share=0.06, phrases_share=0.06))
+        data = load(ROOT / "params.yaml").data.model_copy(update={"sources": [Source(path=str(path), weight=1.0, use="auto")]})
+        return sum(prepare(data, 42, Path(name) / "out", Progress("bench")).kept.values())
+
+
+WORK = {"generator": generator, "near_ours": near_ours, "near_peer": near_peer, "prepare": whole}
+
+
+def child(what: str, rows: int) -> None:
+    """Run one piece of work and print its CPU seconds, peak memory and result."""
+    began = time.process_time()
+    result = WORK[what](rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"seconds": time.process_time() - began, "mib": peak, "result": result}) + "\n")
+
+
+def measure(what: str, rows: int) -> dict[str, float]:
+    """One piece of work in a process of its own."""
+    out = subprocess.run([sys.executable, __file__, "--child", what, "--rows", str(rows)], cwd=ROOT, capture_output=True, check=True, text=True)
+    found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
+    return found
+
+
+def line(what: str, unit: str, ours: list[float], peer: list[float], peer_name: str, *, higher: bool) -> dict[str, object]:
+    """One result line; the ratio is the median of the pairs."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return {"bench": "prepare", "what": what, "unit": unit, "ours": round(statistics.median(ours), 2), "peer": round(statistics.median(peer), 2),
+            "peer_name": peer_name, "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 3), "higher_is_better": higher,
+            "runs": len(ours), "commit": commit, "machine": f"{platform.machine()}, {platform.system()}", "date": datetime.now(UTC).date().isoformat()}
+
+
+def lines(rows: int) -> list[dict[str, object]]:
+    """Every figure."""
+    made = [measure("generator", rows) for _ in range(RUNS)]
+    pairs = [(measure("near_ours", rows), measure("near_peer", rows)) for _ in range(RUNS)]
+    if any(a["result"] != b["result"] for a, b in pairs):
+        raise SystemExit("the two near-duplicate searches found different rows")
+    kept = [measure("prepare", rows) for _ in range(3)]
+    speed, budget = [rows / m["seconds"] for m in made], [BUDGET_ROWS_PER_S] * RUNS
+    return [
+        line(f"generator, {rows} rows", "rows/s", speed, budget, "budget: 100,000 rows in 60 s", higher=True),
+        line(f"near-duplicates, {rows} rows", "s CPU", [a["seconds"] for a, _ in pairs], [b["seconds"] for _, b in pairs],
+             "datasketch.MinHashLSH", higher=False),
+        line(f"near-duplicates, {rows} rows", "MiB peak", [a["mib"] for a, _ in pairs], [b["mib"] for _, b in pairs], "datasketch.MinHashLSH", higher=False),
+        line(f"generate and prepare, {rows} rows", "rows/s", [rows / m["seconds"] for m in kept], [BUDGET_ROWS_PER_S] * len(kept),
+             "budget: 100,000 rows in 60 s", higher=True),
+        line(f"generate and prepare, {rows} rows", "MiB peak", [m["mib"] for m in kept], [1024.0] * len(kept), "budget: 1 GiB at 200,000 rows", higher=False),
+    ]
+
+
+def main() -> None:
+    """Measure and append to bench/results/prepare.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--child", choices=sorted(WORK))
+    parser.add_argument("--dry-run", action="store_true", help="print only")
+    args = parser.parse_args()
+    if args.child:
+        child(args.child, args.rows)
+        return
+    found = lines(args.rows)
+    for result in found:
+        print(json.dumps(result, ensure_ascii=False))
+    if not args.dry_run:
+        with (ROOT / "bench" / "results" / "prepare.jsonl").open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The stage scripts as `dvc` runs them: exit codes, files, a dry run, a warning."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def stage(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SO8T_DATABASE": str(folder / "database"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(ROOT / "stages" / script), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("rows: 4999", "rows: 400"), encoding="utf-8")
+    return tmp_path
+
+
+PREPARE = ("data/prepared", "--metrics", "m.json", "--page", "p.md")
+
+
+@pytest.mark.slow
+def test_synthesize_then_prepare_writes_six_splits_metrics_and_a_page(folder: Path) -> None:
+    assert stage(folder, "synthesize.py", "data/raw/synthetic.jsonl").returncode == 0
+    done = stage(folder, "prepare.py", *PREPARE)
+    assert done.returncode == 0, done.stderr
+    assert "cannot certify" in done.stderr
+    assert sorted(p.name for p in (folder / "data/prepared").iterdir()) == [
+        "calibration.jsonl", "test_cells.jsonl", "test_iid.jsonl", "test_phrases.jsonl", "train.jsonl", "valid.jsonl"]
+    metrics = json.loads((folder / "m.json").read_text(encoding="utf-8"))
+    assert metrics["rows"]["total"] == 400
+    assert metrics["calibration"]["can_certify"] is False
+    assert set(metrics["probes"]) == {"single_factor", "keywords", "ngram"}
+    assert (folder / "p.md").read_text(encoding="utf-8").startswith("# Data")
+
+
+@pytest.mark.slow
+def test_a_dry_run_over_the_examples_says_what_would_be_kept_and_writes_nothing(folder: Path) -> None:
+    shutil.copytree(ROOT / "data" / "examples", folder / "mine")
+    params = (folder / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(params.replace("data/raw/synthetic.jsonl", "mine"), encoding="utf-8")
+    done = stage(folder, "prepare.py", *PREPARE, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would keep" in done.stdout
+    assert "text_label.jsonl: 3 rows" in done.stdout
+    assert sorted(p.name for p in folder.iterdir()) == ["database", "mine", "params.yaml"]
+
+
+@pytest.mark.slow
+def test_a_malformed_row_ends_with_code_4_file_line_and_fix(folder: Path) -> None:
+    (folder / "data/raw").mkdir(parents=True)
+    (folder / "data/raw/synthetic.jsonl").write_text('{"text": "資料を見せて。", "label": "deny"}\n', encoding="utf-8")
+    done = stage(folder, "prepare.py", *PREPARE)
+    assert done.returncode == 4
+    assert "data/raw/synthetic.jsonl:1: unknown label" in done.stderr
+    assert "fix:" in done.stderr
+    assert not (folder / "data/prepared").exists()
+    assert not (folder / "m.json").exists()
