@@ -1,0 +1,1 @@
+"""From a stock Hugging Face directory to GGUF: convert, quantise, verify."""
