@@ -129,7 +129,7 @@ def test_a_cut_off_weight_file_is_refused(model: Path) -> None:
 
 def test_a_full_disk_is_said_before_anything_is_written(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(ResourceError, match="are needed and 0.00 GB are free"):
+    with pytest.raises(ResourceError, match=r"are needed and 0\.00 GB are free"):
         convert(model, model.parent / "out.gguf", RECIPE)
 
 

@@ -43,7 +43,7 @@ def test_a_base_model_claims_no_training(model: Path, settings: params.Params) -
     assert values["so8t.verdict.token_ids"] == [5, 6, 7]
     assert values["so8t.authority.token_ids"] == [8, 9]
     assert "so8t.data_sha256" not in values
-    assert {n for n in FOUNDING} <= set(values)
+    assert set(FOUNDING) <= set(values)
 
 
 def test_a_baked_model_carries_its_report(model: Path, settings: params.Params, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_heads_in_other_tokens_than_params_names_are_refused(model: Path, settin
 
 
 def test_a_missing_role_token_is_named(model: Path) -> None:
-    with pytest.raises(ArtifactError, match="no token <|reserved|>"):
+    with pytest.raises(ArtifactError, match=r"no token <\|reserved\|>"):
         keys.token_id(model, "<|reserved|>")
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from so8t.errors import ArtifactError, DataError
 from so8t.records import cli
-from so8t.records.ledger import TABLES, Ledger, TensorRow, conversion
+from so8t.records.ledger import TABLES, Ledger, Session, TensorRow, conversion
 
 ROOT = Path(__file__).parents[2]
 ROW = TensorRow("blk.3.attn_output.weight", "model.layers.3.self_attn.o_proj.weight", (4, 4), "BF16", "F16", 1.5, 0.1, "ab" * 32)
@@ -63,10 +63,14 @@ def test_a_session_records_tensors_digests_and_milliseconds(path: Path) -> None:
     assert summary["start_time"].split(".")[1][:3].isdigit()
 
 
+def explode(session: Session) -> None:
+    session.tensor(ROW)
+    raise ZeroDivisionError("boom")
+
+
 def test_any_exception_ends_the_session_as_failed_and_keeps_its_tensors(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), conversion("m", "t", Path("in"), Path("out"), path=path) as session:
-        session.tensor(ROW)
-        raise ZeroDivisionError("boom")
+    with pytest.raises(ZeroDivisionError, match="boom"), conversion("m", "t", Path("in"), Path("out"), path=path) as session:
+        explode(session)
     with Ledger(path) as book:
         summary = book.get_session_summary(session.id)
     assert (summary["status"], summary["error_message"], summary["stats"]["total_conversions"]) == ("failed", "ZeroDivisionError: boom", 1)
