@@ -8,7 +8,7 @@ import click
 
 from so8t import __version__
 from so8t.errors import Interrupted, So8tError
-from so8t.stage import quieten
+from so8t.quiet import quieten
 
 # name: (module, attribute, one line of help)
 COMMANDS = {

@@ -1,11 +1,9 @@
 """What stage scripts share: parameters, progress, log file, errors to exit codes, one summary line."""
 
 import logging
-import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +15,7 @@ from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
 from so8t.params import Params
 from so8t.progress import Progress, database_dir
-
-
-# Lines of dependencies that say nothing to a user: an optional kernel package, a renamed property.
-NOISE = ("bitsandbytes.backends.cpu.ops",)
+from so8t.quiet import quieten
 
 
 @dataclass(slots=True)
@@ -30,18 +25,6 @@ class Run:
     params: Params
     progress: Progress
     summary: str = "done"
-
-
-def quieten() -> None:
-    """Switch off telemetry and network look-ups of dependencies, before any of them is imported."""
-    for key in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DVC_NO_ANALYTICS", "DISABLE_TELEMETRY", "HF_HUB_OFFLINE"):
-        os.environ.setdefault(key, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take the core from the other ones
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    for name in NOISE:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _log_to_file(name: str) -> Path:
