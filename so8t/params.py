@@ -267,7 +267,7 @@ class Scratch(Section):
 class Train(Section):
     """Adapter training."""
 
-    quantization: Literal["nf4", "int8", "none"]
+    quantization: Literal["nf4", "int8", "none", "full"] = Field(description="none = unquantised frozen base; full = the base itself is trained")
     compute_dtype: Literal["float32", "bfloat16", "float16"]
     lora_r: int = Field(ge=0, description="0 = no LoRA")
     lora_alpha: Positive
@@ -287,9 +287,20 @@ class Train(Section):
     packing: bool
     save_seconds: Positive
     save_steps: int = Field(ge=1)
-    keep: int = Field(ge=1)
+    keep: int = Field(ge=1, description="newest checkpoints kept, beside the best ones")
+    select: Literal["last", "best_loss", "best_verdict"] = Field(description="which step's weights become the adapter")
+    resume_from: str | None = Field(description="null = newest valid checkpoint; step-N of this run; or a checkpoint folder of another run")
+    explode: float = Field(gt=1.0, description="stop when a step's loss exceeds this multiple of the mean of the first ten steps")
+    launcher: Literal["none", "torchrun"] = Field(description="torchrun = `processes` processes on this machine")
+    processes: int = Field(ge=1)
     valid_steps: int = Field(ge=1)
     threads: Count = Field(description="CPU threads; 0 = torch's own choice")
+
+    @model_validator(mode="after")
+    def _full_has_no_lora(self) -> "Train":
+        if self.quantization == "full" and self.lora_r:
+            raise ValueError("quantization: full trains the base itself: set lora_r: 0")
+        return self
 
 
 class Profile(Section):

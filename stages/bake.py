@@ -22,7 +22,7 @@ def main(base: Path, adapter: Path, texts: Path, out: Path) -> None:
         folder = base_dir(run.params.active.base, base)
         template, system = Template.of(folder), run.params.data.system
         rows = [row for _, row in read_jsonl(texts)][: run.params.verify.prompts]
-        report = bake(folder, adapter, out, [list(example_of(row, template, system).ids) for row in rows], run.progress)
+        report = bake(folder, adapter, out, [example_of(row, template, system) for row in rows], run.progress)
         facts = report["parity"]
         run.summary = (f"{report['rotated_weights']} rotations and {report['lora_weights']} LoRA updates folded; gated = baked within "
                        f"{facts['relative_error']:.1e} of the largest logit over {facts['positions']} positions")

@@ -1,5 +1,6 @@
 """Train LoRA, SO(8) gates and verdict heads on the base model; resumes where it was interrupted."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -14,6 +15,13 @@ from so8t.stage import stage
 @click.option("--log", "log_csv", type=click.Path(path_type=Path), required=True, help="CSV of every step.")
 def main(base: Path, prepared: Path, adapter: Path, log_csv: Path) -> None:
     with stage("train") as run:
+        from so8t.tuning import ranks
+
+        settings = run.params.active.train
+        if settings.launcher == "torchrun" and settings.processes > 1 and not ranks.is_child():
+            ranks.launch(sys.argv, settings.processes)
+            run.summary = f"{settings.processes} processes have finished"
+            return
         from so8t.tuning.train import train
 
         facts = train(base, prepared, adapter, log_csv, run.params, run.progress)

@@ -15,9 +15,11 @@ from so8t.params import Params, Train
 from so8t.tuning import gate as gate_module
 from so8t.tuning.gate import Gate
 from so8t.tuning.heads import Heads
+from so8t.tuning.streamed import Source
 
 SCHEMA = "so8t.adapter/1"
 CONFIG, GATES, HEADS, PEFT = "so8t_config.json", "so8t_gates.safetensors", "so8t_heads.safetensors", "adapter_model.safetensors"
+WEIGHTS = "so8t_weights.safetensors"  # the base's own weights, only after full fine-tuning
 CARD = """---
 library_name: peft
 tags: [so8t]
@@ -55,8 +57,8 @@ def _require_targets(model: nn.Module, targets: list[str]) -> None:
                           fix=f"use all-linear, or some of {sorted(leaves - {'lm_head'})}")
 
 
-def trainable(model: Any, heads: Heads | None) -> dict[str, Tensor]:
-    """Everything that is trained, by name, in a fixed order: LoRA, gates, heads and nothing else.
+def trainable(model: Any, heads: Heads | None, *, full: bool = False) -> dict[str, Tensor]:
+    """Everything that is trained, by name, in a fixed order: LoRA, gates, heads, and only with `full` the base itself.
 
     Raises:
         ArtifactError: another parameter wants a gradient.
@@ -64,7 +66,7 @@ def trainable(model: Any, heads: Heads | None) -> dict[str, Tensor]:
     named = {f"model.{name}": tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     if heads is not None:
         named |= {f"heads.{name}": tensor for name, tensor in heads.named_parameters()}
-    if strange := [name for name in named if not (".lora_" in name or "so8t_gate" in name or name.startswith("heads."))]:
+    if not full and (strange := [name for name in named if not (".lora_" in name or "so8t_gate" in name or name.startswith("heads."))]):
         raise ArtifactError(f"unexpected trainable parameters {strange[:5]}", fix="report this architecture")
     return dict(sorted(named.items()))
 
@@ -81,9 +83,12 @@ def save(folder: Path, model: Any, gates: dict[int, Gate], heads: Heads | None, 
             settings["base_model_name_or_path"] = None  # a path would make two equal runs differ
             write_json(out / "adapter_config.json", settings)
         save_file({f"layers.{i}.theta": g.theta.detach().cpu() for i, g in sorted(gates.items())}, out / GATES)
+        if config.get("quantization") == "full":
+            own = {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters() if "so8t_gate" not in name}
+            save_file(own, out / WEIGHTS)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.named_parameters()} if heads else {}
         save_file(tensors, out / HEADS)
-        files = {name: sha256_file(out / name) for name in (GATES, HEADS, PEFT) if (out / name).is_file()}
+        files = {name: sha256_file(out / name) for name in (GATES, HEADS, PEFT, WEIGHTS) if (out / name).is_file()}
         write_json(out / CONFIG, {"schema": SCHEMA, **config, "gates": sorted(gates), "files": files})
         write_text(out / "README.md", CARD)
 
@@ -110,7 +115,10 @@ def load(folder: Path, model: Any) -> tuple[Any, dict[int, Gate], Heads | None]:
 
     config = read_config(folder)
     if (folder / PEFT).is_file():
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        streamed = next(model.parameters()).is_meta  # the base's weights come later, the adapter's now
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False, low_cpu_mem_usage=streamed)
+        if streamed:
+            _place_lora(model, load_file(folder / PEFT))
     gates = gate_module.install(model, config["gates"]) if config["gates"] else {}
     stored = load_file(folder / GATES)
     with torch.no_grad():
@@ -123,10 +131,33 @@ def load(folder: Path, model: Any) -> tuple[Any, dict[int, Gate], Heads | None]:
     return model.eval(), gates, heads
 
 
+def base_source(folder: Path, plain: Source) -> Source:
+    """The base's weights under an adapter: its own, or those that full fine-tuning replaced."""
+    if not (folder / WEIGHTS).is_file():
+        return plain
+    from safetensors import safe_open
+
+    own = safe_open(folder / WEIGHTS, framework="pt")
+    names = set(own.keys())
+    return lambda name: own.get_tensor(name) if name in names else plain(name)
+
+
+def _place_lora(model: nn.Module, stored: dict[str, Tensor]) -> None:
+    """Put LoRA's tensors into a model whose base has none yet (peft leaves them empty there)."""
+    modules = dict(model.named_modules())
+    for key, tensor in stored.items():
+        owner = modules.get(key.rpartition(".")[0] + ".default")
+        if owner is None:
+            raise ArtifactError(f"this base has no place for {key}", fix="bake the adapter on the base it was trained on")
+        owner._parameters["weight"] = nn.Parameter(tensor.float(), requires_grad=False)
+    if empty := [name for name, tensor in model.named_parameters() if ".lora_" in name and tensor.is_meta]:
+        raise ArtifactError(f"LoRA weights missing for {empty[:3]}", fix="dvc repro train")
+
+
 def describe(params: Params, heads: Heads | None, base_digest: str, data_digest: str) -> dict[str, Any]:
     """What the adapter's config says beside its files."""
     shape = {"width": heads.prototypes.shape[1], "token_ids": heads.token_ids, "mode": heads.mode} if heads else None
     train = params.active.train
     return {"heads": shape, "base_sha256": base_digest, "data_sha256": data_digest, "pet_lambda": params.pet.weight,
             "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight,
-            "quantization": train.quantization, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}
+            "quantization": train.quantization, "compute_dtype": train.compute_dtype, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}

@@ -1,8 +1,8 @@
 """Bake: merge LoRA into the unquantised base, fold R, fold the heads into lm_head rows, save a stock model.
 
 `W' = (W + s B A) R`, in float64, tensor by tensor from the pristine base, cast once to the base's own dtype. Weights
-stream shard by shard; the tokenizer's files are copied byte for byte, because a re-saved tokenizer is one that
-llama.cpp reads differently.
+stream shard by shard; parity is proved before the cast and reported after it. The tokenizer's files are copied byte for
+byte, because a re-saved tokenizer is one that llama.cpp reads differently.
 """
 
 import shutil
@@ -19,10 +19,11 @@ from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_json, sha256_tree, write_json
 from so8t.progress import Progress
 from so8t.tuning import adapter
+from so8t.tuning.batches import Example
 from so8t.tuning.heads import Heads
+from so8t.tuning.streamed import Shards, Source, shard_names
 
 REPORT = "so8t_bake.json"
-INDEX = "model.safetensors.index.json"
 _PREFIX = "base_model.model."
 
 
@@ -51,6 +52,22 @@ class Recipe:
         if name in self.names():
             self.used.add(name)
         return weight
+
+    def exact(self, name: str, weight: Tensor, *, tied: bool) -> Tensor:
+        """The baked weight before its cast, head rows included, in float32."""
+        baked = self.apply(name, weight).float()
+        if self.rows is not None and name == _output_name(tied=tied):
+            baked = baked.clone()
+            baked[self.token_ids] = self.rows.float()
+        return baked
+
+
+def _output_name(*, tied: bool) -> str:
+    return "model.embed_tokens.weight" if tied else "lm_head.weight"
+
+
+def _is_tied(base: Path) -> bool:
+    return bool(read_json(base / "config.json").get("tie_word_embeddings", False))
 
 
 def read_recipe(folder: Path, scale: float) -> Recipe:
@@ -84,28 +101,28 @@ def _head_rows(folder: Path, config: dict[str, Any], scale: float) -> tuple[Tens
     return heads.double().rows().detach() * scale, list(shape["token_ids"])
 
 
-def bake_weights(base: Path, recipe: Recipe, out: Path, progress: Progress) -> None:
-    """Write the baked shards and every other file of `base` to `out`.
+def bake_weights(base: Path, source: Source, recipe: Recipe, out: Path, progress: Progress) -> None:
+    """Write the shards of `base` with the baked weights of `source`, and every other file of `base`, to `out`.
 
     Raises:
         ArtifactError: a weight that the recipe changes is not in the base, or a result that is not finite.
     """
     from safetensors.torch import save_file
 
-    tied = bool(read_json(base / "config.json").get("tie_word_embeddings", False))
-    output = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    output = _output_name(tied=_is_tied(base))
     found_output = False
-    for shard in progress.bar(_shard_names(base), what="bake", unit="shard"):
+    for shard in progress.bar(shard_names(base), what="bake", unit="shard"):
         tensors = {}
         for name, weight in _tensors(base / shard):
-            baked = _checked(name, recipe.apply(name, weight)).to(weight.dtype)
+            baked = _checked(name, recipe.apply(name, source(name))).to(weight.dtype)
             if name == output and recipe.rows is not None:
                 found_output, baked = True, baked.clone()
                 baked[recipe.token_ids] = recipe.rows.to(baked.dtype)
             tensors[name] = baked.contiguous()
         save_file(tensors, out / shard, metadata={"format": "pt"})
     if missing := recipe.names() - recipe.used:
-        raise ArtifactError(f"weights of the adapter are not in the base: {sorted(missing)[:3]}", where=str(base), fix="bake the adapter on the base it was trained on")
+        raise ArtifactError(f"weights of the adapter are not in the base: {sorted(missing)[:3]}", where=str(base),
+                            fix="bake the adapter on the base it was trained on")
     if recipe.rows is not None and not found_output:
         raise ArtifactError(f"{output} not found", where=str(base), fix="the base must store its output matrix")
     _copy_rest(base, out)
@@ -115,12 +132,6 @@ def _checked(name: str, weight: Tensor) -> Tensor:
     if not torch.isfinite(weight).all():
         raise ArtifactError(f"{name} is not finite after the bake", fix="look at reports/plots/train.csv; train again with a lower rate")
     return weight
-
-
-def _shard_names(base: Path) -> list[str]:
-    if (base / INDEX).is_file():
-        return sorted(set(read_json(base / INDEX)["weight_map"].values()))
-    return ["model.safetensors"]
 
 
 def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
@@ -138,27 +149,33 @@ def _copy_rest(base: Path, out: Path) -> None:
     (out / "so8t_base.json").unlink(missing_ok=True)
 
 
-def bake(base: Path, adapter_folder: Path, out: Path, texts: list[list[int]], progress: Progress) -> dict[str, Any]:
+def bake(base: Path, adapter_folder: Path, out: Path, examples: list[Example], progress: Progress) -> dict[str, Any]:
     """Bake, prove parity, write the report inside `out`.
 
     Args:
-        texts: token ids of whole conversations on which gated and baked logits are compared at every position.
+        examples: whole conversations on which gated and baked logits are compared at every position; on large models
+            only the first few (parity.WORK).
 
     Raises:
         GateError: baked and gated logits differ, or the baked model equals the base.
     """
     from so8t.tuning import parity
 
-    gated = parity.Gated(base, adapter_folder)
+    stock = Shards(base)
+    plain = adapter.base_source(adapter_folder, stock)
+    texts = parity.Texts.of(examples, parity.parameters_of(base))
+    gated = parity.Gated(base, adapter_folder, plain, texts)
     scale, emission = parity.row_scale(gated, texts)
+    config = adapter.read_config(adapter_folder)
     with atomic_dir(out) as folder:
         recipe = read_recipe(adapter_folder, scale)
-        bake_weights(base, recipe, folder, progress)
-        facts = parity.prove(gated, base, folder, texts, scale)
-        config = adapter.read_config(adapter_folder)
+        exact = parity.Stock(base, lambda name: recipe.exact(name, plain(name), tied=_is_tied(base)), texts)
+        facts = parity.prove(gated, exact, parity.Stock(base, stock, texts), texts, scale)
+        bake_weights(base, plain, recipe, folder, progress)
         report = {
             "schema": "so8t.bake/1", "layers": config["gates"], "lora_weights": len(recipe.lora), "rotated_weights": len(recipe.rotations),
             "head_token_ids": recipe.token_ids, "head_scale": scale, "emission": emission, "parity": facts,
+            "shipped": parity.shipped(gated, folder, base, texts, scale), "drift": parity.drift(base, adapter_folder, gated, texts, scale),
             "adapter_sha256": sha256_tree(adapter_folder), **{key: config[key] for key in (
                 "base_sha256", "data_sha256", "pet_lambda", "cmd_weight", "safety_weight", "quantization", "lora", "heads")}}
         write_json(folder / REPORT, report)

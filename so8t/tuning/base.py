@@ -48,7 +48,8 @@ def _shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ArtifactError(f"weights not found: {missing[:3]}", where=str(folder), fix="fetch the missing safetensors files (pickled .bin weights are never read)")
+        raise ArtifactError(f"weights not found: {missing[:3]}", where=str(folder),
+                            fix="fetch the missing safetensors files (pickled .bin weights are never read)")
     return [folder / name for name in names]
 
 

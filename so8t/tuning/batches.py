@@ -96,7 +96,8 @@ def example_of(row: dict[str, Any], template: Template, system: str) -> Example:
     prompt = template.ids(prompt_of(template.chat, system, row["text"]))
     ids = template.ids(whole)
     if ids[: len(prompt)] != prompt:
-        raise DataError("the prompt's tokens change when the answer follows", where=row["id"], fix="report this row's tokenizer; the chat template must end the prompt with a whole token")
+        raise DataError("the prompt's tokens change when the answer follows", where=row["id"],
+                        fix="report this row's tokenizer; the chat template must end the prompt with a whole token")
     verdict = VERDICTS.index(row["verdict"]) if row["verdict"] else -1
     authority = AUTHORITIES.index(row["authority"]) if row["authority"] else -1
     return Example(tuple(ids), len(prompt), verdict, authority)
@@ -164,3 +165,12 @@ def batches_of(examples: list[Example], size: int, pad: int) -> Iterator[Batch]:
     """Batches in file order: for validation."""
     for start in range(0, len(examples), size):
         yield collate([[example] for example in examples[start : start + size]], pad)
+
+
+def statistics(examples: list[Example], dropped: int, plan: list[list[list[int]]]) -> dict[str, float]:
+    """What the model sees in one epoch: rows, tokens, the share that is prompt (not learnt) and the share that is padding."""
+    lengths = [len(example.ids) for example in examples]
+    total, prompts = sum(lengths), sum(example.prompt for example in examples)
+    slots = sum(max(sum(lengths[i] for i in row) for row in rows) * len(rows) for rows in plan)
+    return {"rows": len(examples), "dropped": dropped, "tokens": total, "completion_tokens": total - prompts, "masked_share": prompts / total,
+            "padding_share": 1.0 - total / slots, "mean_length": total / len(examples), "longest": max(lengths)}

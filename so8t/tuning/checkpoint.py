@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from so8t.errors import ResourceError
+from so8t.errors import ArtifactError, ResourceError
 from so8t.files import atomic_dir, sha256_file, sha256_json, write_json
 from so8t.progress import database_dir
 
@@ -35,7 +35,8 @@ def code_digest(modules: list[str]) -> str:
     trees = []
     for name in sorted(modules):
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -46,16 +47,19 @@ def code_digest(modules: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def run_directory(stage: str, inputs: dict[str, Any]) -> Iterator[Path]:
-    """The locked checkpoint directory of a run with these inputs.
+def run_directory(stage: str, inputs: dict[str, Any], *, writes: bool = True) -> Iterator[Path]:
+    """The checkpoint directory of a run with these inputs, locked by the process that `writes`.
 
     Raises:
         ResourceError: another process is training the same run.
     """
     root = database_dir() / "checkpoints" / stage / sha256_json(inputs)[:16]
     root.mkdir(parents=True, exist_ok=True)
-    write_json(root / "inputs.json", inputs)
     die_with_parent()
+    if not writes:
+        yield root
+        return
+    write_json(root / "inputs.json", inputs)
     with (root / "lock").open("w") as lock:
         if sys.platform != "win32":
             import fcntl
@@ -73,11 +77,47 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+def name_of(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def foreign(resume_from: str | None) -> Path | None:
+    """The checkpoint of another run that `train.resume_from` names by its path.
+
+    Raises:
+        ArtifactError: no valid checkpoint there.
+    """
+    if resume_from is None or resume_from.startswith("step-"):
+        return None
+    folder = Path(resume_from)
+    if not is_valid(folder):
+        raise ArtifactError("not a valid checkpoint", where=str(folder.resolve()),
+                            fix="train.resume_from: null, a step of this run (step-500), or a checkpoint's folder")
+    return folder
+
+
+def starting_point(root: Path, resume_from: str | None) -> Path | None:
+    """Where to go on: a named step of this run, else its newest valid checkpoint, else the named folder of another run.
+
+    Raises:
+        ArtifactError: the named step is not there or is broken.
+    """
+    if resume_from is not None and resume_from.startswith("step-"):
+        digits = resume_from.removeprefix("step-")
+        folder = root / (name_of(int(digits)) if digits.isdigit() else resume_from)
+        if not is_valid(folder):
+            raise ArtifactError(f"no valid checkpoint {resume_from}; there are {sorted(p.name for p in root.glob('step-*'))}", where=str(root),
+                                fix="name one of these, or set train.resume_from: null")
+        return folder
+    return newest_valid(root) or foreign(resume_from)
+
+
 def save(root: Path, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]) -> Path:
     """Write checkpoint `step`: trainable tensors, optimiser, and JSON-able state; RNG states are added."""
     from safetensors.torch import save_file
 
-    target = root / f"step-{step:08d}"
+    target = root / name_of(step)
     with atomic_dir(target) as folder:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "trainable.safetensors")
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -106,30 +146,42 @@ def newest_valid(root: Path) -> Path | None:
     return None
 
 
-def prune(root: Path, keep: int, protected: str = "") -> None:
-    """Keep the newest `keep` valid checkpoints and the protected one."""
+def prune(root: Path, keep: int, protected: set[str]) -> None:
+    """Keep the newest `keep` valid checkpoints and the protected ones."""
     valid = [folder for folder in sorted(root.glob("step-*"), reverse=True) if is_valid(folder)]
     for folder in root.glob("step-*"):
-        if folder not in valid[:keep] and folder.name != protected:
+        if folder not in valid[:keep] and folder.name not in protected:
             shutil.rmtree(folder)
     for leftover in root.glob(".step-*.part"):
         if not leftover.name.endswith(f".{os.getpid()}.part"):
             shutil.rmtree(leftover)
 
 
-def restore(folder: Path, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into `tensors` and `optimizer`, restore RNG, return its state."""
+def restore_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Load a checkpoint's trained tensors.
+
+    Raises:
+        ArtifactError: it holds other tensors, or other shapes.
+    """
     from safetensors.torch import load_file
 
     stored = load_file(folder / "trainable.safetensors")
-    assert set(stored) == set(tensors), "a run's digest fixes its trainable set"
+    want, got = ({name: tuple(t.shape) for name, t in which.items()} for which in (tensors, stored))
+    if strange := sorted(set(want.items()) ^ set(got.items())):
+        raise ArtifactError(f"this checkpoint trains other tensors, such as {strange[0][0]} {list(strange[0][1])}", where=str(folder),
+                            fix="resume with the LoRA rank, gates, heads and base that it was made with")
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
+
+
+def restore(folder: Path, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load a checkpoint into `tensors` and `optimizer`, restore RNG, return its state."""
+    restore_tensors(folder, tensors)
     blob = torch.load(folder / "optimizer.pt", weights_only=True)
     optimizer.load_state_dict(blob["optimizer"])
     torch.set_rng_state(blob["rng"])
-    if blob["cuda_rng"]:
+    if blob["cuda_rng"] and torch.cuda.is_available() and len(blob["cuda_rng"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(blob["cuda_rng"])
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state

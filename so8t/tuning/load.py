@@ -33,7 +33,9 @@ def base_dir(base: Base, linked: Path) -> Path:
 def load_full(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The stock, unquantised causal model in `folder`, in eval mode, on the CPU."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as library_logging
 
+    library_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, attn_implementation="sdpa")
@@ -49,17 +51,18 @@ def _unreadable(folder: Path, error: Exception) -> ArtifactError:
 
 
 def load_for_training(folder: Path, train: Train) -> Any:
-    """The model to train adapters on: NF4, LLM.int8 or full precision, base weights frozen."""
+    """The model to train on: NF4, LLM.int8 or full precision with frozen weights, or all of it in float32 (`full`)."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    dtype = DTYPES[train.compute_dtype]
+    dtype = torch.float32 if train.quantization == "full" else DTYPES[train.compute_dtype]
     config = {
         "none": None,
+        "full": None,
         "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                                   bnb_4bit_compute_dtype=dtype),
         "int8": BitsAndBytesConfig(load_in_8bit=True),
     }[train.quantization]
-    device = {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+    device = {"": torch.cuda.current_device()} if torch.cuda.is_available() else {"": "cpu"}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, quantization_config=config, device_map=device, local_files_only=True,
@@ -67,7 +70,7 @@ def load_for_training(folder: Path, train: Train) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
     keep_cpu_weights_plain(model)
-    return model.requires_grad_(False)
+    return model.requires_grad_(train.quantization == "full")
 
 
 def keep_cpu_weights_plain(model: nn.Module) -> None:

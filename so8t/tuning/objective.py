@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from so8t import pet
@@ -49,6 +49,7 @@ class PetTap:
             layer.register_forward_hook(self._hook)
 
     def begin(self, samples: Tensor) -> None:
+        """Start to sum over a batch with these sample numbers."""
         self.samples, self.total = samples, None
         self.valid = pet.valid_triples(samples)
 
@@ -68,15 +69,17 @@ class PetTap:
 class Objective(nn.Module):
     """The model under training, its heads, and the sums of its loss parts."""
 
-    def __init__(self, model: Any, heads: Heads | None, use_pet: bool) -> None:
+    def __init__(self, model: Any, heads: Heads | None, use_pet: bool, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
         self.heads = heads
+        self.autocast = autocast
         self.tap = PetTap(model) if use_pet else None
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch time width"]:
         """Final normed hidden states; positions restart per sample, no attention mask (see batches)."""
-        out = bare(self.model).model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        with torch.autocast(batch.ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            out = bare(self.model).model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states
 
@@ -90,6 +93,7 @@ class Objective(nn.Module):
         return dtype
 
     def forward(self, batch: Batch) -> Parts:
+        """Sums and counts of every loss part."""
         if self.tap is not None:
             self.tap.begin(batch.samples)
         hidden = self.hidden(batch)
@@ -110,14 +114,14 @@ class Objective(nn.Module):
         return total, chosen.sum()
 
     def _chunk(self, states: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(states).float(), labels, reduction="sum")
+        return cross_entropy(self.logits(states).float(), labels, reduction="sum")
 
     def _verdicts(self, hidden: Tensor, batch: Batch, zero: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         if self.heads is None:
             return zero, zero, (zero, zero, zero)
         roles = self.heads(hidden[batch.ends[:, 0], batch.ends[:, 1]])
-        safety = F.cross_entropy(roles[:, :3], batch.verdicts, reduction="sum", ignore_index=-1)
-        authority = F.cross_entropy(roles[:, 3:], batch.authorities, reduction="sum", ignore_index=-1)
+        safety = cross_entropy(roles[:, :3], batch.verdicts, reduction="sum", ignore_index=-1)
+        authority = cross_entropy(roles[:, 3:], batch.authorities, reduction="sum", ignore_index=-1)
         hits = (roles[:, :3].argmax(1) == batch.verdicts).sum()
         return safety, authority, ((batch.verdicts >= 0).sum(), (batch.authorities >= 0).sum(), hits)
 

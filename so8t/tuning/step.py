@@ -1,0 +1,137 @@
+"""One optimiser step: forward and backward over micro-batches, guards, clipping, update, and the row of the log.
+
+Every loss part is divided by its count over the whole step, so that accumulation and several processes change nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from so8t.errors import GateError
+from so8t.params import Params
+from so8t.pet import PRESETS, valid_triples
+from so8t.tuning import gate
+from so8t.tuning.batches import Batch, Example, collate
+from so8t.tuning.objective import Parts, weigh
+from so8t.tuning.ranks import Ranks
+from so8t.tuning.trainee import GROUPS, Trainee, group_of
+
+PARTS = ("lm", "safety", "authority", "pet", "pet_raw")
+OPENING = 10  # steps whose mean loss says what an exploded loss is
+MONITOR_STEPS = 10  # rotation angles are measured this often: an eigenvalue problem for every block
+PRIME = 1_000_003
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a run stands."""
+
+    step: int
+    steps: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done when this step begins."""
+        return self.step / self.steps
+
+
+def rate_at(moment: Moment, warmup: float) -> float:
+    """Share of the peak learning rate: linear rise, then cosine to zero."""
+    rise = max(1, round(warmup * moment.steps))
+    if moment.step < rise:
+        return (moment.step + 1) / rise
+    return 0.5 * (1.0 + math.cos(math.pi * (moment.step - rise) / max(1, moment.steps - rise)))
+
+
+def run_step(t: Trainee, micro: list[list[list[Example]]], moment: Moment, params: Params, ranks: Ranks) -> dict[str, Any]:
+    """Do one step on `micro` (micro-batches of rows of examples) and return its row of the log.
+
+    Raises:
+        GateError: a loss or gradient that is not finite, or a loss that has exploded; weights are still those before.
+    """
+    rate = rate_at(moment, params.active.train.warmup_ratio)
+    for group in t.optimizer.param_groups:
+        group["lr"] = group["peak"] * rate
+    weight = PRESETS[params.pet.preset].weight(params.pet.weight, moment.progress)
+    torch.manual_seed(params.seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
+    t.objective.train()
+    whole = [collate(rows, t.pad) for rows in micro]
+    sums = _backward(t, [(collate(ranks.share(rows), t.pad) if ranks.world > 1 else batch) if ranks.share(rows) else None
+                         for rows, batch in zip(micro, whole, strict=True)], _counts(t, whole), params, weight)
+    ranks.add_gradients(t.tensors.values())
+    sums = ranks.totals(sums, t.device)
+    norms = _clip(t, params.active.train.max_grad_norm)
+    _guard(t, sums, norms, moment, params)
+    t.optimizer.step()
+    t.optimizer.zero_grad(set_to_none=True)
+    return {"step": moment.step + 1, "progress": (moment.step + 1) / moment.steps, "lr": params.active.train.lr * rate, **sums, "lambda": weight,
+            **norms, **_angles(t, moment), "tokens": sum(batch.tokens for batch in whole), "valid_loss": None, "valid_verdict": None}
+
+
+def _counts(t: Trainee, micro: list[Batch]) -> dict[str, float]:
+    """How many terms each loss part has over the whole step, all ranks together."""
+    pet = sum(int(valid_triples(b.samples).sum()) for b in micro) * t.objective.tap.layers if t.objective.tap is not None else 0
+    return {"lm": float(sum(int((b.labels[:, 1:] >= 0).sum()) for b in micro)),
+            "safety": float(sum(int((b.verdicts >= 0).sum()) for b in micro)),
+            "authority": float(sum(int((b.authorities >= 0).sum()) for b in micro)), "pet": float(pet), "pet_raw": float(pet)}
+
+
+def _backward(t: Trainee, micro: list[Batch | None], counts: dict[str, float], params: Params, weight: float) -> dict[str, float]:
+    sums = dict.fromkeys(("loss", *PARTS), 0.0)
+    with t.bank.step():
+        for batch in micro:
+            if batch is None:
+                continue  # fewer rows than ranks
+            parts: Parts = t.objective(batch.to(t.device))
+            loss = weigh(parts, counts, params.loss, weight)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sums["loss"] += loss.item()
+            for name in PARTS:
+                sums[name] += float(getattr(parts, name).detach()) / max(counts[name], 1.0)
+    return sums
+
+
+def _clip(t: Trainee, limit: float) -> dict[str, float]:
+    groups: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
+    for name, tensor in t.tensors.items():
+        if tensor.grad is not None:
+            groups[group_of(name)].append(tensor.grad)
+    norms = {f"grad_norm_{name}": float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0 for name, grads in groups.items()}
+    torch.nn.utils.clip_grad_norm_(list(t.tensors.values()), limit)
+    return norms
+
+
+def _guard(t: Trainee, sums: dict[str, float], norms: dict[str, float], moment: Moment, params: Params) -> None:
+    where, kept = f"train, step {moment.step + 1} of {moment.steps}", "the last checkpoint is kept"
+    if not math.isfinite(sums["loss"]) or not all(math.isfinite(v) for v in norms.values()):
+        raise GateError(f"the loss or its gradient is not finite ({ {k: float(f'{v:.4g}') for k, v in (sums | norms).items()} })", where=where,
+                        fix=f"lower train.lr, train.gate_lr or train.head_lr; {kept}")
+    opening = [row["loss"] for row in t.rows[:OPENING]]
+    if len(opening) == OPENING and sums["loss"] > params.active.train.explode * (start := sum(opening) / OPENING):
+        limit = f"train.explode = {params.active.train.explode:g} times"
+        raise GateError(f"the loss has exploded: {sums['loss']:.4g} after {start:.4g} at the start (limit {limit})", where=where,
+                        fix=f"lower train.lr, train.gate_lr or train.head_lr; {kept}")
+
+
+def _angles(t: Trainee, moment: Moment) -> dict[str, float]:
+    if moment.step % MONITOR_STEPS and moment.step + 1 < moment.steps and t.rows:
+        return {name: t.rows[-1][name] for name in ("max_angle", "mean_angle", "orthogonality")}
+    return gate.monitors(t.gates)
+
+
+@torch.no_grad()
+def validate(t: Trainee, valid: list[Example], size: int, ranks: Ranks) -> dict[str, float]:
+    """Language loss per completion token and share of right verdicts on `valid`."""
+    t.objective.eval()
+    totals = dict.fromkeys(("lm", "lm_count", "verdict_hits", "safety_count"), 0.0)
+    batches = [valid[start : start + size] for start in range(0, len(valid), size)]
+    with t.bank.step():
+        for rows in ranks.share(batches):
+            parts: Parts = t.objective(collate([[example] for example in rows], t.pad).to(t.device))
+            for name in totals:
+                totals[name] += float(getattr(parts, name))
+    totals = ranks.totals(totals, t.device)
+    return {"valid_loss": totals["lm"] / max(totals["lm_count"], 1.0), "valid_verdict": totals["verdict_hits"] / max(totals["safety_count"], 1.0)}
