@@ -87,7 +87,7 @@ def _entry(file: Path, params: Params) -> Entry:
 
 def _manifest(parts: Parts, entry: Entry, params: Params) -> Manifest:
     limits = params.release
-    return Manifest(schema="so8t.release/1", model=limits.model, type=limits.type, file=parts.file.name, name=entry.name,  # type: ignore[call-arg]
+    return Manifest(schema="so8t.release/1", model=limits.model, type=limits.type, file=parts.file.name, name=entry.name,
                     system=entry.system, format=entry.format, semantic_digest=parts.card["semantic_digest"],
                     template_sha256=parts.card["template_sha256"], think_tokens=limits.think_tokens,
                     answer_tokens=limits.answer_tokens,

@@ -1,7 +1,8 @@
 """From a user's text to token ids, exactly as the file itself would be prompted.
 
-The chat template and the vocabulary are the GGUF's own. The *frame* is everything before the user's text; all prompts
-of a file share it, so its end is a cut (see so8t.llama). Control-token texts in the user's words are broken up first.
+The chat template and the vocabulary are the GGUF's own. The *frame* is what all prompts of a file begin with, up to its
+last control token (behind it tokens may join with the user's words); its end is a cut (see so8t.llama). Control-token
+texts in the user's words are broken up first.
 
 Covered: the prompt, its cut, the cue after it, the digest of all that. Not covered: evaluation (so8t.scoring.reader).
 """
@@ -60,7 +61,7 @@ class Prompter:
         self.controls = frozenset(i for i, mark in marks.items() if len(mark.strip()) > 1)  # some vocabularies: spaces
         self._control_texts = tuple(sorted(marks[i] for i in self.controls))
         first, second = (self._ids(self._text(probe)) for probe in PROBES)
-        self.frame = _common(first, second)
+        self.frame = _up_to_last(self.controls, _common(first, second))
         self._frame_controls = sum(i in self.controls for i in first)
 
     @property
@@ -105,6 +106,12 @@ class Prompter:
 def _special(engine: Engine, keys: dict[str, Any], key: str) -> str:
     token = keys.get(key)
     return engine.token_text(token) if isinstance(token, int) else ""
+
+
+def _up_to_last(controls: frozenset[int], ids: list[int]) -> list[int]:
+    """The ids up to and with the last control token; all of them where there is none."""
+    ends = [position for position, token in enumerate(ids, start=1) if token in controls]
+    return ids[: ends[-1]] if ends else ids
 
 
 def _common(first: list[int], second: list[int]) -> list[int]:

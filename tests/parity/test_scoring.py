@@ -150,7 +150,7 @@ def test_the_shared_frame_is_found_and_kept(tiny: Path) -> None:
         prompter = Prompter(engine, SYSTEM)
         prompt = prompter.prompt("あ")
         assert prompt.cuts == (len(prompter.frame),)
-        assert engine.detokenize(prompter.frame).decode().endswith(f"{SYSTEM}<|end|>\n<|user|>\n")
+        assert engine.detokenize(prompter.frame).decode().endswith(f"{SYSTEM}<|end|>\n<|user|>")
 
 
 def test_users_text_cannot_end_its_turn(tiny: Path) -> None:
