@@ -1,0 +1,77 @@
+"""Files are whole or absent, and what is wrong with a line is said with its place."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from so8t.errors import ArtifactError, DataError, ResourceError
+from so8t.files import atomic_dir, atomic_file, read_json, read_jsonl, sha256_tree, write_json, write_jsonl
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, 1)
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(target) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_error_leaves_the_old_directory(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "d") as folder:
+        (folder / "x").write_text("old")
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "d") as folder:
+        (folder / "x").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "d/x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("line", "says"), [(b'{"a": 1', "not a UTF-8 JSON line"), (b"[1]", "expected a JSON object"), (b"\xff\xfe", "not a UTF-8 JSON line")])
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: bytes, says: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 0}\n\n' + line + b"\n")
+    with pytest.raises(DataError, match=says) as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:3"
+
+
+def test_rows_survive_the_round_trip(tmp_path: Path) -> None:
+    rows = [{"text": "許可\u3000😀"}, {"text": "\u2028"}]
+    assert write_jsonl(tmp_path / "r.jsonl", rows) == 2
+    assert [row for _, row in read_jsonl(tmp_path / "r.jsonl")] == rows
+
+
+def test_a_missing_file_says_its_absolute_path(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        read_json(tmp_path / "no.json")
+    assert caught.value.where == str(tmp_path / "no.json")
+
+
+def test_a_trees_digest_sees_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = sha256_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert sha256_tree(tmp_path) != first
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_clear_message_and_leaves_nothing(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let tests mount")
+    try:
+        with pytest.raises(ResourceError, match="disk is full") as caught:
+            write_jsonl(tmp_path / "rows.jsonl", ({"text": "x" * 1000} for _ in range(1000)))
+        assert caught.value.exit_code == 7
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,0 +1,80 @@
+"""params.yaml is checked whole, as YAML 1.2, and every mistake is named."""
+
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from so8t.errors import ParamsError
+from so8t.params import Params, load, read_yaml
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "params.yaml"
+
+
+def edited(tmp_path: Path, *changes: tuple[str, object]) -> Path:
+    params = YAML(typ="safe", pure=True).load(SHIPPED)
+    for key, value in changes:
+        section = params
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    path = tmp_path / "params.yaml"
+    YAML().dump(params, path)
+    return path
+
+
+@pytest.mark.parametrize("profile", sorted(read_yaml(SHIPPED)["profiles"]))
+def test_every_shipped_profile_loads(tmp_path: Path, profile: str) -> None:
+    assert load(edited(tmp_path, ("profile", profile))).active.train.batch_size >= 1
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("pet.lamda", 0.1), ("calibration.alpha", 0.0), ("calibration.alpha", "five"), ("profile", "laptop"), ("seed", 1.5), ("data.sources", []),
+    ("data.split.train", 0.9), ("release.type", "Q6_K"), ("profiles.demo.base.kind", "local"), ("profiles.demo.scratch.hidden_size", 100)])
+def test_a_wrong_or_unknown_key_is_named(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(edited(tmp_path, (key, value)))
+    assert caught.value.exit_code == 3
+    assert key.split(".", 1)[0] in str(caught.value)
+
+
+def test_a_missing_key_is_an_error_because_no_value_lives_in_code(tmp_path: Path) -> None:
+    params = YAML(typ="safe", pure=True).load(SHIPPED)
+    del params["pet"]["lambda"]
+    YAML().dump(params, tmp_path / "params.yaml")
+    with pytest.raises(ParamsError, match=r"pet\.lambda"):
+        load(tmp_path / "params.yaml")
+
+
+def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(edited(tmp_path, ("pet.lambda", -1), ("calibration.delta", 2)))
+    assert "pet.lambda" in str(caught.value)
+    assert "calibration.delta" in str(caught.value)
+
+
+def test_numbers_that_dvc_writes_stay_numbers(tmp_path: Path) -> None:
+    text = SHIPPED.read_text(encoding="utf-8").replace("  lambda: 0.05", "  lambda: 1e-05")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    assert load(tmp_path / "params.yaml").pet.weight == pytest.approx(1e-5)
+
+
+def test_no_other_module_reads_yaml() -> None:
+    imports = re.compile(r"^\s*(?:import|from) (?:yaml|ruamel)\b", re.MULTILINE)
+    readers = [p for p in (ROOT / "so8t").rglob("*.py") if imports.search(p.read_text(encoding="utf-8"))]
+    assert [p.name for p in readers if p.name != "params.py"] == []
+
+
+def test_no_value_has_a_default_in_code() -> None:
+    todo, seen = [Params], set()
+    while todo:
+        model = todo.pop()
+        for name, info in model.model_fields.items():
+            assert info.is_required(), f"{model.__name__}.{name}"
+            for inner in [info.annotation, *getattr(info.annotation, "__args__", ())]:
+                if isinstance(inner, type) and hasattr(inner, "model_fields") and inner not in seen:
+                    seen.add(inner)
+                    todo.append(inner)
