@@ -50,14 +50,14 @@ class Facts:
 
 
 def matrix_rate() -> float:
-    """Floating point operations per second of a float32 matrix product here."""
+    """Floating point operations per second of a float32 matrix product here: the best of several tries, others may be busy."""
     a = np.ones((768, 768), dtype=np.float32)
-    a @ a
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < 0.3:
+    best = float("inf")
+    for _ in range(20):
+        began = time.perf_counter()
         a @ a
-        count += 1
-    return 2.0 * 768**3 * count / (time.perf_counter() - began)
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * 768**3 / best
 
 
 def parameters_of(params: Params) -> float:
@@ -85,7 +85,7 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
     yield Need("synthesize, prepare", OVERHEAD_S * 2 + sum(facts.rows.values()) / 500, 5e8, 3e3 * sum(facts.rows.values()))
     scratch = params.active.scratch
     if scratch is not None:
-        tokens = scratch.epochs * facts.rows["train"] * facts.tokens_per_row * 2.5  # seven short tasks a row
+        tokens = scratch.epochs * facts.rows["train"] * facts.tokens_per_row * 2.5  # five short tasks a row
         yield Need("base", OVERHEAD_S + tokens * TRAINED * n / speed, 16 * n + 1e9, 4 * n)
     else:
         yield Need("base", OVERHEAD_S + 2 * n / 5e8, 3e8, 2e7)
