@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_json, write_json
+from so8t.metrics.probability import softmax
 from so8t.metrics.scores import Scores
 from so8t.metrics.verdicts import codes
 from so8t.verdict import Thresholds, Verdict, decide
@@ -180,11 +181,7 @@ def probabilities(card: Card, logits: Float[ndarray, "n 3"], residual: Float[nda
     if card.residual.applies:
         with np.errstate(invalid="ignore"):
             usable &= outside <= card.residual.max
-    scaled = np.where(usable[:, None], rows, 0.0)
-    with np.errstate(over="ignore"):
-        scaled = (scaled - scaled.max(axis=1, keepdims=True)) / card.temperature
-    raised = np.exp(scaled)
-    return np.where(usable[:, None], raised / raised.sum(axis=1, keepdims=True), np.nan)
+    return softmax(np.where(usable[:, None], rows, np.nan), card.temperature)
 
 
 def thresholds_of(card: Card) -> Thresholds:

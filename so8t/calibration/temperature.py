@@ -19,6 +19,7 @@ from so8t.params import Temperature
 SOLVERS: tuple[tuple[Any, Any], ...] = (("L-BFGS-B", {"maxiter": 200, "ftol": 1e-15, "gtol": 1e-9}),
                                         ("SLSQP", {"maxiter": 200, "ftol": 1e-15}))
 OPTIMAL = 1e-6  # projected gradient (nats per unit of 1/T) that counts as the optimum
+LOWEST = -1e6  # logits so far below the largest have probability 0 at any temperature we allow
 EDGE = 1e-3  # relative distance at which a bound counts as reached
 
 
@@ -97,7 +98,8 @@ def fit_temperature(logits: Float[ndarray, "n 3"], gold: Int[ndarray, " n"], bou
     if len(gold) == 0:
         return TemperatureFit(1.0, "none", None, None, at_bound=False, curve=())
     logits = np.asarray(logits, dtype=np.float64)
-    logits = logits - logits.max(axis=1, keepdims=True)  # same NLL, and beta * logits cannot overflow
+    with np.errstate(over="ignore"):  # same NLL, and beta * logits cannot overflow
+        logits = np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST)
     points = curve(logits, gold, bounds)
     starts = [1.0, *(p["temperature"] for p in points)]
     starts = [float(np.clip(t, bounds.min, bounds.max)) for t in starts]

@@ -16,12 +16,16 @@ Scheme = Literal["width", "mass"]
 
 
 def softmax(logits: Float[ndarray, "n k"], temperature: float = 1.0) -> Float[ndarray, "n k"]:
-    """softmax(logits / temperature) in float64; a row that is not finite stays NaN."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        scaled = np.asarray(logits, dtype=np.float64) / temperature
-        scaled = np.where(np.isfinite(scaled).all(axis=-1, keepdims=True), scaled, np.nan)
-        raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    """softmax(logits / temperature) in float64; a row that is not finite becomes NaN, any other has probabilities.
+
+    The only softmax of verdicts: thresholds are observed values, so calibrating and serving must agree to the bit.
+    """
+    rows = np.asarray(logits, dtype=np.float64)
+    finite = np.isfinite(rows).all(axis=-1, keepdims=True)
+    rows = np.where(finite, rows, 0.0)
+    with np.errstate(over="ignore"):  # a difference beyond float64 is -inf, whose exponential is 0
+        raised = np.exp((rows - rows.max(axis=-1, keepdims=True)) / temperature)
+    return np.where(finite, raised / raised.sum(axis=-1, keepdims=True), np.nan)
 
 
 def log_loss(probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]) -> float:

@@ -28,7 +28,7 @@ def test_the_cards_under_test_are_what_they_should_be() -> None:
 
 
 @given(logits=st.lists(ANY, min_size=0, max_size=5), residual=st.none() | ANY)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_only_a_readable_row_below_the_threshold_is_allowed(logits: list[float], residual: float | None) -> None:
     for card in (OPEN, OPEN_CUE, CLOSED):
         decision = cards.apply(card, logits, residual)
@@ -90,3 +90,12 @@ def test_float32_keys_are_never_looser_than_the_card(escalate: float, deny: floa
 def test_decide_escalates_what_is_not_a_distribution() -> None:
     rows = np.array([[1.0, 0.0, 0.5], [np.nan, 0, 0], [2.0, -1.0, 0.0], [0.99, 0.005, 0.005]])
     assert decide(rows, cards.thresholds_of(OPEN)) == [Verdict.ESCALATE, Verdict.ESCALATE, Verdict.ESCALATE, Verdict.ALLOW]
+
+
+def test_serving_sees_the_very_bits_that_were_certified() -> None:
+    scores = make(1200, 1, separation=3.5)
+    card, fitted = make_card(scores, meta(), limits(bootstrap=100), readout="prefill", seed=1)
+    p, _ = cards.judge(card, scores)
+    assert np.array_equal(p, fitted.probabilities)
+    for i in range(0, 1200, 97):
+        assert cards.apply(card, scores.logits[i], None).probabilities == tuple(p[i])
