@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -198,7 +199,8 @@ def _remove_stale(out: Path) -> None:
 def _write(writer: GGUFWriter, path: Path, source: Source, works: list[_Work], report: Report | None) -> list[list[Written]]:
     """Write all parts; return the tensors of each."""
     by_name = {work.planned.name: work for work in works}
-    total, done, records = sum(work.n_bytes for work in works), 0, []
+    total, done, index = sum(work.n_bytes for work in works), 0, 0
+    records: list[list[Written]] = []
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     for keys in writer.kv_data:
@@ -208,14 +210,14 @@ def _write(writer: GGUFWriter, path: Path, source: Source, works: list[_Work], r
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as pool:
             for file, table in zip(writer.fout or [], writer.tensors, strict=True):
                 writer.write_padding(file, file.tell())
-                part = []
+                records.append([])
                 for name in table:
-                    part.append(_write_tensor(file, source, by_name[name], pool, (sum(map(len, records)) + len(part), done, total)))
-                    writer.write_padding(file, part[-1].n_bytes)
-                    done = part[-1].done_bytes
+                    written = _write_tensor(file, source, by_name[name], pool, (index, done, total))
+                    writer.write_padding(file, written.n_bytes)
+                    records[-1].append(written)
+                    done, index = written.done_bytes, index + 1
                     if report:
-                        report(part[-1])
-                records.append(part)
+                        report(written)
     finally:
         writer.close()
     return records
@@ -265,18 +267,27 @@ def _encode(array: NDArray[Any], work: _Work) -> memoryview:
         if _all_finite(array):
             raise ArtifactError(f"{hf_name} overflows float16", where=hf_name, fix="convert to BF16 or F32")
         raise ArtifactError(f"{hf_name} holds NaN or infinity", where=hf_name, fix="the model is damaged: train or fetch it again")
-    return memoryview(np.ascontiguousarray(encoded).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(encoded).reshape(-1).view(np.uint8).data
 
 
 def _cast(array: NDArray[Any], kind: GGMLQuantizationType) -> NDArray[Any]:
     if kind == GGMLQuantizationType.F32:
         return to_float32(array)
+    if kind == GGMLQuantizationType.F16 and array.dtype == np.uint16:
+        return np.asarray(np.take(_float16_of_bfloat16(), array, mode="wrap"))
     if kind == GGMLQuantizationType.F16:
         with np.errstate(over="ignore", invalid="ignore"):
             return array if array.dtype == np.float16 else to_float32(array).astype(np.float16)
     if kind == GGMLQuantizationType.BF16 and array.dtype == np.uint16:
         return array
     return quantize(to_float32(array), kind)
+
+
+@cache
+def _float16_of_bfloat16() -> NDArray[np.float16]:
+    """float16 of each of the 65,536 BF16 bit patterns: looking up is 2.7 times faster than rounding (bench/convert.py)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return to_float32(np.arange(1 << 16, dtype=np.uint16)).astype(np.float16)
 
 
 def _all_finite(array: NDArray[Any]) -> bool:

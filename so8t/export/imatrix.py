@@ -40,7 +40,8 @@ def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path)
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False)
+    model.eval()
     described = read_model(read_config(model_dir), model_dir)
     names = gguf.get_tensor_name_map(described.arch, model.config.num_hidden_layers)
     sums: dict[str, list[Any]] = {}

@@ -90,8 +90,9 @@ def hf_rows(directory: Path, threads: int) -> Callable[[Probe], Floats]:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True,
-                                                 trust_remote_code=False).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager",
+                                                      local_files_only=True, trust_remote_code=False)
+    model.eval()
 
     def rows(probe: Probe) -> Floats:
         with torch.no_grad():

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 from numpy import dtype, uint8
 
@@ -28,7 +28,7 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
     keys = identity.read_typed(source)
     if identity.SEAL in keys:
         identity.check_seal(source)
-    keys |= {identity.SEAL: KeyValue(identity.BLANK_SEAL, identity.GGUFValueType.STRING)} | updates
+    keys |= {identity.SEAL: KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)} | updates
     with atomic_file(out) as temporary:
         _write(source, temporary, keys)
         tensors = identity.tensor_table(temporary, hashes=True)

@@ -70,7 +70,8 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
     added = described.get("added_tokens") or []
     specials = [entry["content"] for entry in added]
     known = _wide_space_after([entry["content"] for entry in added if entry.get("rstrip")])
-    compared, differing, excused, examples = 0, 0, 0, []
+    compared, differing, excused = 0, 0, 0
+    examples: list[tuple[str, list[int], list[int]]] = []
     with Engine(path, n_ctx=256, threads=1, vocab_only=True) as engine:
         for text in corpus(specials, texts):
             shown = unicodedata.normalize("NFC", text) if only_nfc else text

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFValueType
 
 from so8t import identity
 from so8t.export.convert import Recipe, convert
@@ -81,7 +82,7 @@ def test_the_name_switches_the_whitespace_rule_and_the_gate_sees_it(tmp_path: Pa
 
     model = tiny_models.phi35(tmp_path / "m")
     convert(model, tmp_path / "a.gguf", Recipe("F16", "m", "short"))
-    wrong = identity.KeyValue("SO8T ja", identity.GGUFValueType.STRING)
+    wrong = identity.KeyValue("SO8T ja", GGUFValueType.STRING)
     rewrite_keys(tmp_path / "a.gguf", tmp_path / "b.gguf", {"general.name": wrong})
     chat = ["<|user|>\n防衛<|end|>\n<|assistant|>\n"]
     assert token_parity(tmp_path / "a.gguf", model, chat).differing == 0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gguf import GGUFValueType
 
 from so8t import identity, params
 from so8t.errors import ArtifactError, GateError
@@ -122,8 +123,8 @@ def test_a_broken_seal_stops_before_anything_else(folder: Path) -> None:
 
 def test_missing_unknown_and_mistyped_keys_are_problems() -> None:
     assert "key so8t.rotation_dim is missing" in verify.key_problems({})
-    wrong = {"so8t.rotation_dim": identity.KeyValue("8", identity.GGUFValueType.STRING),
-             "so8t.invented": identity.KeyValue(1, identity.GGUFValueType.UINT32)}
+    wrong = {"so8t.rotation_dim": identity.KeyValue("8", GGUFValueType.STRING),
+             "so8t.invented": identity.KeyValue(1, GGUFValueType.UINT32)}
     problems = verify.key_problems(wrong)
     assert "key so8t.rotation_dim has type STRING, not UINT32" in problems
     assert "key so8t.invented is not known" in problems
@@ -134,7 +135,7 @@ def test_each_of_the_five_founding_tests_can_fail(folder: Path) -> None:
     (folder / "empty.gguf").write_bytes(b"")
     (folder / "cut.gguf").write_bytes((folder / "f16.gguf").read_bytes()[:-1000])
     unsealed = bytearray((folder / "f16.gguf").read_bytes())
-    unsealed[-5] ^= 1  # half a weight: still valid, still within the bound
+    unsealed[next(t for t in identity.tensor_table(folder / "f16.gguf") if t.type == "F16").offset] ^= 1  # the last bit of one weight
     (folder / "unsealed.gguf").write_bytes(unsealed)
     convert(folder / "hf", folder / "bare.gguf", Recipe("F16", "m", "short"))
     altered(folder, "other.gguf", "blk.1.attn_output.weight", np.flipud)

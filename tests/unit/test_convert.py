@@ -223,6 +223,18 @@ def test_importing_the_converter_loads_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_every_bf16_number_becomes_the_float16_that_rounding_gives() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    wanted = (bits.astype(np.uint32) << 16).view(np.float32)
+    work = converter._Work(converter.Planned("t", None, bits.shape, always_float32=False), converter.GGMLQuantizationType.F16, 0)
+    finite = np.abs(wanted) < 65520  # what rounds to infinity is refused
+    found = np.frombuffer(converter._encode(bits[finite], work), np.float16)
+    assert np.array_equal(found, wanted[finite].astype(np.float16))
+    for bad in (0x7F80, 0x7FC0, 0x4780):  # infinity, NaN, 65536
+        with pytest.raises(ArtifactError):
+            converter._encode(np.full(4, bad, np.uint16), work)
+
+
 def test_a_source_gives_rows_without_loading_the_tensor(stock: Path) -> None:
     source = Source(stock)
     tensor = source.tensors["model.embed_tokens.weight"]
