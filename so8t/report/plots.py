@@ -152,7 +152,9 @@ def forest(page: Page) -> Figure | None:
     _differences(page, right, open_ended)
     left.set_title("rates and macro-F1")
     right.set_title("lower is better")
-    right.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    if not right.get_legend_handles_labels()[0]:  # a model that reads no verdict has no probabilities to score
+        right.set_visible(False)
     return figure
 
 
