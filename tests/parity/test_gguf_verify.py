@@ -108,7 +108,6 @@ def test_loud_reserved_rows_fail_a_baked_file_and_only_that(folder: Path) -> Non
     rewrite_keys(loud, folder / "baked.gguf", keys)
     problems = {name: verify.verify(subject(folder, name), settings()).problems for name in ("loud.gguf", "baked.gguf")}
     assert not any("reserved" in p for p in problems["loud.gguf"])
-    assert any("sampling mass" in p for p in problems["baked.gguf"])
     assert any("greedy decoding picks a reserved token" in p for p in problems["baked.gguf"])
 
 
