@@ -13,6 +13,7 @@ import click
 
 from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
+from so8t.operations.notify import notify
 from so8t.params import Params
 from so8t.progress import Progress, database_dir
 from so8t.quiet import quieten
@@ -58,6 +59,7 @@ def stage(name: str, variant: str = "") -> Iterator[Run]:
         seconds = time.monotonic() - began
         run.progress.emit("end", seconds=round(seconds, 2), summary=run.summary)
         click.echo(f"{label}: {run.summary} ({seconds:.1f} s)")
+        notify(label, "done", seconds)
     except Interrupted as error:
         click.echo(f"{label}: {error}", err=True)
         sys.exit(128 + error.signal_number)
@@ -67,4 +69,5 @@ def stage(name: str, variant: str = "") -> Iterator[Run]:
     except So8tError as error:
         logging.getLogger(__name__).info("failed: %s", error)
         click.echo(f"{label}: {error}\n  log: {log_path}", err=True)
+        notify(label, "failed", time.monotonic() - began)
         sys.exit(error.exit_code)

@@ -1,0 +1,121 @@
+"""`so8t fsck`: re-hash outputs, cache and remote from their bytes.
+
+DVC trusts sizes and times: a flipped bit under the old time is "up to date", is checked out, and is pushed (measured,
+research on DVC). This reads every byte. Repair never deletes: a damaged object goes to `.dvc/tmp/so8t-quarantine`.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from so8t.errors import So8tError, ToolError
+from so8t.operations.git import dvc
+from so8t.operations.store import CACHE, Out, entries, lock_here, md5_file, md5_of, object_path
+
+QUARANTINE = Path(".dvc/tmp/so8t-quarantine")
+Place = Literal["workspace", "cache", "remote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not what its digest says."""
+
+    place: Place
+    path: str
+    problem: Literal["damaged", "missing", "unreadable"]
+    wanted: str
+
+
+def workspace(root: Path = Path()) -> Iterator[Finding]:
+    """Outputs against dvc.lock. A missing file is not damage: `dvc checkout` brings it."""
+    for out in lock_here(root):
+        try:
+            named = entries(out, root) if out.cached else []
+        except So8tError:
+            yield Finding("cache", out.path, "missing", out.md5)
+            continue
+        for name, md5 in named:
+            if (root / name).is_file() and md5_file(root / name) != md5:
+                yield Finding("workspace", name, "damaged", md5)
+
+
+def cache(root: Path = Path()) -> Iterator[Finding]:
+    """Every object of the cache against its name."""
+    for path in sorted((root / CACHE).glob("??/*")):
+        wanted = path.parent.name + path.name
+        if path.name.endswith(".tmp") or not path.is_file():
+            continue
+        if md5_file(path) != wanted.removesuffix(".dir"):
+            yield Finding("cache", str(path.relative_to(root)), "damaged", wanted)
+
+
+def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
+    """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
+
+    Raises:
+        ToolError: the remote cannot be opened.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            odb = repo.cloud.get_remote_odb(name)
+            for oid in sorted(odb.all()):
+                path = odb.oid_to_path(oid)
+                with odb.fs.open(path, "rb") as stream:
+                    if md5_of(stream) != oid.removesuffix(".dir"):
+                        yield Finding("remote", path, "damaged", oid)
+    except (DvcException, OSError) as error:
+        raise ToolError(f"the remote cannot be read ({error})", where=name or "default remote", fix="`dvc remote list`; check address and rights") from None
+
+
+def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]:
+    """Outputs of dvc.lock that the remote lacks: forgotten `dvc push`."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        odb = repo.cloud.get_remote_odb(name)
+        return [out.path for out in lock_here(root) if out.cached and not odb.exists(out.md5)]
+
+
+def repair(findings: list[Finding], root: Path = Path()) -> list[str]:
+    """Set damaged objects and damaged outputs aside, fetch and check out again; return what stayed missing.
+
+    A workspace file is set aside only where the cache or the remote gives back the good one afterwards, or where it
+    is the damaged object itself (a link).
+    """
+    aside = root / QUARANTINE
+    bad = {f.wanted for f in findings if f.place == "cache" and f.problem == "damaged"}
+    for finding in (f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"):
+        source = root / finding.path
+        aside.mkdir(parents=True, exist_ok=True)
+        target = aside / f"{finding.wanted}-{finding.place}-{len(list(aside.iterdir()))}"
+        _set_aside(source, target)
+    for out, name, md5 in _files_of(root):
+        if md5 in bad or out.md5 in bad:
+            (root / name).unlink(missing_ok=True)
+    dvc("fetch", "--quiet", root=root, check=False)
+    dvc("checkout", "--quiet", "--force", root=root, check=False)
+    return sorted({f.wanted for f in findings if f.place == "cache" and not object_path(f.wanted, root).is_file()})
+
+
+def _set_aside(source: Path, target: Path) -> None:
+    if source.exists():
+        shutil.copy2(source, target)
+        if os.name == "nt":
+            source.chmod(0o600)
+        source.unlink()
+
+
+def _files_of(root: Path) -> Iterator[tuple[Out, str, str]]:
+    for out in lock_here(root):
+        try:
+            for name, md5 in entries(out, root):
+                if out.cached:
+                    yield out, name, md5
+        except So8tError:
+            continue

@@ -1,0 +1,48 @@
+"""One line of the doctor's table, and how a check that raises becomes one."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from so8t.errors import So8tError, ToolError
+
+State = Literal["ok", "note", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was looked at, how it is, and what to type when it is not well. `code` is the exit code of a failure."""
+
+    check: str
+    state: State
+    says: str
+    fix: str = ""
+    code: int = ToolError.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def ok(check: str, says: str) -> Line:
+    """A check that passed."""
+    return Line(check, "ok", says)
+
+
+def note(check: str, says: str, fix: str = "") -> Line:
+    """Something to know that stops nothing."""
+    return Line(check, "note", says, fix)
+
+
+def fail(check: str, error: So8tError) -> Line:
+    """A check that failed, with its error's fix and exit code."""
+    head = f"{error.where}: {error.problem}" if error.where else error.problem
+    return Line(check, "fail", head, error.fix, error.exit_code)
+
+
+def judged(check: str, look: Callable[[], str]) -> Line:
+    """Run a check that returns what it saw or raises what is wrong."""
+    try:
+        return ok(check, look())
+    except So8tError as error:
+        return fail(check, error)

@@ -1,0 +1,233 @@
+"""Rollback, registered versions, fsck, gc, bundle and evidence on a small repository, with the real git and DVC."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from so8t.errors import ArtifactError
+from so8t.operations import bundle, evidence, fsck, gc, release, rollback, versions, wheels
+from so8t.operations.store import lock_here, object_path, out_at
+from tests.fakes.clone import STEM, build, edit_params, make_clone, run, sealed_tiny
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three committed versions of different models, two of them registered."""
+    folder = make_clone(tmp_path_factory.mktemp("versions") / "clone")
+    run(folder, "git", "tag", "v-one")
+    for seed, name in ((1, "v-two"), (2, "v-three")):
+        edit_params(folder, seed=100 + seed)
+        build(folder, seed)
+        run(folder, "git", "commit", "-qam", name)
+        run(folder, "git", "tag", name)
+    run(folder, "git", "tag", "-a", "so8t@v1.0.0", "-m", "first", "v-one")
+    run(folder, "git", "tag", "-a", "so8t@v1.1.0", "-m", "second", "v-three")
+    run(folder, "git", "tag", "-a", "so8t#prod#1", "-m", "serve", "v-one")
+    run(folder, "git", "tag", "-a", "so8t#prod#2", "-m", "serve the new one", "v-three")
+    run(folder, "git", "tag", "-a", "so8t@v9.0.0", "-m", "mistake", "v-two")
+    run(folder, "git", "tag", "-a", "so8t@v9.0.0!", "-m", "taken back", "v-two")
+    return folder
+
+
+@pytest.fixture
+def clone(history: Path, tmp_path: Path) -> Path:
+    """The history, copied, at its newest version."""
+    shutil.copytree(history, tmp_path / "clone", symlinks=True)
+    (tmp_path / "store").mkdir()
+    return tmp_path / "clone"
+
+
+def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) -> None:
+    seen = {}
+    for name in ("v-one", "v-two", "v-three"):
+        rollback.rollback(rollback.plan(name, clone), clone)
+        seen[name] = release.digests(clone / "models/release")
+    assert len({json.dumps(v) for v in seen.values()}) == 3
+    for name in ("v-two", "so8t@v1.0.0", "v-three"):
+        rollback.rollback(rollback.plan(name, clone), clone)
+        assert release.digests(clone / "models/release") == seen["v-one" if "@" in name else name]
+    assert all(set(v) == {f"{STEM}.gguf", "card.json", "Modelfile"} for v in seen.values())
+
+
+def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:
+    before = release.digests(clone / "models/release")
+    wanted = rollback.plan("v-one", clone)
+    assert set(wanted.changed) == {f"models/gguf/{STEM}.gguf", "models/release"}
+    assert wanted.absent == []
+    assert release.digests(clone / "models/release") == before
+    assert run(clone, "git", "branch", "--show-current").strip() == "main"
+
+
+def test_rollback_refuses_while_uncommitted_changes_would_be_lost(clone: Path) -> None:
+    edit_params(clone, seed=5)
+    with pytest.raises(ArtifactError, match="uncommitted changes"):
+        rollback.rollback(rollback.plan("v-one", clone), clone)
+
+
+def test_rollback_refuses_while_a_built_file_was_edited(clone: Path) -> None:
+    (clone / "models/release/Modelfile").write_text("FROM elsewhere", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="edited by hand"):
+        rollback.rollback(rollback.plan("v-one", clone), clone)
+
+
+def test_a_revision_that_cannot_be_had_leaves_everything_as_it_was(clone: Path) -> None:
+    here = {out.md5 for out in lock_here(clone)}
+    gone = next(out for out in (out_at("v-one", f"models/gguf/{STEM}.gguf", clone),) if out.md5 not in here)
+    object_path(gone.md5, clone).unlink()
+    before = release.digests(clone / "models/release")
+    with pytest.raises(ArtifactError, match="neither the cache nor the remote"):
+        rollback.rollback(rollback.plan("v-one", clone), clone)
+    assert release.digests(clone / "models/release") == before
+    assert run(clone, "git", "branch", "--show-current").strip() == "main"
+
+
+def test_a_committed_release_with_a_swapped_card_is_refused_and_undone(clone: Path) -> None:
+    from so8t.calibration import card as cards
+    from so8t.params import load
+    from tests.fakes.cards import make_card
+
+    foreign = make_card(sealed_tiny(clone.parent / "other.gguf", seed=7), load(clone / "params.yaml").data.system)
+    run(clone, "git", "checkout", "-q", "-b", "mixed")
+    build(clone, 3, card=foreign)
+    run(clone, "git", "commit", "-qam", "swapped card")
+    run(clone, "git", "checkout", "-q", "main")
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "-f"], cwd=clone, check=True)
+    before = release.digests(clone / "models/release")
+    with pytest.raises(ArtifactError, match="the card is of another file"):
+        rollback.rollback(rollback.plan("mixed", clone), clone)
+    assert release.digests(clone / "models/release") == before
+    cards.write(clone / "models/release/card.json", foreign)
+    from so8t.agent.answer import Assistant
+    with pytest.raises(ArtifactError):
+        Assistant(clone / "models/release")
+
+
+def test_an_unknown_revision_is_named(clone: Path) -> None:
+    with pytest.raises(ArtifactError, match="no branch, tag or commit"):
+        rollback.plan("v-nine", clone)
+
+
+def test_models_list_shows_versions_stages_digest_and_status(clone: Path) -> None:
+    found = versions.registered(clone)
+    assert [(v.version, v.stages) for v in found] == [("v1.0.0", ()), ("v1.1.0", ("prod",))]
+    facts = versions.facts_of(found[0], "models/release", clone)
+    assert facts["file"] == f"{STEM}.gguf"
+    assert len(facts["digest"]) == 64
+    assert facts["status"] == "certified"
+    assert facts["digest"] != versions.facts_of(found[1], "models/release", clone)["digest"]
+
+
+def test_gto_reads_the_tags_as_we_do(clone: Path) -> None:
+    done = subprocess.run([str(Path(sys.executable).with_name("gto")), "show", "so8t", "--json"], cwd=clone, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"gto cannot be asked: {done.stderr[-200:]}")
+    theirs = {str(row["version"]) for row in json.loads(done.stdout)}
+    assert theirs == {v.version for v in versions.registered(clone)}
+
+
+def test_fsck_finds_a_flipped_bit_that_dvc_calls_up_to_date_and_repairs_it(clone: Path) -> None:
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "checkout", "-q", "-f"], cwd=clone, check=True)
+    subprocess.run([*dvc, "push", "-q"], cwd=clone, check=True)
+    assert [*fsck.cache(clone), *fsck.workspace(clone), *fsck.remote(clone)] == []
+    out = next(o for o in lock_here(clone) if o.path.endswith(".gguf"))
+    held = object_path(out.md5, clone)
+    flip(held)
+    found = [*fsck.cache(clone), *fsck.workspace(clone)]
+    assert ("cache", "damaged") in {(f.place, f.problem) for f in found}
+    assert fsck.repair(found, clone) == []
+    assert [*fsck.cache(clone), *fsck.workspace(clone)] == []
+    assert len(list((clone / fsck.QUARANTINE).iterdir())) == len(found)
+
+
+def flip(path: Path) -> None:
+    """One bit, under the old time and size: bit rot."""
+    stat = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(stat.st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(stat.st_size // 2)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_fsck_reads_the_remote_from_its_bytes(clone: Path) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], cwd=clone, check=True)
+    assert fsck.missing_in_remote(clone) == []
+    victim = max((p for p in (clone.parent / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    flip(victim)
+    assert [f.place for f in fsck.remote(clone)] == ["remote"]
+
+
+def test_gc_keeps_what_every_tag_needs_and_removes_the_rest(clone: Path) -> None:
+    loose = clone / ".dvc/cache/files/md5/ab"
+    loose.mkdir(exist_ok=True)
+    data = b"an output of a run that nobody kept"
+    name = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    held = object_path(name, clone)
+    held.parent.mkdir(exist_ok=True)
+    held.write_bytes(data)
+    assert gc.unused(clone) == (1, len(data))
+    assert held.is_file()
+    gc.collect(clone)
+    assert not held.is_file()
+    assert gc.unused(clone) == (0, 0)
+    rollback.rollback(rollback.plan("v-one", clone), clone)
+
+
+def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(clone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stick"
+    bundle.make("v-two", out, clone)
+    verify = [sys.executable, "-I", str(out / "verify.py")]
+    assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+    flip(out / f"release/{STEM}.gguf")
+    done = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"release/{STEM}.gguf: changed" in done.stdout
+    with pytest.raises(ArtifactError, match="there already"):
+        bundle.make("v-two", out, clone)
+
+
+def test_wheels_of_this_environment_are_installed_in_an_empty_one_without_index_and_answer(clone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stick"
+    bundle.make("v-three", out, clone, with_wheels=True)
+    assert all(zipfile.ZipFile(wheel).testzip() is None for wheel in (out / "wheels").glob("*.whl"))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv/bin/python"
+    outside = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PIP_INDEX_URL")} | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-index", "--no-deps", "--no-compile",
+                    *map(str, sorted((out / "wheels").glob("*.whl")))], check=True, env=outside)
+    assert subprocess.run([python, out / "verify.py"], check=False, env=outside).returncode == 0
+    done = subprocess.run([tmp_path / "venv/bin/so8t", "ask", "--json", "--release", out / "release", "要点をまとめてください。"], cwd=tmp_path, env=outside,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decision"] in {"ALLOW", "ESCALATE", "DENY"}
+
+
+def test_what_asking_needs_holds_no_training_library() -> None:
+    names = wheels.closure()
+    assert {"numpy", "llama-cpp-python", "gguf"} <= set(names)
+    assert not {"torch", "transformers", "dvc", "peft"} & set(names)
+
+
+def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path: Path) -> None:
+    evidence.make("so8t@v1.1.0", tmp_path / "audit", clone)
+    facts = json.loads((tmp_path / "audit/evidence.json").read_text(encoding="utf-8"))
+    assert facts["author"] == "tester"
+    assert facts["released"][0]["version"] == "v1.1.0"
+    assert facts["released"][0]["by"]
+    assert facts["release"][f"{STEM}.gguf"]["sha256"] == release.digests(clone / "models/release")[f"{STEM}.gguf"]
+    assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release"}
+    assert (tmp_path / "audit/release/card.json").is_file()
+    assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()
