@@ -93,7 +93,13 @@ def keys_page() -> str:
     return NOTE + str(importlib.import_module("so8t.export.keys").table_markdown())
 
 
-PAGES: dict[str, Callable[[], str]] = {"params.md": params_page, "cli.md": cli_page, "errors.md": errors_page, "gguf-keys.md": keys_page}
+def troubleshooting_page() -> str:
+    """The ten situations."""
+    return NOTE + str(importlib.import_module("so8t.operations.troubleshooting").page())
+
+
+PAGES: dict[str, Callable[[], str]] = {"troubleshooting.md": troubleshooting_page,
+                                       "params.md": params_page, "cli.md": cli_page, "errors.md": errors_page, "gguf-keys.md": keys_page}
 
 
 def main() -> int:
