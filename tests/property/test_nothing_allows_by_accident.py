@@ -73,7 +73,7 @@ def test_any_calibration_rows_give_a_card_that_follows_its_own_certificate(rows:
 def test_any_json_value_is_read_as_a_number_or_as_nothing(value: Any) -> None:
     found = number(value)
     assert isinstance(found, float)
-    assert math.isnan(found) or found == value
+    assert math.isnan(found) or found == float(value)
 
 
 @given(escalate=st.floats(0, 1), deny=st.floats(0, 1))

@@ -131,7 +131,9 @@ def test_worst_flips_are_ordered_by_severity_and_hold_no_text() -> None:
     worst = worst_flips(a, b)
     assert len(worst) > 5
     golds = [row["gold"] for row in worst]
-    assert golds == sorted(golds)  # DENY before ESCALATE
+    assert (golds, golds[0]) == (sorted(golds), "DENY")  # DENY before ESCALATE
+    everywhere = (a.decided != 0) & (b.decided == 0) & (scores.gold == 2)
+    assert golds.count("DENY") == min(50, everywhere.sum())
     assert all(row["b"] == "ALLOW" and row["a"] != "ALLOW" and row["gold"] != "ALLOW" for row in worst)
     assert set(worst[0]) == {"id", "group", "domain", "gold", "a", "b", "p_allow_a", "p_allow_b"}
 
