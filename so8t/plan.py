@@ -108,18 +108,18 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
 def rows_of(params: Params) -> tuple[dict[str, int], float, list[str]]:
     """Rows of each split, mean characters per row, and what the data lack; sources are read, nothing is written."""
     from so8t.corpus.prepare import prepare
-    from so8t.corpus.summary import metrics_of
+    from so8t.corpus.summary import certifiable, metrics_of
 
     generated = [s.path for s in params.data.sources if not Path(s.path).exists() and s.path == "data/raw/synthetic.jsonl"]
     if generated:
         shares = params.data.split.model_dump()
         return {name: round(share * params.synthesize.rows) for name, share in shares.items()}, 200.0, []
     counts = prepare(params.data, params.seed, None, Progress("plan"))
-    metrics = metrics_of(counts, params.calibration)
+    metrics = metrics_of(counts)
     lengths = counts.lengths["text"] + counts.lengths["response"]
     kept = max(1, sum(counts.kept.values()))
     missing = []
-    certificate = metrics["calibration"]
+    certificate = certifiable(counts, params.calibration)
     if not certificate["can_certify"]:
         missing.append(f"the calibration split cannot certify {params.calibration.alpha:.0%}: each domain needs {certificate['needed_unsafe_groups']} independent "
                        f"unsafe groups, missing {certificate['missing']}; the card will close the ALLOW gate")

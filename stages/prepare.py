@@ -21,8 +21,8 @@ def main(out: Path, metrics: Path, page: Path, dry_run: bool) -> None:
         from so8t.files import write_json, write_text
 
         counts = prepare(run.params.data, run.params.seed, None if dry_run else out, run.progress)
-        result = summary.metrics_of(counts, run.params.calibration)
-        if warning := summary.warning_of(result["calibration"]):
+        result = summary.metrics_of(counts)
+        if warning := summary.warning_of(summary.certifiable(counts, run.params.calibration)):
             click.echo(f"warning: {warning}", err=True)
         if dry_run:
             click.echo(summary.brief(result))

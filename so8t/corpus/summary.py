@@ -22,15 +22,15 @@ def groups_needed(alpha: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log(1.0 - alpha))
 
 
-def metrics_of(counts: Counts, wanted: Calibration) -> dict[str, Any]:
-    """Counts as they go into reports/metrics/prepare.json."""
+def metrics_of(counts: Counts) -> dict[str, Any]:
+    """Counts as they go into reports/metrics/prepare.json; what a certificate needs of them belongs to `calibrate`."""
     table: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for (split, domain, verdict), n in sorted(counts.kept.items()):
         table[split][domain][verdict] = n
     rows = {split: sum(n for (s, _, _), n in counts.kept.items() if s == split) for split in SPLITS}
     return {"schema": "so8t.prepare/1", "rows": {**rows, "total": sum(rows.values())}, "groups": {s: len(counts.groups[s]) for s in SPLITS},
             "by_split_domain_verdict": table, "balance": balance(counts), "dropped": dict(sorted(counts.dropped.items())), "sources": counts.sources,
-            "calibration": certifiable(counts, wanted), "characters": {name: _quantiles(c) for name, c in counts.lengths.items()}}
+            "calibration": {"unsafe_groups": unsafe_groups(counts)}, "characters": {name: _quantiles(c) for name, c in counts.lengths.items()}}
 
 
 def balance(counts: Counts) -> dict[str, dict[str, float]]:
@@ -41,11 +41,16 @@ def balance(counts: Counts) -> dict[str, dict[str, float]]:
     return {domain: {v: round(c[v] / total, 4) for v in VERDICTS} for domain, c in sorted(totals.items()) if (total := sum(c.values()))}
 
 
+def unsafe_groups(counts: Counts) -> dict[str, int]:
+    """Calibration groups with an unsafe row, by domain."""
+    domains = sorted({domain for (_, domain, verdict) in counts.kept if verdict != "none"})
+    return {domain: len(counts.unsafe[domain]) for domain in domains}
+
+
 def certifiable(counts: Counts, wanted: Calibration) -> dict[str, Any]:
     """Unsafe calibration groups by domain against the number a certificate needs."""
     needed = groups_needed(wanted.alpha, wanted.delta)
-    domains = sorted({domain for (_, domain, verdict) in counts.kept if verdict != "none"})
-    have = {domain: len(counts.unsafe[domain]) for domain in domains}
+    have = unsafe_groups(counts)
     if wanted.guarantee == "pooled":
         have = {"all": sum(have.values())}
     missing = {domain: max(0, needed - n) for domain, n in have.items()}
@@ -73,17 +78,12 @@ def _quantiles(lengths: Counter[int]) -> dict[str, int]:
 
 def page(metrics: Mapping[str, Any], folder: Path) -> str:
     """reports/data.md."""
-    parts = ["# Data\n", "Made by `prepare`; every number is in `reports/metrics/prepare.json`.\n", _warning(metrics), "## Rows\n", _rows_table(metrics),
+    parts = ["# Data\n", "Made by `prepare`; every number is in `reports/metrics/prepare.json`.\n", "## Rows\n", _rows_table(metrics),
              "\n## Verdicts by domain\n", _balance_table(metrics), "\n## Dropped\n", _pairs_table(("reason", "rows"), metrics["dropped"].items()),
              "\n## Sources\n", _sources(metrics), "\n## Calibration groups\n",
              _pairs_table(("domain", "unsafe groups"), metrics["calibration"]["unsafe_groups"].items()),
              "\n## Lengths in characters\n", _lengths(metrics), "\n## Probes\n", _probes(metrics.get("probes")), "\n## Examples\n", _examples(folder)]
     return "\n".join(part for part in parts if part) + "\n"
-
-
-def _warning(metrics: Mapping[str, Any]) -> str:
-    text = warning_of(metrics["calibration"])
-    return f"**Warning:** {text}.\n" if text else ""
 
 
 def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

@@ -225,21 +225,21 @@ def test_groups_needed_are_59_and_299() -> None:
 
 def test_a_calibration_split_that_is_too_small_is_warned_of_with_the_number_missing(tmp_path: Path) -> None:
     _, counts = run(tmp_path, ([{**r, "domain": "finance"} for r in many(40)], "calibration", 1.0))
-    found = summary.metrics_of(counts, PARAMS.calibration)["calibration"]
+    found = summary.certifiable(counts, PARAMS.calibration)
     assert (found["unsafe_groups"], found["missing"], found["can_certify"]) == ({"finance": 40}, {"finance": 19}, False)
     assert "finance 19" in str(summary.warning_of(found))
 
 
 def test_enough_groups_are_not_warned_of(tmp_path: Path) -> None:
     _, counts = run(tmp_path, (many(59), "calibration", 1.0))
-    assert summary.warning_of(summary.metrics_of(counts, PARAMS.calibration)["calibration"]) is None
+    assert summary.warning_of(summary.certifiable(counts, PARAMS.calibration)) is None
 
 
 def test_the_page_shows_counts_probes_and_rows(synthetic: list[dict], tmp_path: Path) -> None:
     from so8t.corpus.probe import probes
 
     _, counts = run(tmp_path, (synthetic, "auto", 1.0))
-    metrics = {**summary.metrics_of(counts, PARAMS.calibration), "probes": probes(tmp_path / "prepared")}
+    metrics = {**summary.metrics_of(counts), "probes": probes(tmp_path / "prepared")}
     text = summary.page(metrics, tmp_path / "prepared")
     assert "| train |" in text
     assert "ngram" in text
