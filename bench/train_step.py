@@ -3,7 +3,7 @@
     python bench/train_step.py [--layers 2] [--tokens 128] [--rounds 5] [--quantization none|nf4] [--dtype bfloat16]
 
 Every round times every variant once, in turning order, and ratios are medians over rounds, so that a busy machine hits all
-alike. On a CPU the time is the process's own (one thread), and memory is what autograd saves; on CUDA it is wall time and
+alike. On a CPU the time is the process's own (one thread), memory is what the forward saves; on CUDA it is wall time and
 the allocator's peak. Random weights, a small vocabulary (the output matrix is not what is measured).
 """
 
@@ -23,6 +23,7 @@ import torch
 
 from so8t.params import Loss
 from so8t.tuning import gate
+from so8t.tuning.bank import Bank
 from so8t.tuning.batches import Example, collate
 from so8t.tuning.heads import Heads
 from so8t.tuning.load import keep_cpu_weights_plain
@@ -39,8 +40,8 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 class Variant:
     """One way to train: a step to time and the numbers it trains."""
 
+    loss: Callable[[], torch.Tensor]
     step: Callable[[], None]
-    trained: int
 
 
 def base_model(layers: int, dtype: torch.dtype, quantization: str) -> Any:
@@ -101,16 +102,19 @@ def variant(name: str, args: argparse.Namespace) -> Variant:
     ids = torch.randint(10, VOCAB, (args.tokens,), generator=torch.Generator().manual_seed(1)).tolist()
     batch = collate([[Example(tuple(ids), args.tokens // 3, 0, 0)]], 0).to(DEVICE)
     counts = {"lm": float(args.tokens), "safety": 1.0, "authority": 1.0, "pet": float(args.tokens * args.layers)}
-    weights, bank = Loss(cmd_weight=0.9, safety_weight=0.1), gate.Bank(gates)
+    weights, bank = Loss(cmd_weight=0.9, safety_weight=0.1), Bank(gates, heads)
+
+    def loss() -> torch.Tensor:
+        return weigh(objective(batch), counts, weights, 0.05 if "+pet" in name else 0.0)
 
     def step() -> None:
         with bank.step():
-            weigh(objective(batch), counts, weights, 0.05 if "+pet" in name else 0.0).backward()  # type: ignore[no-untyped-call]
+            loss().backward()
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return Variant(step, sum(p.numel() for p in trained))
+    return Variant(loss, step)
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -125,11 +129,11 @@ def seconds(step: Callable[[], None]) -> float:
     return clock() - began
 
 
-def memory(step: Callable[[], None]) -> float:
-    """MiB: the allocator's peak on CUDA; on a CPU the storages that autograd saves in one step."""
+def memory(one: Variant) -> float:
+    """MiB: the allocator's peak on CUDA; on a CPU the storages that the forward pass saves for the backward."""
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
-        step()
+        one.step()
         return torch.cuda.max_memory_allocated() / 2**20
     saved: dict[int, int] = {}
 
@@ -139,7 +143,7 @@ def memory(step: Callable[[], None]) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        step()
+        one.loss()
     return sum(saved.values()) / 2**20
 
 
@@ -157,7 +161,7 @@ def measure(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, list[
     saved = {}
     for name, one in variants.items():
         one.step()
-        saved[name] = memory(one.step)
+        saved[name] = memory(one)
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(args.rounds):
         for name in names[round_number % len(names):] + names[: round_number % len(names)]:

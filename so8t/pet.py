@@ -87,7 +87,7 @@ class _Penalty(torch.autograd.Function):
         return torch.stack(parts).sum(0)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         states, samples, valid = ctx.saved_tensors  # type: ignore[attr-defined]
         out = torch.empty_like(states)
         for rows in _chunks(states):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 BLOCK = 8
 FREE = BLOCK * (BLOCK - 1) // 2  # 28 numbers per block
+WIDE = 3.0  # norm of ad_S up to which the series of the backward pass is used
 _ROWS, _COLUMNS = torch.triu_indices(BLOCK, BLOCK, 1)
 
 
@@ -24,29 +25,87 @@ def skew(theta: Float[Tensor, "blocks 28"]) -> Float[Tensor, "blocks 8 8"]:
     return upper - upper.mT
 
 
+class _Exponential(torch.autograd.Function):
+    """exp of skew blocks; the backward pass is `sum_k ad_S^k(R^T G) / (k+1)!`, half the cost of the library's.
+
+    d exp(S) = R phi(-ad_S)(dS) with phi(x) = (e^x - 1) / x, and ad_S is skew for skew S, so that the adjoint only changes
+    its sign. Wide angles, where the series loses digits, take the library's way: exp of a 16 x 16 block matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, generator: Tensor) -> Tensor:
+        out: Tensor = torch.linalg.matrix_exp(generator)
+        ctx.save_for_backward(generator, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        generator, out = ctx.saved_tensors  # type: ignore[attr-defined]
+        reach = float(generator.square().sum((1, 2)).max()) ** 0.5 * 2.0**0.5  # bounds the norm of ad_S
+        if not reach <= WIDE:
+            return _library_backward(generator, grad)
+        term = out.mT @ grad
+        total, share, k = term, 1.0, 1
+        while share > torch.finfo(grad.dtype).eps / 8.0:
+            k += 1
+            term = (generator @ term - term @ generator) / k
+            total, share = total + term, share * reach / k
+        return total
+
+
+def _library_backward(generator: Tensor, grad: Tensor) -> Tensor:
+    corner = torch.zeros_like(generator)
+    whole = torch.cat([torch.cat([generator.mT, grad], dim=2), torch.cat([corner, generator.mT], dim=2)], dim=1)
+    out: Tensor = torch.linalg.matrix_exp(whole)[:, :BLOCK, BLOCK:]
+    return out
+
+
 def exponential(generator: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "blocks 8 8"]:
-    """exp of each block, in the generator's dtype, never under autocast (bf16 loses orthogonality at 5e-3)."""
+    """exp of each skew block, in the generator's dtype, never under autocast (bf16 loses orthogonality at 5e-3)."""
     with torch.autocast(generator.device.type, enabled=False):
-        return torch.linalg.matrix_exp(generator)
+        out: Tensor = _Exponential.apply(generator)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _pairs(rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "pieces size size"]:
+    """Two blocks as one of sixteen: matrix kernels of half the pieces are 1.3 to 1.6 times faster. Odd counts stay as they are."""
+    blocks = rotation.shape[0]
+    if blocks % 2:
+        return rotation
+    out = rotation.new_zeros(blocks // 2, 2, BLOCK, 2, BLOCK)
+    out[:, 0, :, 0], out[:, 1, :, 1] = rotation[0::2], rotation[1::2]
+    return out.reshape(blocks // 2, 2 * BLOCK, 2 * BLOCK)
+
+
+def _unpaired(pieces: Float[Tensor, "pieces size size"], blocks: int) -> Float[Tensor, "blocks 8 8"]:
+    """The diagonal blocks of eight."""
+    if pieces.shape[0] == blocks:
+        return pieces
+    split = pieces.reshape(blocks // 2, 2, BLOCK, 2, BLOCK)
+    return torch.stack([split[:, 0, :, 0], split[:, 1, :, 1]], dim=1).reshape(blocks, BLOCK, BLOCK)
+
+
+def _by_piece(x: Tensor, pieces: int) -> Tensor:
+    """[pieces, tokens, size], contiguous: what batched products are quick on."""
+    return x.reshape(-1, pieces, x.shape[-1] // pieces).transpose(0, 1).contiguous()
 
 
 class _Rotate(torch.autograd.Function):
-    """`R x` per block as one batched product; contiguous blocks make the backward 2.3 times faster than einsum's."""
+    """`R x` per block as one batched product; nothing but x and R is kept for backward."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, rotation: Tensor) -> Tensor:
         ctx.save_for_backward(x, rotation)
-        blocks = x.reshape(-1, rotation.shape[0], BLOCK).transpose(0, 1)
-        return torch.bmm(blocks, rotation.mT).transpose(0, 1).reshape(x.shape)
+        pieces = _pairs(rotation)
+        return torch.bmm(_by_piece(x, len(pieces)), pieces.mT).transpose(0, 1).reshape(x.shape)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, rotation = ctx.saved_tensors  # type: ignore[attr-defined]
-        count = rotation.shape[0]
-        grad_blocks = grad.reshape(-1, count, BLOCK).transpose(0, 1).contiguous()
-        x_blocks = x.reshape(-1, count, BLOCK).transpose(0, 1).contiguous()
-        grad_x = torch.bmm(grad_blocks, rotation).transpose(0, 1).reshape(x.shape)
-        return grad_x, torch.bmm(grad_blocks.mT, x_blocks)
+        pieces = _pairs(rotation)
+        grads, states = _by_piece(grad, len(pieces)), _by_piece(x, len(pieces))
+        grad_x = torch.bmm(grads, pieces).transpose(0, 1).reshape(x.shape)
+        return grad_x, _unpaired(torch.bmm(grads.mT, states), rotation.shape[0])
 
 
 def rotate(x: Float[Tensor, "*batch width"], rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "*batch width"]:
@@ -78,4 +137,5 @@ def orthogonality_error(rotation: Float[Tensor, "blocks 8 8"]) -> float:
 def angles(theta: Float[Tensor, "blocks 28"]) -> Float[Tensor, "blocks 4"]:
     """The four rotation angles of each block, in radians: the imaginary eigenvalues of the skew matrix."""
     imaginary = torch.linalg.eigvals(skew(theta.detach().double().cpu())).imag.abs()
-    return imaginary.sort(dim=1, descending=True).values[:, ::2]
+    out: Tensor = imaginary.sort(dim=1, descending=True).values[:, ::2]
+    return out

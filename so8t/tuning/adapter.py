@@ -137,7 +137,7 @@ def base_source(folder: Path, plain: Source) -> Source:
         return plain
     from safetensors import safe_open
 
-    own = safe_open(folder / WEIGHTS, framework="pt")
+    own: Any = safe_open(folder / WEIGHTS, framework="pt")
     names = set(own.keys())
     return lambda name: own.get_tensor(name) if name in names else plain(name)
 

@@ -67,7 +67,7 @@ def read(path: Path) -> Distilled:
     if not isinstance(raw, dict):
         raise ArtifactError(f"expected a dictionary, found {type(raw).__name__}", where=str(path), fix="save a state dictionary")
     state = next((raw[key] for key in STATES if isinstance(raw.get(key), dict)), raw)
-    config = next((raw[key] for key in CONFIGS if isinstance(raw.get(key), dict)), {})
+    config: dict[str, Any] = next((raw[key] for key in CONFIGS if isinstance(raw.get(key), dict)), {})
     tensors = {name: tensor for name, tensor in _flat(state) if not name.startswith(("optimizer", "scheduler"))}
     if not tensors:
         raise ArtifactError("no tensors found", where=str(path), fix=f"put them under one of {STATES}, or at the top")

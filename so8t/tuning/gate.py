@@ -2,11 +2,9 @@
 
 A plain module with a forward pre-hook, not a PEFT tuner: PEFT refuses rotation and LoRA together on 4-bit models and
 cannot save the pair. On a full-rank o_proj this is orthogonal fine-tuning; it adds no expressiveness to it.
-`Bank` takes the exponential of all layers' blocks as one batched product, once per optimiser step.
+`tuning.bank` takes the exponential of all layers' blocks at once, once per optimiser step.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,34 +33,6 @@ class Gate(nn.Module):
         return rotation.rotate(x, self.matrix() if self.held is None else self.held)
 
 
-class Bank:
-    """Lends every gate its R for one optimiser step, and carries the gradients of all R back to theta at its end."""
-
-    def __init__(self, gates: dict[int, Gate]) -> None:
-        self.gates = [gate for _, gate in sorted(gates.items())]
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Forward and backward passes inside share one exponential; theta has its gradient when the block ends."""
-        if not self.gates:
-            yield
-            return
-        thetas = torch.cat([gate.theta for gate in self.gates])
-        rotations = rotation.exponential(rotation.skew(thetas.float()))
-        leaves = [piece.clone().requires_grad_(torch.is_grad_enabled())
-                  for piece in rotations.detach().split([len(gate.theta) for gate in self.gates])]
-        try:
-            for gate, leaf in zip(self.gates, leaves, strict=True):
-                gate.held = leaf
-            yield
-            if any(leaf.grad is not None for leaf in leaves):
-                grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-                rotations.backward(torch.cat(grads))  # type: ignore[no-untyped-call]
-        finally:
-            for gate in self.gates:
-                gate.held = None
-
-
 def _head_width(model: Any) -> int:
     config = bare(model).config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -81,7 +51,8 @@ def install(model: Any, layers: str | list[int]) -> dict[int, Gate]:
     gates: dict[int, Gate] = {}
     for index in chosen_layers(layers, len(stack)):
         projection = o_projection(stack[index])
-        gate = Gate(int(projection.in_features)).to(_device_of(stack[index]))  # type: ignore[call-overload]
+        width: Any = projection.in_features  # of the concatenated heads, not of the hidden state
+        gate = Gate(int(width)).to(_device_of(stack[index]))
         stack[index].self_attn.so8t_gate = gate  # type: ignore[union-attr]
         projection.register_forward_pre_hook(lambda _module, args, gate=gate: (gate(args[0]), *args[1:]))
         gates[index] = gate

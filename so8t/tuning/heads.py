@@ -31,6 +31,7 @@ class Heads(nn.Module):
         random = torch.Generator().manual_seed(seed)
         self.mode = mode
         self.token_ids = list(token_ids)
+        self.held: Tensor | None = None  # the rows of the current step, lent by a Bank
         rows = 3 if mode == "triality" else 5
         self.prototypes = nn.Parameter(torch.randn(rows, width, generator=random) * START_STD)
         if mode == "triality":
@@ -46,7 +47,7 @@ class Heads(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch 5"]:
         """Logits of the five roles."""
-        return hidden.float() @ self.rows().T
+        return hidden.float() @ (self.rows() if self.held is None else self.held).T
 
     def into(self, logits: Float[Tensor, "*batch vocab"], hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """The full-vocabulary logits as the baked model computes them: reserved columns replaced."""

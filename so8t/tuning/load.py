@@ -5,7 +5,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,13 +35,14 @@ def load_full(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as library_logging
 
-    library_logging.disable_progress_bar()
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _unreadable(folder: Path, error: Exception) -> ArtifactError:
@@ -54,13 +55,13 @@ def load_for_training(folder: Path, train: Train) -> Any:
     """The model to train on: NF4, LLM.int8 or full precision with frozen weights, or all of it in float32 (`full`)."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    make: Any = BitsAndBytesConfig
     dtype = torch.float32 if train.quantization == "full" else DTYPES[train.compute_dtype]
     config = {
         "none": None,
         "full": None,
-        "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                                  bnb_4bit_compute_dtype=dtype),
-        "int8": BitsAndBytesConfig(load_in_8bit=True),
+        "nf4": make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype),
+        "int8": make(load_in_8bit=True),
     }[train.quantization]
     device = {"": torch.cuda.current_device()} if torch.cuda.is_available() else {"": "cpu"}
     try:
@@ -79,7 +80,7 @@ def keep_cpu_weights_plain(model: nn.Module) -> None:
     One evaluation pass otherwise destroys the weights for dequantisation and blocks the gradient below them
     (bitsandbytes 0.50.2, nn/modules.py; shown by tests/parity/test_quantised.py).
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -106,7 +107,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def o_projection(layer: nn.Module) -> nn.Module:
     """A layer's outermost `self_attn.o_proj` (with LoRA installed: the LoRA layer)."""
     try:
-        return cast(nn.Module, layer.get_submodule("self_attn.o_proj"))
+        return layer.get_submodule("self_attn.o_proj")
     except AttributeError:
         raise ArtifactError(f"{type(layer).__name__} has no self_attn.o_proj", fix="use a Phi-3, Llama, Mistral or Qwen style decoder") from None
 

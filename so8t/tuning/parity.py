@@ -113,7 +113,7 @@ def row_scale(gated: Gated, texts: Texts) -> tuple[float, dict[str, float]]:
 def _emission(gated: Gated, texts: Texts, scale: float) -> dict[str, float]:
     assert gated.heads is not None
     ids, masses, greedy = gated.heads.token_ids, [], []
-    for states in gated.states[texts.real].split(CHUNK):
+    for states in torch.split(gated.states[texts.real], CHUNK):
         logits = gated.logits(states, scale)
         masses.append(logits.softmax(-1)[:, ids].sum(-1))
         greedy.append(torch.isin(logits.argmax(-1), torch.tensor(ids)).float())
@@ -149,7 +149,7 @@ class Distance:
 def distance(texts: Texts, one: tuple[Tensor, Logits], other: tuple[Tensor, Logits]) -> Distance:
     """Compare two variants at every real position."""
     found = Distance()
-    pairs = zip(one[0][texts.real].split(CHUNK), other[0][texts.real].split(CHUNK), strict=True)
+    pairs = zip(torch.split(one[0][texts.real], CHUNK), torch.split(other[0][texts.real], CHUNK), strict=True)
     for left, right in pairs:
         found.add(one[1](left), other[1](right))
     return found
@@ -188,7 +188,7 @@ def shipped(gated: Gated, out: Path, base: Path, texts: Texts, scale: float) -> 
     written = Stock(out, stored, texts)
     found = distance(texts, (gated.states, lambda states: gated.logits(states, scale)), (written.states, written.logits))
     kinds = sorted({kind for kind, _ in stored.shapes().values()})
-    facts = {"dtypes": kinds, "relative_error": found.error / found.largest, **found.facts()}
+    facts: dict[str, Any] = {"dtypes": kinds, "relative_error": found.error / found.largest, **found.facts()}
     bound = found.error <= LIMIT * found.largest if kinds == ["F32"] else facts["kl_mean"] <= CAST_KL
     if not bound:
         raise GateError(f"the written weights give other logits (mean KL {facts['kl_mean']:.3g} nats)", where=str(out), fix="bake again; check the disk")

@@ -48,7 +48,8 @@ class Ranks:
         grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in members]
         buffer = torch.cat([grad.float().reshape(-1) for grad in grads])
         dist.all_reduce(buffer)
-        for tensor, grad, piece in zip(members, grads, buffer.split([g.numel() for g in grads]), strict=True):
+        pieces = torch.split(buffer, [grad.numel() for grad in grads])
+        for tensor, grad, piece in zip(members, grads, pieces, strict=True):
             tensor.grad = piece.reshape(grad.shape).to(grad.dtype)
 
     def totals(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Shards:
         from safetensors import safe_open
 
         self.folder = folder
-        self._files = {name: safe_open(folder / name, framework="pt") for name in shard_names(folder)}
+        self._files: dict[str, Any] = {name: safe_open(folder / name, framework="pt") for name in shard_names(folder)}
         self._where = {key: name for name, file in self._files.items() for key in file.keys()}  # noqa: SIM118 (not a dict)
 
     def __call__(self, name: str) -> Tensor:
@@ -56,7 +56,8 @@ def skeleton(folder: Path) -> Any:
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False)
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
     return model.eval().requires_grad_(False)
 

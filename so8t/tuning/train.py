@@ -27,7 +27,7 @@ from so8t.tuning.step import Moment, run_step, validate
 from so8t.tuning.trainee import Trainee, build, summary_of
 
 MODULES = ["so8t.rotation", "so8t.triality", "so8t.pet", "so8t.chat", *(f"so8t.tuning.{name}" for name in (
-    "adapter", "batches", "gate", "heads", "load", "objective", "step", "train", "trainee"))]
+    "adapter", "bank", "batches", "gate", "heads", "load", "objective", "step", "train", "trainee"))]
 COLUMNS = ["step", "progress", "lr", "loss", "lm", "safety", "authority", "pet", "pet_raw", "lambda", "grad_norm_lora",
            "grad_norm_gate", "grad_norm_head", "max_angle", "mean_angle", "orthogonality", "tokens", "valid_loss", "valid_verdict"]
 NOT_THE_RUN = {"save_seconds", "save_steps", "keep", "select", "resume_from", "launcher", "processes"}  # change no step of it

@@ -10,6 +10,7 @@ from torch import Tensor
 from so8t.errors import ArtifactError
 from so8t.params import Params, Train
 from so8t.tuning import adapter, gate
+from so8t.tuning.bank import Bank
 from so8t.tuning.batches import Template
 from so8t.tuning.heads import Heads, role_token_ids
 from so8t.tuning.load import DTYPES, load_for_training
@@ -25,7 +26,7 @@ class Trainee:
 
     objective: Objective
     gates: dict[int, gate.Gate]
-    bank: gate.Bank
+    bank: Bank
     heads: Heads | None
     tensors: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
@@ -54,7 +55,7 @@ def build(folder: Path, params: Params, template: Template) -> Trainee:
     if not tensors:
         raise ArtifactError("nothing is trained: no LoRA, no gates, no heads", where="params.yaml", fix="set train.lora_r, gates.enabled or heads.enabled")
     pad = int(getattr(model.config, "pad_token_id", None) or 0)
-    return Trainee(objective, gates, gate.Bank(gates), heads, tensors, _optimizer(tensors, settings), template, pad, device)
+    return Trainee(objective, gates, Bank(gates, heads), heads, tensors, _optimizer(tensors, settings), template, pad, device)
 
 
 def _autocast(settings: Train) -> torch.dtype | None:

@@ -69,6 +69,28 @@ def test_gradients_of_rotate_and_of_the_whole_gate_are_right(seed: int) -> None:
     assert torch.autograd.gradcheck(lambda a, t: rotation.rotate(a, rotation.exponential(rotation.skew(t))), (x, theta))
 
 
+@LAW
+@given(SEEDS, st.sampled_from([1e-4, 0.03, 0.1, 0.3, 1.0]), st.sampled_from([torch.float64, torch.float32]))
+def test_the_gradient_of_the_exponential_is_the_librarys(seed: int, scale: float, dtype: torch.dtype) -> None:
+    """Both sides of WIDE: the series and the block matrix."""
+    theta = drawn(seed, 5, rotation.FREE, scale=scale, dtype=dtype).requires_grad_()
+    weight = drawn(seed + 1, 5, 8, 8, dtype=dtype)
+    got = torch.autograd.grad((rotation.exponential(rotation.skew(theta)) * weight).sum(), theta)[0]
+    want = torch.autograd.grad((torch.linalg.matrix_exp(rotation.skew(theta)) * weight).sum(), theta)[0]
+    assert torch.allclose(got, want, rtol=0, atol=20 * torch.finfo(dtype).eps * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 7])
+def test_odd_and_even_counts_of_blocks_rotate_alike(blocks: int) -> None:
+    turned = rotation.exponential(rotation.skew(drawn(5, blocks, rotation.FREE))).requires_grad_()
+    x = drawn(6, 4, 8 * blocks).requires_grad_()
+    want = torch.einsum("tbj,bij->tbi", x.reshape(4, blocks, 8), turned).reshape(4, -1)
+    grad = drawn(7, 4, 8 * blocks)
+    assert torch.allclose(rotation.rotate(x, turned), want, rtol=0, atol=1e-13)
+    for got, expected in zip(torch.autograd.grad(rotation.rotate(x, turned), (x, turned), grad), torch.autograd.grad(want, (x, turned), grad), strict=True):
+        assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+
+
 def test_angles_are_those_of_the_planes_and_the_monitor_sees_a_scaled_block() -> None:
     theta = torch.zeros(1, rotation.FREE, dtype=torch.float64)
     planes = {(0, 1): 0.3, (2, 3): 0.2, (4, 5): 0.1, (6, 7): 0.05}
