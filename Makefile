@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro check lint types imports unit bench bench-table docs docs-check report clean-venv
+.PHONY: help setup demo test repro check lint types imports unit bench bench-table docs docs-check report doctor sweep chaos clean-venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -59,3 +59,12 @@ docs-check: setup ## fail if a generated part of docs/ is stale
 
 report: setup ## rebuild the report alone
 	$(RUN) dvc repro report
+
+doctor: setup ## what is missing on this machine and in this clone
+	@$(RUN) so8t doctor
+
+sweep: setup ## pet.lambda 0.01, 0.05, 0.1 through DVC's queue, two at a time; table and plot
+	$(RUN) so8t sweep pet.lambda 0.01 0.05 0.1
+
+chaos: setup ## 24 faults over all stages; the table of docs/reliability.md (about an hour)
+	$(RUN) python -m tests.pipeline.chaos --faults 24 --seed 1 --table docs/reliability.md

@@ -20,12 +20,19 @@ def database_dir() -> Path:
     return Path(os.environ.get("SO8T_DATABASE", Path(root) / "database"))
 
 
+def run_dir() -> Path:
+    """Where one run's progress and logs go: a queue worker, whose folder is below `.dvc/tmp/exps`, has its own."""
+    root = os.environ.get("DVC_ROOT")
+    inside = root is not None and Path.cwd().is_relative_to((Path(root) / ".dvc/tmp/exps").resolve())
+    return database_dir() / "experiments" / os.environ.get("DVC_EXP_NAME", str(os.getpid())) if inside else database_dir()
+
+
 class Progress:
     """Events of one stage. Emitting never fails the stage: a full disk must not stop a training over its log."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.path = database_dir() / "progress" / f"{stage}.jsonl"
+        self.path = run_dir() / "progress" / f"{stage}.jsonl"
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event."""

@@ -15,7 +15,7 @@ from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
 from so8t.operations.notify import notify
 from so8t.params import Params
-from so8t.progress import Progress, database_dir
+from so8t.progress import Progress, run_dir
 from so8t.quiet import quieten
 
 
@@ -29,7 +29,7 @@ class Run:
 
 
 def _log_to_file(name: str) -> Path:
-    path = database_dir() / "logs" / f"{name}.log"
+    path = run_dir() / "logs" / f"{name}.log"
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setLevel(logging.WARNING)
     try:

@@ -128,3 +128,19 @@ def evidence(revision: str, out: Path) -> None:
     from so8t.operations.evidence import make
 
     click.echo(f"evidence: {make(revision, out)} files -> {out}")
+
+
+@click.command()
+@click.argument("key", default="pet.lambda")
+@click.argument("values", nargs=-1)
+@click.option("--workers", default=2, show_default=True, help="experiments at a time; one per graphics card")
+def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
+    """Run several VALUES of one parameter KEY through DVC's queue; table and plot go to database/sweeps/KEY."""
+    from so8t.operations import sweep as sweeping
+    from so8t.progress import database_dir
+
+    wanted = values or ("0.01", "0.05", "0.1")
+    sweeping.work(sweeping.queue(key, wanted), workers, click.echo)
+    out = database_dir() / "sweeps" / key
+    sweeping.write(key, sweeping.results(key, wanted), out)
+    click.echo(f"{(out / 'table.md').read_text(encoding='utf-8')}\n{out}/plot.svg\ntake one: dvc exp apply {sweeping.name_of(key, wanted[0])}")

@@ -76,7 +76,8 @@ SITUATIONS = (
 def page() -> str:
     """docs/troubleshooting.md."""
     lines = ["# Troubleshooting", "", "First `so8t doctor` (with `--stage NAME` for one stage): it finds most causes and prints the fix.",
-             "Every stage keeps its log in `database/logs/`, and every error names it. Exit codes: [errors.md](errors.md); interruptions and damage: [reliability.md](reliability.md).", ""]
+             "Every stage keeps its log in `database/logs/`, and every error names it.",
+             "Exit codes: [errors.md](errors.md); interruptions and damage: [reliability.md](reliability.md).", ""]
     for row in SITUATIONS:
         lines += [f"## {row.title}", "", f"You see `{row.says}` (exit code {row.code}).", "", row.cause + " " + row.happens, ""]
         lines += [f"- {step}" for step in row.do] + [""]

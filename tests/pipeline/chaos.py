@@ -1,0 +1,280 @@
+"""Faults on the real graph, seeded and bounded: `python -m tests.pipeline.chaos --faults 24 --seed 1 --table docs/reliability.md`.
+
+One fault strikes one stage of a built project. Then the stage is run again as its owner would, and its outputs must have
+the digests of the undisturbed run; or it stopped with a clear message and lost nothing.
+Not covered: a disk that lies about fsync (power loss is a copy of the files at a random moment), other machines.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from so8t.operations import fsck
+from so8t.operations.store import Out, entries, lock_here, object_path
+from so8t.params import read_yaml
+
+STAGES = ("synthesize", "prepare", "base", "train", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0", "score@b-Q4_K_M",
+          "calibrate@b-Q4_K_M", "release")
+LIMIT_S = 600
+CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one fault did: what its owner saw, what brought things back, whether the digests are those of before."""
+
+    stage: str
+    fault: str
+    seen: str
+    recovery: str
+    same: bool
+
+
+@dataclass(slots=True)
+class Scene:
+    """A built project, the stage that is struck, and the seeded chance."""
+
+    root: Path
+    stage: str
+    chance: random.Random
+
+    @property
+    def outs(self) -> list[Out]:
+        return [out for out in lock_here(self.root) if out.stage == self.stage]
+
+    def start(self, *command: str, root: Path | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=root or self.root, env=environment(root or self.root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                start_new_session=True)
+
+    def run(self, *command: str, root: Path | None = None) -> tuple[int, str]:
+        process = self.start(*command, root=root)
+        said, _ = process.communicate(timeout=LIMIT_S)
+        return process.returncode, said
+
+    def repro(self) -> tuple[str, ...]:
+        return ("dvc", "repro", "-f", "-s", self.stage)
+
+    def command(self) -> str:
+        """The stage's own command line."""
+        held = read_yaml(self.root / "dvc.lock")["stages"][self.stage]
+        return str(held["cmd"])
+
+
+def environment(root: Path) -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("SO8T_", "DVC_"))}
+    return keep | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "passive", "CI": "1"}
+
+
+def last_line(said: str) -> str:
+    """What a person remembers of the output."""
+    lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in CLEAR)]
+    return (telling or lines or ["(nothing)"])[0][:140].replace("|", "/")
+
+
+def _wait_until_running(scene: Scene, process: subprocess.Popen[str]) -> None:
+    """A random moment after the stage's own process has begun."""
+    progress = scene.root / "database/progress"
+    began = time.time()
+    while time.time() - began < 60 and process.poll() is None:
+        if any(f.stat().st_mtime >= began - 0.5 for f in progress.glob("*.jsonl")):
+            break
+        time.sleep(0.05)
+    time.sleep(scene.chance.uniform(0.0, 4.0))
+
+
+def _signalled(scene: Scene, number: int, *, whole_group: bool) -> str:
+    process = scene.start(*scene.repro())
+    _wait_until_running(scene, process)
+    if process.poll() is None:
+        if whole_group:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=LIMIT_S)
+    return f"code {process.returncode}: {last_line(said)}" if process.returncode else "it had finished before the signal"
+
+
+def kill_all(scene: Scene) -> str:
+    return _signalled(scene, signal.SIGKILL, whole_group=True)
+
+
+def sigterm(scene: Scene) -> str:
+    return _signalled(scene, signal.SIGTERM, whole_group=True)
+
+
+def kill_dvc(scene: Scene) -> str:
+    """DVC alone dies; the stage is an orphan. Linux ends a training with it; other stages finish."""
+    return _signalled(scene, signal.SIGKILL, whole_group=False)
+
+
+def _elsewhere(scene: Scene, options: str) -> str:
+    """Run the stage's command with its first output on a small or read-only disk: exit code 7, nothing left there."""
+    small = scene.root.parent / f"small-{scene.chance.randrange(10**9)}"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)], capture_output=True, check=False).returncode:
+        return "skipped: mounting needs root"
+    try:
+        first = scene.outs[0].path
+        code, said = scene.run(*[part.replace(first, str(small / "out")) for part in scene.command().split()])
+        left = [p.name for p in small.rglob("*")]
+        assert code == 7, (code, said[-1500:])
+        assert "fix:" in said, said[-500:]
+        assert not left, left
+        return f"code {code}: {last_line(said.partition('fix:')[0][-400:])}"
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def disk_full(scene: Scene) -> str:
+    return _elsewhere(scene, "size=8k")
+
+
+def read_only(scene: Scene) -> str:
+    return _elsewhere(scene, "size=1m,ro")
+
+
+def bit_rot(scene: Scene) -> str:
+    """One bit of the cached object flips under its old time; DVC calls it up to date, fsck does not."""
+    target = next(object_path(md5, scene.root) for out in scene.outs if out.cached for _name, md5 in entries(out, scene.root))
+    stat = target.stat()
+    target.chmod(0o644)
+    data = bytearray(target.read_bytes())
+    data[scene.chance.randrange(len(data))] ^= 1 << scene.chance.randrange(8)
+    target.write_bytes(data)
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    found = list(fsck.cache(scene.root))
+    assert found, "fsck did not see the flipped bit"
+    code, said = scene.run("so8t", "fsck", "--repair")
+    return f"so8t fsck: code {code}: {last_line(said)}"
+
+
+def half_push(scene: Scene) -> str:
+    """`dvc push` is killed; the remote must hold no damaged object, and the next push completes."""
+    store = scene.root.parent / f"store-{scene.chance.randrange(10**9)}"
+    scene.run("dvc", "remote", "add", "-f", "chaos", str(store))
+    process = scene.start("dvc", "push", "-r", "chaos")
+    time.sleep(scene.chance.uniform(0.8, 3.0))
+    process.kill()
+    process.communicate(timeout=LIMIT_S)
+    code, said = scene.run("dvc", "push", "-r", "chaos")
+    assert code == 0, said
+    assert not list(fsck.remote(scene.root, "chaos"))
+    scene.run("dvc", "remote", "remove", "chaos")
+    shutil.rmtree(store)
+    return f"code {process.returncode}; the next push: {last_line(said)}"
+
+
+def clock_jump(scene: Scene) -> str:
+    """Inputs carry times three days ahead, as after a wrong clock."""
+    later = time.time() + 3 * 86400
+    for dep in read_yaml(scene.root / "dvc.lock")["stages"][scene.stage].get("deps", []):
+        os.utime(scene.root / dep["path"], (later, later))
+    code, said = scene.run("dvc", "repro", "-s", scene.stage)
+    assert code == 0, said[-1000:]
+    return last_line(said)
+
+
+def two_at_once(scene: Scene) -> str:
+    """Two `dvc repro` of one stage: both finish, or one says that the other holds the lock."""
+    both = [scene.start(*scene.repro()) for _ in range(2)]
+    ends = [(process.communicate(timeout=LIMIT_S)[0], process.returncode) for process in both]
+    assert any(code == 0 for _, code in ends), [said[-800:] for said, _ in ends]
+    lost = [said for said, code in ends if code]
+    return f"codes {', '.join(str(code) for _, code in ends)}" + (f": {last_line(lost[0])}" if lost else "")
+
+
+def power_cut(scene: Scene) -> str:
+    """The files as they are at a random moment of the run, in another place: what a disk holds after the power went."""
+    process = scene.start(*scene.repro())
+    _wait_until_running(scene, process)
+    copy = scene.root.with_name(f"{scene.root.name}-cut-{scene.chance.randrange(10**9)}")
+    subprocess.run(["cp", "-a", str(scene.root), str(copy)], check=False, capture_output=True)
+    process.communicate(timeout=LIMIT_S)
+    code, said = scene.run(*scene.repro(), root=copy)
+    assert code == 0, said[-1500:]
+    assert digests(copy, scene.stage) == digests(scene.root, scene.stage)
+    shutil.rmtree(copy)
+    return "the copy ran on: same digests"
+
+
+FAULTS: dict[str, Callable[[Scene], str]] = {f.__name__: f for f in (kill_all, sigterm, kill_dvc, disk_full, read_only, bit_rot, half_push, clock_jump,
+                                                                     two_at_once, power_cut)}
+
+
+def digests(root: Path, stage: str) -> dict[str, str]:
+    return {out.path: out.md5 for out in lock_here(root) if out.stage == stage}
+
+
+def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome:
+    """One fault, then the stage again; the project is as before afterwards, or this raises."""
+    scene, before = Scene(root, stage, chance), digests(root, stage)
+    seen = FAULTS[fault](scene)
+    code, said = scene.run(*scene.repro())
+    if code:
+        raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
+    left = [str(p) for p in (*root.glob("models/**/.*.part"), *root.glob("data/**/.*.part"))]
+    whole = not [*fsck.cache(root), *fsck.workspace(root)] and not left
+    return Outcome(stage, fault, seen, "dvc repro", digests(root, stage) == before and whole)
+
+
+def choose(count: int, chance: random.Random) -> Iterator[tuple[str, str]]:
+    """Pairs of stage and fault: every stage and every fault comes before any comes twice as often."""
+    stages, faults = list(STAGES), list(FAULTS)
+    chance.shuffle(stages)
+    chance.shuffle(faults)
+    for number in range(count):
+        yield stages[number % len(stages)], faults[(number + number // len(stages)) % len(faults)]
+
+
+@contextmanager
+def built(where: Path | None) -> Iterator[Path]:
+    """A built project: the given one, or one made here on the reduced profile."""
+    import tempfile
+
+    from tests.pipeline.conftest import REDUCED, copy_of_project, runner
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "project"
+        if where is not None:
+            shutil.copytree(where, root, symlinks=True)
+        else:
+            runner(copy_of_project(root, REDUCED))("dvc", "repro")
+        yield root
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes as Markdown."""
+    lines = ["| stage | fault | what is seen | then | same digests |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {o.stage} | {o.fault} | {o.seen} | {o.recovery} | {'yes' if o.same else 'NO'} |" for o in outcomes)]) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--faults", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--project", type=Path)
+    parser.add_argument("--table", type=Path)
+    given = parser.parse_args()
+    chance, outcomes = random.Random(given.seed), []
+    with built(given.project) as root:
+        for stage, fault in choose(given.faults, chance):
+            outcomes.append(strike(root, stage, fault, chance))
+            print(f"{len(outcomes)}/{given.faults}", outcomes[-1], flush=True)
+    if given.table:
+        head, mark, _ = given.table.read_text(encoding="utf-8").partition("<!-- chaos -->\n")
+        given.table.write_text(head + mark + table(outcomes), encoding="utf-8")
+    return 0 if all(o.same for o in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
