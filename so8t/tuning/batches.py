@@ -90,10 +90,11 @@ def example_of(row: dict[str, Any], template: Template, system: str) -> Example:
     Raises:
         DataError: the prompt's tokens are not a prefix of the conversation's.
     """
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(row["text"])}]
+    text = row["text"].strip()  # Hugging Face and llama.cpp disagree on wide spaces after a special token
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(text)}]
     whole = render(template.chat, [*messages, {"role": "assistant", "content": row["response"]}],
                    add_generation_prompt=False, bos=template.bos, eos=template.eos)
-    prompt = template.ids(prompt_of(template.chat, system, row["text"]))
+    prompt = template.ids(prompt_of(template.chat, system, text, bos=template.bos, eos=template.eos))
     ids = template.ids(whole)
     if ids[: len(prompt)] != prompt:
         raise DataError("the prompt's tokens change when the answer follows", where=row["id"],
