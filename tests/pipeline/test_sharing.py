@@ -22,6 +22,7 @@ def shared(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(project, folder, symlinks=True)
     run = runner(folder)
     run("git", "checkout", "-q", "--", ".")
+    shutil.rmtree(folder / "models")  # copies; DVC links
     run("dvc", "checkout", "-q", "--force")
     run("so8t", "init")
     run("dvc", "push", "-q")
