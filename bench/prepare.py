@@ -41,15 +41,14 @@ def generator(rows: int) -> int:
 
 def near_ours(rows: int) -> int:
     """Index and query every text; near-duplicates found."""
-    from so8t.corpus.near import NearIndex, shingles
+    from so8t.corpus.near import NearIndex
 
     texts = texts_of(rows)
     index, found = NearIndex(0.8, texts.__getitem__), 0
-    for number, text in enumerate(texts):
-        grams = shingles(text)
-        keys = index.keys(grams)
-        found += len(index.similar(grams, keys))
-        index.add(number, keys)
+    for text in texts:
+        sketch = index.sketch(text)
+        found += len(index.similar(sketch))
+        index.add(sketch)
     return found
 
 

@@ -22,7 +22,7 @@ from so8t.chat import response_of
 from so8t.corpus import ingest
 from so8t.corpus.formats import Row, row_of
 from so8t.corpus.hygiene import clean, is_forbidden_target
-from so8t.corpus.near import NearIndex, normalise, shingles
+from so8t.corpus.near import NearIndex, Sketch, normalise
 from so8t.corpus.split import SPLITS, place, unit
 from so8t.errors import DataError
 from so8t.files import atomic_dir
@@ -51,13 +51,12 @@ class Texts:
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.ends = file, array("Q", [0])
 
-    def add(self, text: str) -> int:
-        """Append a text; its number."""
+    def add(self, text: str) -> None:
+        """Append a text under the next number."""
         data = text.encode()
         self.file.seek(self.ends[-1])
         self.file.write(data)
         self.ends.append(self.ends[-1] + len(data))
-        return len(self.ends) - 2
 
     def __getitem__(self, number: int) -> str:
         self.file.seek(self.ends[number])
@@ -80,9 +79,8 @@ class Kept:
         digest = hashlib.sha256(normalise(row.text).encode()).digest()[:16]
         if digest in self.exact:
             return "exact_duplicate" if self.exact[digest] == str(row.verdict) else "same_text_other_label"
-        grams = shingles(row.text)
-        keys = self.index.keys(grams)
-        near = list(dict.fromkeys(self.group_of[n] for n in self.index.similar(grams, keys)))
+        sketch = self.index.sketch(row.text)
+        near = list(dict.fromkeys(self.group_of[n] for n in self.index.similar(sketch)))
         if row.group is not None and any(g != row.group for g in near):
             return "near_duplicate_of_another_group"
         group = row.group or (near[0] if near else row.id)
@@ -90,13 +88,14 @@ class Kept:
         split = place(group, use, held_out, self.seed, self.data.split)
         if any(self.split_of_group[g] != split for g in near) or self.split_of_group.get(group, split) != split:
             return "would_straddle_splits"
-        self._remember(row, digest, keys, group, split)
+        self._remember(row, digest, sketch, group, split)
         return group, split
 
-    def _remember(self, row: Row, digest: bytes, keys: list[int], group: str, split: str) -> None:
+    def _remember(self, row: Row, digest: bytes, sketch: Sketch, group: str, split: str) -> None:
         self.exact[digest] = str(row.verdict)
         self.split_of_group.setdefault(group, split)
-        self.index.add(self.texts.add(row.text), keys)
+        self.texts.add(row.text)
+        self.index.add(sketch)
         self.group_of.append(group)
 
     def unique_id(self, row: Row) -> None:
