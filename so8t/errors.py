@@ -63,7 +63,7 @@ class GateError(So8tError):
     exit_code = 8
 
 
-class Interrupted(So8tError):
+class Interrupted(So8tError):  # noqa: N818 (what happened, not an error of anyone)
     """SIGINT or SIGTERM arrived; everything that can be resumed has been saved."""
 
     def __init__(self, signal_number: int, problem: str = "interrupted", *, fix: str = "") -> None:

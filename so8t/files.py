@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         fsync_path(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_path(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -67,7 +67,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 fsync_path(file)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_path(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error

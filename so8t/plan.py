@@ -121,8 +121,8 @@ def rows_of(params: Params) -> tuple[dict[str, int], float, list[str]]:
     missing = []
     certificate = certifiable(counts, params.calibration)
     if not certificate["can_certify"]:
-        missing.append(f"the calibration split cannot certify {params.calibration.alpha:.0%}: each domain needs {certificate['needed_unsafe_groups']} independent "
-                       f"unsafe groups, missing {certificate['missing']}; the card will close the ALLOW gate")
+        missing.append(f"the calibration split cannot certify {params.calibration.alpha:.0%}: each domain needs "
+                       f"{certificate['needed_unsafe_groups']} independent unsafe groups, missing {certificate['missing']}; the card will close the ALLOW gate")
     rows = {split: count for split, count in metrics["rows"].items() if split != "total"}
     return rows, sum(k * v for k, v in lengths.items()) / kept, missing
 

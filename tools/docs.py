@@ -80,7 +80,8 @@ def _help(command: click.Command, name: str) -> str:
 
 def errors_page() -> str:
     """The error family."""
-    lines = [NOTE, "# Errors and exit codes", "", "DVC prints a stage's code (`exited with 5`) and itself returns 255. Each error says what, where and what to type next.", ""]
+    lines = [NOTE, "# Errors and exit codes", "",
+             "DVC prints a stage's code (`exited with 5`) and itself returns 255. Each error says what, where and what to type next.", ""]
     lines += ["| code | class | when |", "|---|---|---|", "| 1 | (a bug: traceback) | not caught, on purpose |", "| 2 | click usage | wrong arguments |"]
     family = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.So8tError) and c.exit_code > 1]
     lines += [f"| {c.exit_code} | {c.__name__} | {(c.__doc__ or '').strip()} |" for c in sorted(family, key=lambda c: c.exit_code)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from so8t.chat import render
 from so8t.errors import DataError
@@ -97,7 +97,8 @@ def train_tokenizer(folder: Path, texts: list[str], size: int) -> None:
         vocabulary[f"<unused{filler}>"] = filler
     write_json(folder / "tokenizer.json", {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]},
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]},
         "pre_tokenizer": None, "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
@@ -186,7 +187,7 @@ def _fit(model: Any, examples: list[Example], scratch: Scratch, seed: int, progr
         with torch.autocast("cpu", torch.bfloat16, enabled=scratch.dtype == "bfloat16"):
             hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
             chosen = batch.labels[:, 1:] != IGNORE
-            loss = F.cross_entropy(model.lm_head(hidden[:, :-1][chosen]).float(), batch.labels[:, 1:][chosen])
+            loss = functional.cross_entropy(model.lm_head(hidden[:, :-1][chosen]).float(), batch.labels[:, 1:][chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()

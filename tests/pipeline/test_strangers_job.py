@@ -52,9 +52,11 @@ def test_three_edited_lines_give_a_closed_gate_and_an_answer(tmp_path: Path) -> 
               "data.sources": [{"path": str(tmp_path / "mine.jsonl"), "weight": 1.0, "use": "auto"}]}
     run = runner(copy_of_project(tmp_path / "job", SMALL | edited))
     plan = run("so8t", "plan").stdout
-    assert "missing:" in plan and "unsafe groups" in plan
+    assert "missing:" in plan
+    assert "unsafe groups" in plan
     run("dvc", "repro")
     card = json.loads((tmp_path / "job/models/release/card.json").read_text())
-    assert card["status"] == "not_certified" and card["thresholds"]["escalate"] == 0.0
+    assert card["status"] == "not_certified"
+    assert card["thresholds"]["escalate"] == 0.0
     answer = json.loads(run("so8t", "ask", "--json", "時刻表を要約してください。").stdout)
     assert answer["verdict"] in {"ESCALATE", "DENY"}

@@ -24,7 +24,8 @@ def run(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("name", "code"), [("ParamsError", 3), ("DataError", 4), ("ArtifactError", 5), ("ToolError", 6), ("ResourceError", 7), ("GateError", 8)])
+@pytest.mark.parametrize(("name", "code"), [
+    ("ParamsError", 3), ("DataError", 4), ("ArtifactError", 5), ("ToolError", 6), ("ResourceError", 7), ("GateError", 8)])
 def test_each_error_has_its_exit_code_and_says_where_and_what_to_do(tmp_path: Path, name: str, code: int) -> None:
     done = run(tmp_path, f"raise errors.{name}('broken', where='file:3', fix='mend it')")
     assert done.returncode == code
@@ -62,6 +63,7 @@ def test_help_imports_nothing_heavy(script: str) -> None:
 
 
 def test_the_command_itself_imports_nothing_heavy() -> None:
-    code = "import sys, so8t.cli; heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'pydantic', 'numpy'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = ("import sys, so8t.cli; heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'pydantic', 'numpy'} & set(sys.modules); "
+            "sys.exit(str(heavy) if heavy else 0)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
