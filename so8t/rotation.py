@@ -44,7 +44,7 @@ class _Exponential(torch.autograd.Function):
         reach = float(generator.square().sum((1, 2)).max()) ** 0.5 * 2.0**0.5  # bounds the norm of ad_S
         if not reach <= WIDE:
             return _library_backward(generator, grad)
-        term = out.mT @ grad
+        term: Tensor = out.mT @ grad
         total, share, k = term, 1.0, 1
         while share > torch.finfo(grad.dtype).eps / 8.0:
             k += 1

@@ -165,9 +165,10 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
         examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)
-        model.generation_config = GenerationConfig(eos_token_id=[template.tokenizer.token_to_id(EOS), template.tokenizer.token_to_id(END)],
-                                                   pad_token_id=template.tokenizer.token_to_id(EOS))
-        model.to(torch.float32).save_pretrained(folder)
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=[template.tokenizer.token_to_id(EOS), template.tokenizer.token_to_id(END)],
+            pad_token_id=template.tokenizer.token_to_id(EOS))
+        model.float().save_pretrained(folder)
     return {"parameters": sum(p.numel() for p in model.parameters()), "examples": len(examples), "loss": loss}
 
 
@@ -188,7 +189,7 @@ def _fit(model: Any, examples: list[Example], scratch: Scratch, seed: int, progr
             hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
             chosen = batch.labels[:, 1:] != IGNORE
             loss = functional.cross_entropy(model.lm_head(hidden[:, :-1][chosen]).float(), batch.labels[:, 1:][chosen])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
