@@ -32,6 +32,7 @@ from so8t.tuning.trainee import BETAS
 
 OUT = Path(__file__).parent / "results" / "train_step.jsonl"
 VOCAB, WIDTH, INNER, HEADS = 2048, 3072, 8192, 32
+REPEATS = 15
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 
@@ -147,6 +148,31 @@ def memory(one: Variant) -> float:
     return sum(saved.values()) / 2**20
 
 
+def rotations(args: argparse.Namespace, exact: bool) -> tuple[float, float, float]:
+    """(ours, PEFT's, median ratio of pairs): one rotation of o_proj's input with its gradient, exponential or Cayley map included."""
+    from peft.tuners.oft.layer import OFTRotationModule
+
+    dtype = getattr(torch, args.dtype)
+    x = torch.randn(1, args.tokens, WIDTH, generator=torch.Generator().manual_seed(2)).to(DEVICE, dtype).requires_grad_()
+    grad = torch.randn_like(x)
+    mine = gate.Gate(WIDTH).to(DEVICE)
+    torch.nn.init.normal_(mine.theta, std=0.05)
+    bank = Bank({0: mine})
+    theirs = OFTRotationModule(WIDTH // 8, 28, 8, WIDTH, use_cayley_neumann=not exact).to(DEVICE)
+    torch.nn.init.normal_(theirs.weight, std=0.05)
+
+    def ours() -> None:
+        with bank.step():
+            mine(x).backward(grad)
+
+    def peer() -> None:
+        theirs(x.float()).to(dtype).backward(grad)
+
+    ours(), peer()
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(REPEATS)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
+
+
 def line(what: str, unit: str, ours: float, peer: float, peer_name: str, ratio: float, runs: int) -> dict[str, Any]:
     """One figure, as bench/results wants it."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
@@ -193,12 +219,14 @@ def main() -> None:
              for name in names if "+" in name]
     lines += [line(f"memory, {name} over lora ({shape})", "MiB", saved[name], saved["lora"], "peft LoRA r16", saved[name] / saved["lora"], 1)
               for name in names if "+" in name]
-    for peer, label in (("oft", "peft OFT block 8 on o_proj"), ("boft", "peft BOFT block 8 on o_proj")):
-        if peer in names:
-            extra = [g - base for g, base in zip(times["lora+gate"], times["lora"], strict=True)]
-            theirs = [o - base for o, base in zip(times[peer], times["none"], strict=True)]
-            lines.append(line(f"added by a rotation ({shape})", "s", statistics.median(extra), statistics.median(theirs), label,
-                              statistics.median(extra) / statistics.median(theirs), args.rounds))
+    if "boft" in names:
+        extra = statistics.median(g - base for g, base in zip(times["lora+gate"], times["lora"], strict=True))
+        theirs = statistics.median(o - base for o, base in zip(times["boft"], times["none"], strict=True))
+        lines.append(line(f"added by a rotation ({shape})", "s", extra, theirs, "peft BOFT block 8 on o_proj", extra / theirs, args.rounds))
+    for exact in (False, True):
+        ours, theirs, share = rotations(args, exact)
+        label = "peft OFT block 8, exact Cayley" if exact else "peft OFT block 8, its default series"
+        lines.append(line(f"a rotation alone, forward and backward ({args.tokens} tokens x {WIDTH}, {args.dtype})", "s", ours, theirs, label, share, REPEATS))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     with OUT.open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(one) + "\n" for one in lines)
