@@ -51,17 +51,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_two_workers_give_what_one_run_after_another_gives(project: Path) -> None:
-    values = ("0.01", "0.05", "0.1")
+    values = ("0.01", "0.03", "0.1")  # none is the shipped one, whose result DVC has already
     said: list[str] = []
     sweep.work(sweep.queue("pet.lambda", values, project), 2, said.append, project)
     rows = sweep.results("pet.lambda", values, project)
     alone = []
     for value in values:
-        run(project, sys.executable, "-m", "dvc", "exp", "run", "-q", "-S", f"pet.lambda={value}")
+        run(project, sys.executable, "-m", "dvc", "exp", "run", "-q", "-f", "-S", f"pet.lambda={value}")
         alone.append(json.loads((project / "reports/metrics/evaluate-b-Q4_K_M.json").read_text(encoding="utf-8"))["test_iid"]["macro_f1"])
     run(project, "git", "restore", "-SW", ".")
     assert [row["macro_f1"] for row in rows] == alone
-    assert [row["false_allow_rate"] for row in rows] == [0.01, 0.05, 0.1]
+    assert [row["false_allow_rate"] for row in rows] == [0.01, 0.03, 0.1]
     assert run(project, "git", "status", "--porcelain") == ""
     own = sorted((project / "database/experiments").glob("*/progress/measure.jsonl"))
     assert sorted(path.read_text(encoding="utf-8") for path in own) == sorted(values)  # three runs, three places
