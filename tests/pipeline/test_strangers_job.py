@@ -59,4 +59,4 @@ def test_three_edited_lines_give_a_closed_gate_and_an_answer(tmp_path: Path) -> 
     assert card["status"] == "not_certified"
     assert card["thresholds"]["escalate"] == 0.0
     answer = json.loads(run("so8t", "ask", "--json", "時刻表を要約してください。").stdout)
-    assert answer["verdict"] in {"ESCALATE", "DENY"}
+    assert answer["decision"] in {"ESCALATE", "DENY"}
