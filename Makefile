@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro check lint types imports unit bench bench-table docs docs-check report doctor sweep chaos clean-venv
+.PHONY: help setup demo test nightly repro check lint types imports unit bench bench-table docs docs-check report doctor sweep chaos clean-venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -26,10 +26,13 @@ demo: setup ## data to calibrated, quantised GGUF on this machine; prints where 
 	@$(RUN) so8t report-path
 
 test: setup ## the whole test suite, the graph on a reduced profile included
-	$(RUN) python -m pytest -m "not gpu and not ollama"
+	$(RUN) python -m pytest -m "not nightly and not gpu and not ollama"
 
 repro: setup ## dvc repro
 	$(RUN) dvc repro
+
+nightly: setup ## the long tests: faults on the real graph, sweeps, three trained versions
+	$(RUN) python -m pytest -m "nightly and not gpu and not ollama"
 
 unit: setup ## unit and property tests alone
 	$(RUN) python -m pytest tests/unit tests/property -m "not slow and not gpu and not ollama"

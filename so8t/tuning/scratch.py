@@ -168,7 +168,7 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=[template.tokenizer.token_to_id(EOS), template.tokenizer.token_to_id(END)],
             pad_token_id=template.tokenizer.token_to_id(EOS))
-        model.float().save_pretrained(folder)
+        model.float().save_pretrained(folder)  # type: ignore[no-untyped-call]
     return {"parameters": sum(p.numel() for p in model.parameters()), "examples": len(examples), "loss": loss}
 
 

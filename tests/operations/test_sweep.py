@@ -12,7 +12,7 @@ from so8t.operations import sweep
 from tests.fakes.clone import run
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 STAGE = """
 import json, sys
 from pathlib import Path

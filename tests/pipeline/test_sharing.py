@@ -46,6 +46,7 @@ def test_a_second_clone_pulls_and_serves_and_no_stage_runs(shared: Path, tmp_pat
     assert not (folder / "database/progress").exists()  # where every stage that runs leaves its first line
 
 
+@pytest.mark.nightly
 def test_three_trained_versions_are_rolled_back_to_identical_digests(shared: Path, tmp_path: Path) -> None:
     folder, run = second_clone(shared, tmp_path / "third")
     run("dvc", "remote", "modify", "--local", "store", "url", str(shared.parent / "so8t-store"))
