@@ -107,8 +107,9 @@ def line(what: str, unit: str, ours: list[float], peer: list[float], peer_name: 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     return {"bench": "prepare", "what": what, "unit": unit, "ours": round(statistics.median(ours), 2),
             "peer": round(statistics.median(peer), 2) if peer else None, "peer_name": peer_name,
-            "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 3) if peer else None, "higher_is_better": higher,
-            "runs": len(ours), "commit": commit, "machine": f"{platform.machine()}, {platform.system()}", "date": datetime.now(UTC).date().isoformat()}
+            "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 3) if peer else None,
+            "higher_is_better": higher, "runs": len(ours), "commit": commit,
+            "machine": f"{platform.machine()}, {platform.system()}", "date": datetime.now(UTC).date().isoformat()}
 
 
 def lines(rows: int) -> list[dict[str, object]]:
@@ -123,7 +124,8 @@ def lines(rows: int) -> list[dict[str, object]]:
         line(f"generator, {rows} rows", "rows/s", speed, budget, "budget: 100,000 rows in 60 s", higher=True),
         line(f"near-duplicates, {rows} rows: time", "s CPU", [a["seconds"] for a, _ in pairs], [b["seconds"] for _, b in pairs],
              "datasketch.MinHashLSH", higher=False),
-        line(f"near-duplicates, {rows} rows: memory", "MiB peak", [a["mib"] for a, _ in pairs], [b["mib"] for _, b in pairs], "datasketch.MinHashLSH", higher=False),
+        line(f"near-duplicates, {rows} rows: memory", "MiB peak", [a["mib"] for a, _ in pairs], [b["mib"] for _, b in pairs],
+             "datasketch.MinHashLSH", higher=False),
         line(f"generate and prepare, {rows} rows: speed", "rows/s", [rows / m["seconds"] for m in kept], [], None, higher=True),
         line(f"generate and prepare, {rows} rows: memory", "MiB peak", [m["mib"] for m in kept], [], None, higher=False),
     ]
