@@ -55,10 +55,10 @@ bench-table: setup ## bench/results as a table
 	$(RUN) python -m so8t.cli bench-table
 
 docs: setup ## rewrite the generated parts of docs/
-	$(RUN) python tools/docs.py
+	$(RUN) python -m tools.docs
 
 docs-check: setup ## fail if a generated part of docs/ is stale
-	$(RUN) python tools/docs.py --check
+	$(RUN) python -m tools.docs --check
 
 report: setup ## rebuild the report alone
 	$(RUN) dvc repro report

@@ -1,0 +1,1 @@
+"""Tools of the house: what the machine lacks, generated docs."""
