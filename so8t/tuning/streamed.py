@@ -23,24 +23,35 @@ INDEX = "model.safetensors.index.json"
 
 
 class Shards:
-    """The tensors of a safetensors folder by name, read on demand."""
+    """The tensors of a safetensors folder by name, read on demand; a file is mapped only while one of its tensors lives."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._where: dict[str, str] = {}
+        for name in shard_names(folder):
+            with self._open(name) as file:
+                self._where |= dict.fromkeys(file.keys(), name)
+
+    def _open(self, name: str) -> Any:
         from safetensors import safe_open
 
-        self.folder = folder
-        self._files: dict[str, Any] = {name: safe_open(folder / name, framework="pt") for name in shard_names(folder)}
-        self._where = {key: name for name, file in self._files.items() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return safe_open(self.folder / name, framework="pt")
 
     def __call__(self, name: str) -> Tensor:
         """The tensor as it is stored."""
-        tensor: Tensor = self._files[self._where[name]].get_tensor(name)
+        with self._open(self._where[name]) as file:
+            tensor: Tensor = file.get_tensor(name)
         return tensor
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """dtype and shape of every tensor, without reading it."""
-        slices = {name: self._files[file].get_slice(name) for name, file in self._where.items()}
-        return {name: (piece.get_dtype(), tuple(piece.get_shape())) for name, piece in sorted(slices.items())}
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for shard in sorted(set(self._where.values())):
+            with self._open(shard) as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    piece = file.get_slice(name)
+                    found[name] = piece.get_dtype(), tuple(piece.get_shape())
+        return dict(sorted(found.items()))
 
 
 def shard_names(folder: Path) -> list[str]:
