@@ -14,6 +14,7 @@ from so8t.quiet import quieten
 COMMANDS = {
     "ask": ("so8t.agent.cli", "ask", "Put a request to the released model: decision and, if allowed, the answer."),
     "plan": ("so8t.plan", "plan", "What each stage will need and what is missing, before anything slow."),
+    "checkpoints": ("so8t.tuning.cli", "checkpoints", "List a run's checkpoints and export one as an adapter."),
     "gate": ("so8t.calibration.cli", "gate", "Certified or not, as an exit code."),
     "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
     "register": ("so8t.agent.cli", "register", "Register models with an Ollama server."),

@@ -90,7 +90,7 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
     else:
         yield Need("base", OVERHEAD_S + 2 * n / 5e8, 3e8, 2e7)
     tokens = train.epochs * facts.rows["train"] * facts.tokens_per_row
-    bytes_per_weight = {"nf4": 0.6, "int8": 1.1, "none": 4.0 if train.compute_dtype == "float32" else 2.0}[train.quantization]
+    bytes_per_weight = {"nf4": 0.6, "int8": 1.1, "none": 4.0 if train.compute_dtype == "float32" else 2.0, "full": 16.0}[train.quantization]
     yield Need("train", OVERHEAD_S + tokens * TRAINED * n / speed, bytes_per_weight * n + 2e9, 0.05 * n)
     yield Need("bake", OVERHEAD_S + 64 * facts.tokens_per_row * READ * 3 * n / speed, min(12 * n + 1e9, 2.4e10), 4 * n if scratch else 2 * n)
     yield Need("convert", OVERHEAD_S * 2 + 2 * 2 * n / 1.5e8, 3e8, 2 * 2 * n)
