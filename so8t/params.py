@@ -355,21 +355,31 @@ class Params(Section):
         return self.profiles[self.profile]
 
 
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML 1.2 text; `where` names it in errors.
+
+    Raises:
+        ParamsError: text that is not YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ParamsError(f"not valid YAML: {error}", where=where, fix="check the indentation at that line") from None
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file.
 
     Raises:
         ParamsError: missing file or YAML that does not parse.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(path)
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ParamsError("file not found", where=str(path.resolve()), fix="run from the project's root") from None
-    except YAMLError as error:
-        raise ParamsError(f"not valid YAML: {error}", where=str(path), fix="check the indentation at that line") from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

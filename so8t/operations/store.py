@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from so8t.errors import ArtifactError
+from so8t.errors import ArtifactError, ParamsError
 from so8t.operations.git import file_at
+from so8t.params import parse_yaml
 
 LOCK = "dvc.lock"
 CACHE = Path(".dvc/cache/files/md5")
@@ -38,17 +38,14 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
     Raises:
         ArtifactError: not a lock file, or one with merge conflicts.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     fix = "keep one side (`git checkout --ours dvc.lock`), then `dvc repro` and commit"
     if "<<<<<<< " in text:
         raise ArtifactError("there are conflict markers in it", where=where, fix=fix)
     try:
-        stages: dict[str, Any] = (YAML(typ="safe", pure=True).load(StringIO(text)) or {}).get("stages") or {}
+        stages: dict[str, Any] = (parse_yaml(text, where) or {}).get("stages") or {}
         return [Out(name, str(out["path"]), str(out["md5"]), int(out.get("size", 0)), cached=not str(out["path"]).startswith("reports/"))
                 for name, stage in stages.items() for out in stage.get("outs", []) if "md5" in out]
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ParamsError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"not a lock file of DVC ({type(error).__name__})", where=where, fix=fix) from None
 
 
