@@ -47,6 +47,7 @@ class Facts:
     tokens_per_row: float
     rate: float
     files: int
+    training: float
 
 
 def matrix_rate() -> float:
@@ -60,21 +61,28 @@ def matrix_rate() -> float:
     return 2.0 * 768**3 / best
 
 
-def parameters_of(params: Params) -> float:
-    """Parameters of the base model, from its config or from the scratch section.
+def config_of(params: Params) -> dict[str, Any]:
+    """The base model's config.json, or what it will be (scratch).
 
     Raises:
         ArtifactError: the local model has no readable config.
     """
     scratch = params.active.scratch
-    if scratch is not None:
-        layer = (2 + 2 * scratch.kv_heads / scratch.heads) * scratch.hidden_size**2 + 3 * scratch.hidden_size * scratch.intermediate_size
-        return scratch.layers * layer + 2 * scratch.vocab_size * scratch.hidden_size
-    config = read_json(Path(params.active.base.path or "") / "config.json", fix="set profiles.<profile>.base.path to a local Hugging Face directory")
-    hidden, kv = config["hidden_size"], config.get("num_key_value_heads") or config["num_attention_heads"]
-    attention = (2 + 2 * kv / config["num_attention_heads"]) * hidden**2
-    embeddings = (1 if config.get("tie_word_embeddings") else 2) * config["vocab_size"] * hidden
-    return float(config["num_hidden_layers"] * (attention + 3 * hidden * config["intermediate_size"]) + embeddings)
+    if scratch is None:
+        return dict(read_json(Path(params.active.base.path or "") / "config.json", fix="set profiles.<profile>.base.path to a local Hugging Face directory"))
+    return {"hidden_size": scratch.hidden_size, "intermediate_size": scratch.intermediate_size, "num_hidden_layers": scratch.layers,
+            "num_attention_heads": scratch.heads, "num_key_value_heads": scratch.kv_heads, "vocab_size": scratch.vocab_size, "tie_word_embeddings": False}
+
+
+def facts_of(params: Params, rows: dict[str, int], characters: float) -> Facts:
+    """What the plan is computed from, this machine's speed included."""
+    from so8t.tuning import memory  # it knows the rotations, and they torch
+
+    config = config_of(params)
+    shape = memory.Shape.of(config, 0)
+    training = memory.estimate(config, params.active.train)["total"]
+    return Facts(float(shape.linear_numbers + shape.embedding_numbers), rows, characters / CHARACTERS_PER_TOKEN + 25, matrix_rate(),
+                 2 * len(params.scoring.types), training)
 
 
 def needs(params: Params, facts: Facts) -> Iterator[Need]:
@@ -90,8 +98,7 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
     else:
         yield Need("base", OVERHEAD_S + 2 * n / 5e8, 3e8, 2e7)
     tokens = train.epochs * facts.rows["train"] * facts.tokens_per_row
-    bytes_per_weight = {"nf4": 0.6, "int8": 1.1, "none": 4.0 if train.compute_dtype == "float32" else 2.0, "full": 16.0}[train.quantization]
-    yield Need("train", OVERHEAD_S + tokens * TRAINED * n / speed, bytes_per_weight * n + 2e9, 0.05 * n)
+    yield Need("train", OVERHEAD_S + tokens * TRAINED * n / speed, facts.training, 0.05 * n)
     yield Need("bake", OVERHEAD_S + 64 * facts.tokens_per_row * READ * 3 * n / speed, min(12 * n + 1e9, 2.4e10), 4 * n if scratch else 2 * n)
     yield Need("convert", OVERHEAD_S * 2 + 2 * 2 * n / 1.5e8, 3e8, 2 * 2 * n)
     quantised = sum(BITS[t] / 8 for t in params.quant.types)
@@ -140,19 +147,25 @@ def missing_things(params: Params, disk: float) -> list[str]:
 
 
 def graphics_note(params: Params) -> str:
-    """One line on graphics memory."""
+    """Graphics memory that training needs, and the overrides that make it fit where it does not."""
     import torch
 
+    from so8t.tuning import memory
+
+    config, train = config_of(params), params.active.train
+    needed = f"training needs about {memory.estimate(config, train)['gib']:.1f} GiB of graphics memory"
     if not torch.cuda.is_available():
-        return "no CUDA device: training runs on the CPU"
+        return f"no CUDA device: training runs on the CPU ({needed})"
     name, total = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-    return f"{name}, {total / 2**30:.1f} GiB; training wants {params.active.train.quantization} weights"
+    wanted = memory.overrides(config, train, float(total))
+    advice = "" if wanted == [] else "; it does not fit" if wanted is None else f"; it fits with {' '.join(wanted)}"
+    return f"{name}, {total / 2**30:.1f} GiB; {needed}{advice}"
 
 
 def make(params: Params) -> dict[str, Any]:
     """The whole plan as data."""
     rows, characters, missing = rows_of(params)
-    facts = Facts(parameters_of(params), rows, characters / CHARACTERS_PER_TOKEN + 25, matrix_rate(), 2 * len(params.scoring.types))
+    facts = facts_of(params, rows, characters)
     table = list(needs(params, facts))
     disk = sum(need.disk for need in table)
     return {"profile": params.profile, "parameters": facts.parameters, "rows": rows, "missing": missing + missing_things(params, disk),

@@ -24,7 +24,6 @@ REDUCED = {
     "evaluation.bootstrap": 200,
     "compare.bootstrap": 200,
     "verify.prompts": 6,
-    "verify.reserved_mass_max": 0.05,  # nine steps teach no model to keep its reserved rows quiet
 }
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
