@@ -118,7 +118,8 @@ class Scoring(Section):
 
     types: list[FileType] = Field(min_length=1)
     readout: ReadoutOf
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, description="CPU threads of one reader; part of what a card was made with")
+    readers: int = Field(ge=1, le=64, description="prompts read side by side; the results do not depend on it")
     n_ctx: int = Field(ge=256, le=4096, description="allocated context; above 4096 llama.cpp switches longrope factors")
     max_samples: int | None = Field(description="per split; every output is then stamped `sampled`")
 

@@ -20,7 +20,7 @@ def main(file: Path, out_dir: Path, model: str, kind: str, prepared: Path) -> No
 
         limits = run.params.scoring
         done = score(Job(file, prepared, out_dir, run.params.data.system, limits.n_ctx, limits.threads,
-                         limits.max_samples), run.progress)
+                         limits.max_samples, limits.readers), run.progress)
         sampled = ", sampled" if limits.max_samples is not None else ""
         run.summary = f"{done.rows} prompts{sampled}, {done.fresh} now, {done.per_second:.1f} prompts/s"
 

@@ -1,15 +1,19 @@
 """Score every labelled row of the prepared splits with one GGUF file.
 
 The outputs depend on the file, the prompts and the engine's settings only: rows are written in the order of their ids,
-an interrupted run resumes to the same bytes, and times go to the progress events.
+an interrupted run resumes to the same bytes, and times go to the progress events. A reading does not depend on what its
+reader read before, so several readers of the same file share the work (libllama leaves the interpreter lock while it computes).
 Rows without a verdict train language only and are not scored.
 """
 
 import hashlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -21,15 +25,19 @@ from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.scoring.journal import Journal
 from so8t.scoring.prompts import Prompt
-from so8t.scoring.reader import GgufReader
+from so8t.scoring.reader import GgufReader, Reading
 
 SCHEMA = "so8t.scores/1"
 SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
+Work = tuple[str, dict[str, Any], Prompt]  # split, row, its prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to score: the file, the directory of prepared splits, where rows go, the system prompt, limits."""
+    """What to score: the file, the directory of prepared splits, where rows go, the system prompt, limits.
+
+    `threads` are those of one reader; `readers` work side by side and change nothing but the time.
+    """
 
     file: Path
     prepared: Path
@@ -38,11 +46,12 @@ class Job:
     n_ctx: int
     threads: int
     max_samples: int | None
+    readers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many rows were scored, how many of them now, and how fast (prompts per second, latency in seconds)."""
+    """How many rows were scored, how many of them now, and how fast (prompts per second in all, latency of one in seconds)."""
 
     rows: int
     fresh: int
@@ -59,15 +68,16 @@ def score(job: Job, progress: Progress) -> Outcome:
         DataError: a split is malformed, or a prompt does not fit the context.
     """
     splits = {split: sample(job.prepared / f"{split}.jsonl", job.max_samples) for split in SPLITS}
-    with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads) as engine:
-        reader = GgufReader(engine, job.system)
-        prompts = {split: [_prompt(reader, row, job) for row in rows] for split, rows in splits.items()}
-        meta = _meta(job, engine, reader, {split: len(rows) for split, rows in splits.items()})
+    with _readers(job) as readers:
+        prompts = {split: [_prompt(readers[0], row, job) for row in rows] for split, rows in splits.items()}
+        meta = _meta(job, readers[0], {split: len(rows) for split, rows in splits.items()})
         with Journal(meta) as journal:
-            seconds = _score_rows(reader, splits, prompts, journal, progress)
+            began = time.perf_counter()
+            seconds = _score_rows(readers, splits, prompts, journal, progress)
+            elapsed = time.perf_counter() - began
             _write(job.out, splits, journal, meta)
             journal.discard()
-    outcome = _outcome(sum(map(len, splits.values())), seconds)
+    outcome = _outcome(sum(map(len, splits.values())), seconds, elapsed)
     progress.emit("scored", rows=outcome.rows, fresh=outcome.fresh, prompts_per_second=round(outcome.per_second, 2),
                   p50_ms=round(1e3 * outcome.p50, 3), p95_ms=round(1e3 * outcome.p95, 3))
     return outcome
@@ -92,6 +102,14 @@ def sample(path: Path, limit: int | None) -> list[dict[str, Any]]:
     return [rows[name] for name in sorted(chosen)]
 
 
+@contextmanager
+def _readers(job: Job) -> Iterator[list[GgufReader]]:
+    """The job's readers: the file is mapped once, each has its own context."""
+    with ExitStack() as stack:
+        engines = [stack.enter_context(Engine(job.file, n_ctx=job.n_ctx, threads=job.threads)) for _ in range(job.readers)]
+        yield [GgufReader(engine, job.system) for engine in engines]
+
+
 def _prompt(reader: GgufReader, row: dict[str, Any], job: Job) -> Prompt:
     """Tokenise before anything slow, so that a prompt that does not fit is found in the first second."""
     prompt = reader.prompter.prompt(row["text"])
@@ -101,26 +119,44 @@ def _prompt(reader: GgufReader, row: dict[str, Any], job: Job) -> Prompt:
     return prompt
 
 
-def _meta(job: Job, engine: Engine, reader: GgufReader, counts: dict[str, int]) -> dict[str, Any]:
+def _meta(job: Job, reader: GgufReader, counts: dict[str, int]) -> dict[str, Any]:
     files = {split: sha256_file(job.prepared / f"{split}.jsonl") for split in SPLITS}
     return {"schema": SCHEMA, "file": job.file.name, "semantic_digest": semantic_digest(job.file),
-            "template_sha256": reader.prompter.digest, "engine": engine.settings(), "n": counts,
+            "template_sha256": reader.prompter.digest, "engine": reader.engine.settings(), "n": counts,
             "sampled": job.max_samples is not None, "splits_sha256": files}
 
 
-def _score_rows(reader: GgufReader, splits: dict[str, list[dict[str, Any]]], prompts: dict[str, list[Prompt]],
+def _score_rows(readers: list[GgufReader], splits: dict[str, list[dict[str, Any]]], prompts: dict[str, list[Prompt]],
                 journal: Journal, progress: Progress) -> list[float]:
     """Read every row that the journal lacks; return the seconds each took."""
     work = [(split, row, prompt) for split in SPLITS for row, prompt in zip(splits[split], prompts[split], strict=True)
             if (split, row["id"]) not in journal.rows]
     seconds: list[float] = []
-    for split, row, prompt in progress.bar(work, total=len(work), what="score", unit="prompt"):
-        began = time.perf_counter()
-        reading = reader.read_prompt(prompt)
-        seconds.append(time.perf_counter() - began)
+    for (split, row, _), reading, took in progress.bar(_read_all(readers, work), total=len(work), what="score", unit="prompt"):
+        seconds.append(took)
         journal.append(split, {"id": row["id"], "group": row["group"], "domain": row.get("domain"),
                                "verdict": row["verdict"], "authority": row.get("authority"), **reading.row()})
     return seconds
+
+
+def _read_all(readers: list[GgufReader], work: list[Work]) -> Iterator[tuple[Work, Reading, float]]:
+    """Each piece of work in turn with its reading and its seconds; what is not begun is dropped when the caller stops."""
+    free: SimpleQueue[GgufReader] = SimpleQueue()
+    for reader in readers:
+        free.put(reader)
+    with ThreadPoolExecutor(len(readers)) as pool:
+        readings = pool.map(lambda piece: _read_one(free, piece[2]), work)
+        for piece, (reading, took) in zip(work, readings, strict=True):
+            yield piece, reading, took
+
+
+def _read_one(free: SimpleQueue[GgufReader], prompt: Prompt) -> tuple[Reading, float]:
+    reader = free.get()
+    try:
+        began = time.perf_counter()
+        return reader.read_prompt(prompt), time.perf_counter() - began
+    finally:
+        free.put(reader)
 
 
 def _write(out: Path, splits: dict[str, list[dict[str, Any]]], journal: Journal, meta: dict[str, Any]) -> None:
@@ -135,8 +171,8 @@ def _ordered(split: str, rows: list[dict[str, Any]], journal: Journal) -> Iterat
         yield journal.rows[split, row["id"]]
 
 
-def _outcome(rows: int, seconds: list[float]) -> Outcome:
+def _outcome(rows: int, seconds: list[float], elapsed: float) -> Outcome:
     if not seconds:
         return Outcome(rows, 0, 0.0, 0.0, 0.0)
     p50, p95 = np.percentile(seconds, [50, 95])
-    return Outcome(rows, len(seconds), len(seconds) / sum(seconds), float(p50), float(p95))
+    return Outcome(rows, len(seconds), len(seconds) / elapsed, float(p50), float(p95))

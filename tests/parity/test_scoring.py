@@ -72,6 +72,13 @@ def test_order_and_neighbours_change_no_number(tiny: Path, tmp_path: Path) -> No
         assert {key: row[key] for key in reading} == reading
 
 
+def test_readers_side_by_side_write_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path / "p", {"calibration": [sample(n) for n in range(24)], "valid": [sample(30)]})
+    score(job_of(tiny, prepared, tmp_path / "one"), Progress("score"))
+    score(job_of(tiny, prepared, tmp_path / "three", readers=3), Progress("score"))
+    assert content(tmp_path / "one") == content(tmp_path / "three")
+
+
 def test_an_interrupted_run_resumes_to_the_same_bytes(tiny: Path, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = write_prepared(tmp_path / "p", {"calibration": [sample(n) for n in range(6)], "valid": [sample(9)]})
