@@ -3,8 +3,9 @@
 The file is llama.cpp's GGUF form (`<tensor>.in_sum2`, `<tensor>.counts`), so its tools read it too.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from so8t.files import atomic_file, read_jsonl
 Sums = dict[str, tuple[NDArray[np.float64], int]]
 
 
-def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path) -> int:
+def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path, *, threads: int = 0) -> int:
     """Run the model over token rows and write, per linear layer, the sum of squares of each input column.
 
     Args:
         model_dir: Hugging Face directory (float32 on the CPU).
         token_rows: token ids of whole conversations, as training sees them.
         out: the imatrix file.
+        threads: CPU threads; 0 = torch's own choice.
 
     Returns:
         Number of tokens seen.
@@ -40,6 +42,8 @@ def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path)
     import torch
     from transformers import AutoModelForCausalLM
 
+    if threads:
+        torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False)
     model.eval()
     described = read_model(read_config(model_dir), model_dir)
@@ -61,14 +65,17 @@ def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path)
 
 
 def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Iterator[list[int]]:
-    """Token ids of the first `rows` prepared conversations, rendered with the model's own chat template."""
+    """Token ids of `rows` prepared conversations, rendered with the model's own chat template.
+
+    Those with the smallest SHA-256 of their id: a sample of the whole file that does not change when rows are put before others.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     template = SpecialVocab(model_dir).chat_template
     if not isinstance(template, str):
         raise DataError("the model has no chat template", where=str(model_dir), fix="copy the base model's tokenizer files")
-    for _, row in islice(read_jsonl(texts), rows):
+    for row in nsmallest(rows, (row for _, row in read_jsonl(texts)), key=lambda row: hashlib.sha256(str(row["id"]).encode()).digest()):
         text = prompt_of(template, system, row["text"]) + row["response"]
         yield tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -80,6 +87,11 @@ def _accumulate(entry: list[Any]) -> Any:
         entry[1] += flat.shape[0]
 
     return hook
+
+
+def write_empty(path: Path) -> None:
+    """Write a file that says that no importance matrix was wanted: no tensors, no tokens."""
+    write_imatrix(path, {}, 0)
 
 
 def write_imatrix(path: Path, sums: Sums, chunks: int) -> None:
