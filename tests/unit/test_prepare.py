@@ -94,6 +94,29 @@ def test_the_check_for_straddlers_would_see_one(synthetic: list[dict], tmp_path:
     assert straddlers(splits)
 
 
+def test_the_check_for_straddlers_would_see_a_near_duplicate_alone(synthetic: list[dict], tmp_path: Path) -> None:
+    splits, _ = run(tmp_path, (synthetic[:400], "auto", 1.0))
+    row = max(splits["train"], key=lambda r: len(r["text"]))
+    splits["calibration"].append({**row, "id": "x", "group": "of its own", "pair": None, "text": row["text"] + "ね"})
+    assert [kind for kind, _ in straddlers(splits)] == ["near"]
+
+
+@pytest.mark.slow
+def test_of_the_4999_rows_of_the_demo_all_are_kept_balanced_and_none_straddles(tmp_path: Path) -> None:
+    made = PARAMS.synthesize
+    rows = list(generate(made.rows, made.domains, PARAMS.seed, cells_share=DATA.split.test_cells, phrases_share=DATA.split.test_phrases))
+    splits, counts = run(tmp_path, (rows, "auto", 1.0))
+    assert (sum(map(len, splits.values())), sum(counts.dropped.values())) == (4999, 0)
+    assert straddlers(splits) == []
+    assert all(abs(share - 1 / 3) <= 0.02 for shares in summary.balance(counts).values() for share in shares.values())
+
+
+def test_a_domain_out_of_balance_would_be_seen(synthetic: list[dict], tmp_path: Path) -> None:
+    lean = [r for i, r in enumerate(synthetic) if not (r["domain"] == "defense" and r["verdict"] == "DENY" and i % 2)]
+    _, counts = run(tmp_path, (lean, "auto", 1.0))
+    assert abs(summary.balance(counts)["defense"]["DENY"] - 1 / 3) > 0.02
+
+
 def test_adding_rows_moves_no_old_row(synthetic: list[dict], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
