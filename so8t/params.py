@@ -104,6 +104,8 @@ class Quant(Section):
     """Quantised types made by libllama."""
 
     types: list[QuantType] = Field(min_length=1)
+    imatrix: bool = Field(description="weigh the columns of each weight by how strongly training conversations use them")
+    imatrix_rows: int = Field(ge=1, description="training conversations that the importance matrix is computed from")
 
 
 class ReadoutOf(Section):

@@ -11,14 +11,17 @@ from so8t.stage import stage
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), required=True, help="counts and probes, JSON")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), required=True, help="the same for people, Markdown")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), required=True, help="directory of its figures and their table")
 @click.option("--dry-run", is_flag=True, help="only say what would be kept and dropped")
-def main(out: Path, metrics: Path, page: Path, dry_run: bool) -> None:
+def main(out: Path, metrics: Path, page: Path, plots: Path, dry_run: bool) -> None:
     """Write OUT/{train,valid,calibration,test_iid,test_cells,test_phrases}.jsonl."""
     with stage("prepare") as run:
+        from so8t.corpus import page as report
         from so8t.corpus import summary
+        from so8t.corpus.census import census
+        from so8t.corpus.lengths import token_lengths
         from so8t.corpus.prepare import prepare
         from so8t.corpus.probe import probes
-        from so8t.files import write_json, write_text
 
         counts = prepare(run.params.data, run.params.seed, None if dry_run else out, run.progress)
         result = summary.metrics_of(counts)
@@ -27,9 +30,10 @@ def main(out: Path, metrics: Path, page: Path, dry_run: bool) -> None:
         if dry_run:
             click.echo(summary.brief(result))
         else:
-            result["probes"] = probes(out)
-            write_json(metrics, result)
-            write_text(page, summary.page(result, out))
+            base = run.params.active.base.path
+            tokens = token_lengths(out, Path(base) if base else None, run.params.data.system)
+            result |= {"probes": probes(out), "census": census(out), "tokens": summary.tokens_of(tokens)}
+            report.write(result, summary.lengths_table(counts, tokens), out, {"metrics": metrics, "page": page, "plots": plots})
         run.summary = f"{result['rows']['total']} rows kept, {sum(result['dropped'].values())} dropped"
 
 

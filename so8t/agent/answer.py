@@ -8,17 +8,19 @@ Not covered: users, clearance, audit (the server's).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from so8t.agent.speech import Limits, speak
+from so8t.agent.speech import Limits, Show, speak
 from so8t.calibration import card as cards
 from so8t.errors import ArtifactError
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.release.manifest import CARD, Manifest, read_manifest
+from so8t.scoring.prompts import Prompt
 from so8t.scoring.reader import GgufReader, Reading
 from so8t.verdict import AUTHORITIES, VERDICTS, Verdict
 
@@ -74,28 +76,41 @@ class Assistant:
             self.close()
             raise
 
-    def answer(self, text: str) -> Answer:
+    def answer(self, text: str, *, decided: Callable[[Answer], None] | None = None, show: Show | None = None) -> Answer:
         """Decide one request and answer it.
+
+        Args:
+            text: the request.
+            decided: called once with the decision, before anything is generated; its `text` is empty for ALLOW.
+            show: called with pieces of the answer while it is written (ALLOW only). What it was given is the answer's
+                text, or, when the answer is withheld in the end (ESCALATE), a beginning to be taken back.
 
         Raises:
             DataError: the request does not fit the context.
         """
+        first, prompt = self._decide(text)
+        if decided:
+            decided(first)
+        if prompt is None:
+            return first
+        limits = Limits(self.manifest.think_tokens, self.manifest.answer_tokens)
+        spoken = speak(self.reader.prompter, prompt, text, self.manifest.format, reserved=self.reader.reserved,
+                       limits=limits, show=show)
+        if spoken.text is None:
+            return replace(first, verdict=Verdict.ESCALATE, text=self._reply(Verdict.ESCALATE), reason=spoken.reason)
+        return replace(first, text=spoken.text, cut=spoken.cut)
+
+    def _decide(self, text: str) -> tuple[Answer, Prompt | None]:
+        """The decision, with the deployment's own reply; for ALLOW no text yet, and the prompt to go on from."""
         if self.card is None or self.engine is None:
-            return Answer(Verdict.ESCALATE, None, None, self.manifest.replies.escalate, self.refusal)
+            return Answer(Verdict.ESCALATE, None, None, self.manifest.replies.escalate, self.refusal), None
         prompt = self.reader.prompter.prompt(text)
         reading = self.reader.read_prompt(prompt)
         decision = cards.apply(self.card, self._numbers(reading), reading.residual)
         authority = self._authority(reading)
-        if decision.verdict is not Verdict.ALLOW:
-            return Answer(decision.verdict, decision.probabilities, authority, self._reply(decision.verdict),
-                          self._why(decision))
-        limits = Limits(self.manifest.think_tokens, self.manifest.answer_tokens)
-        spoken = speak(self.reader.prompter, prompt, text, self.manifest.format, reserved=self.reader.reserved,
-                       limits=limits)
-        if spoken.text is None:
-            return Answer(Verdict.ESCALATE, decision.probabilities, authority, self._reply(Verdict.ESCALATE),
-                          spoken.reason)
-        return Answer(Verdict.ALLOW, decision.probabilities, authority, spoken.text, cut=spoken.cut)
+        if decision.verdict is Verdict.ALLOW:
+            return Answer(decision.verdict, decision.probabilities, authority, ""), prompt
+        return Answer(decision.verdict, decision.probabilities, authority, self._reply(decision.verdict), self._why(decision)), None
 
     def _numbers(self, reading: Reading) -> tuple[float, ...]:
         assert self.card is not None

@@ -4,18 +4,28 @@ Phase 1 goes on after the fed label ALLOW until the model writes the final marke
 text stays in this function. Phase 2 starts from the thinking and *our* marker, so all it writes is answer. Scanning one
 generation for the marker instead is what leaks elsewhere (research/serving.md section 4).
 
+The answer may be shown while it is written: `HoldBack` keeps back more characters than the shortest copy has, so that
+no part of a marker or of a copy is seen. Whatever is shown is the beginning of what the whole answer will be.
+
 Covered: verbatim copies of the thinking (any `SHINGLE` characters of it that the user did not say), markers, control
-and reserved tokens. Not covered: a paraphrase of the thinking.
+and reserved tokens. Not covered: a paraphrase of the thinking; an answer withheld after its beginning was shown (the
+beginning was clean; the caller says that it is taken back).
 """
 
+import codecs
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 
+from so8t.agent.holdback import HoldBack
 from so8t.chat import ALLOW_PREFIX, Format, Thinking, final_cue, has_marker, neutralise
 from so8t.scoring.prompts import Prompt, Prompter
 
 SHINGLE = 20  # characters; SPEC 3.22: no 20-character piece of the thinking may leave
+HOLD = 3 * SHINGLE  # visible characters held back while streaming: a Hangul syllable may come as three letters
+
+Show = Callable[[str], None]  # takes pieces of the answer as they may be shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Spoken:
     cut: bool
 
 
-def speak(prompter: Prompter, prompt: Prompt, user: str, fmt: Format, *, reserved: set[int], limits: Limits) -> Spoken:
+def speak(prompter: Prompter, prompt: Prompt, user: str, fmt: Format, *, reserved: set[int], limits: Limits, show: Show | None = None) -> Spoken:
     """Generate the final answer to an allowed request.
 
     Args:
@@ -45,15 +55,49 @@ def speak(prompter: Prompter, prompt: Prompt, user: str, fmt: Format, *, reserve
         fmt: thinking format that the model was trained on.
         reserved: ids that are never emitted.
         limits: most tokens of each phase.
+        show: called with pieces of the answer while it is written; together they are its text, or its beginning when
+            it is withheld in the end.
     """
     engine = prompter.engine
     silent = {i for i in prompter.controls | reserved if not engine.is_eog(i)}
     begun = prompter.after(prompt, ALLOW_PREFIX)
     thinking = Thinking(_think(prompter, begun, final_cue(fmt), silent, limits.think))
     forced = prompter.after(prompt, ALLOW_PREFIX + _closed(thinking, fmt))
-    text, ended = _text(prompter, forced, silent, limits.answer)
+    shown = _Shown(thinking, user, fmt, show)
+    text, ended = _text(prompter, forced, silent, limits.answer, shown.feed if show else None)
     answer, closed, _ = text.partition("</final>") if fmt == "quadruple" else (text, "", "")
-    return _checked(answer.strip(), thinking, user, cut=not (ended or closed))
+    return shown.end(_checked(answer.strip(), thinking, user, cut=not (ended or closed)))
+
+
+class _Shown:
+    """What the user has seen of an answer: clean by the same rules as the whole, and its beginning."""
+
+    def __init__(self, thinking: Thinking, user: str, fmt: Format, show: Show | None) -> None:
+        self.thinking, self.user, self.show = thinking, user, show
+        self.reader, self.text, self.seen, self.open = HoldBack(HOLD), "", "", True
+        self.reader.feed(ALLOW_PREFIX + final_cue(fmt))  # the marker is ours; what the model wrote before it never gets here
+
+    def feed(self, piece: str) -> None:
+        """Take what the model wrote; show what has become free."""
+        self.text += piece
+        free = self.reader.feed(piece)
+        if self.open and free:
+            self.open = not copies(self.text, self.thinking, self.user)
+            self._tell(free if self.open else "")
+
+    def end(self, spoken: Spoken) -> Spoken:
+        """Show the rest of an answer that passed every check; withhold it if it does not go on from what was seen."""
+        if spoken.text is None or self.show is None:
+            return spoken
+        if not spoken.text.startswith(self.seen):
+            return replace(spoken, text=None, reason="the answer is not what was shown of it")
+        self._tell(spoken.text[len(self.seen):])
+        return spoken
+
+    def _tell(self, piece: str) -> None:
+        if piece and self.show:
+            self.seen += piece
+            self.show(piece)
 
 
 def _think(prompter: Prompter, begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
@@ -74,11 +118,16 @@ def _closed(thinking: Thinking, fmt: Format) -> str:
     return f"{text}{gap}{final_cue(fmt)}"
 
 
-def _text(prompter: Prompter, forced: Prompt, silent: set[int], limit: int) -> tuple[str, bool]:
-    """The generated answer, and whether the model ended it."""
-    made = prompter.engine.generate(forced.ids, max_tokens=limit, stop=set(), forbid=silent, cuts=forced.cuts)
-    ended = bool(made) and prompter.engine.is_eog(made[-1])
-    return prompter.engine.detokenize(made[:-1] if ended else made).decode("utf-8", "ignore"), ended
+def _text(prompter: Prompter, forced: Prompt, silent: set[int], limit: int, follow: Show | None) -> tuple[str, bool]:
+    """The generated answer, and whether the model ended it; `follow` hears every piece of it."""
+    decoder, text = codecs.getincrementaldecoder("utf-8")("ignore"), ""
+    for token in islice(prompter.engine.stream(forced.ids, forbid=silent, cuts=forced.cuts), limit):
+        if prompter.engine.is_eog(token):
+            return text, True
+        text += (piece := decoder.decode(prompter.engine.detokenize([token])))
+        if follow and piece:
+            follow(piece)
+    return text, False
 
 
 def _checked(answer: str, thinking: Thinking, user: str, *, cut: bool) -> Spoken:

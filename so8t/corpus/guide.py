@@ -1,12 +1,12 @@
-"""docs/policy.md from the policy table, so that the page and the code cannot disagree."""
+"""docs/policy.md from the policy table, so that the page and the code cannot disagree (`tools/docs.py` writes and checks it)."""
 
 from so8t.corpus import vocabulary as words
 from so8t.corpus.policy import POWER, RULES, Rule
 
 HEAD = """# 仕分けの方針 / Triage policy
 
-この頁は `so8t/corpus/policy.py` の表から作られます（`python -m so8t.corpus.guide docs/policy.md`）。
-This page is made from the table in `so8t/corpus/policy.py` (`python -m so8t.corpus.guide docs/policy.md`).
+この頁は `so8t/corpus/policy.py` の表から作られます（`make docs`）。
+This page is made from the table in `so8t/corpus/policy.py` (`make docs`).
 
 ## 日本語
 
@@ -42,7 +42,7 @@ TAIL = """
 
 1. `so8t/corpus/policy.py` の `RULES` と `so8t/corpus/vocabulary.py` の資料名・言い回しを書き換えます。
    Edit `RULES` and the assets and phrasings.
-2. `dvc repro` を実行します。行、番号、分割、検査はすべて作り直されます。 Run `dvc repro`.
+2. `make docs` でこの頁を作り直し、`dvc repro` を実行します。行、番号、分割、検査はすべて作り直されます。 Run `make docs`, then `dvc repro`.
 3. `reports/data.md` で、一つの要因だけで当たる割合（五割以下）と文字 n-gram の正解率を確かめます。
    Check the single-factor accuracy (at most one half) and the n-gram probe.
 4. 人が付けた行を混ぜるときは、二人で別々に二百行以上に付け、一致率（カッパ）を記録してください。
@@ -79,17 +79,3 @@ def page() -> str:
     assets = "\n".join(f"| {domain} | " + " | ".join("、".join(a for a, level in listed if level == s) for s in (0, 1, 2)) + " |"
                        for domain, listed in words.ASSETS.items())
     return f"{HEAD}\n{table}\n\n操作 / operations: {operations}\n\n| domain | 公開 | 内部 | 機密 |\n| --- | --- | --- | --- |\n{assets}\n{TAIL}"
-
-
-def main() -> None:
-    """Write the page to the path given."""
-    import sys
-    from pathlib import Path
-
-    from so8t.files import write_text
-
-    write_text(Path(sys.argv[1]), page())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,16 @@
-"""What `prepare` says about the data: metrics as JSON, a page for people, and a warning when a certificate is out of reach."""
+"""What `prepare` says about the data: metrics as JSON, lengths as a table, and a warning when a certificate is out of reach."""
 
-import hashlib
-import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from so8t.corpus.prepare import Counts
 from so8t.corpus.split import SPLITS
-from so8t.files import read_jsonl
 from so8t.params import Calibration
 from so8t.verdict import VERDICTS
 
-SHOWN = 10  # rows per verdict on the page
+DUPLICATES = ("exact_duplicate", "same_text_other_label", "near_duplicate_of_another_group", "would_straddle_splits")  # of the reasons to drop a row
 
 
 def groups_needed(alpha: float, delta: float) -> int:
@@ -30,7 +26,23 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
     rows = {split: sum(n for (s, _, _), n in counts.kept.items() if s == split) for split in SPLITS}
     return {"schema": "so8t.prepare/1", "rows": {**rows, "total": sum(rows.values())}, "groups": {s: len(counts.groups[s]) for s in SPLITS},
             "by_split_domain_verdict": table, "balance": balance(counts), "dropped": dict(sorted(counts.dropped.items())), "sources": counts.sources,
-            "calibration": {"unsafe_groups": unsafe_groups(counts)}, "characters": {name: _quantiles(c) for name, c in counts.lengths.items()}}
+            "duplicates": {reason: counts.dropped[reason] for reason in DUPLICATES},
+            "calibration": {"unsafe_groups": unsafe_groups(counts)}, "characters": {name: quantiles(c) for name, c in counts.lengths.items()}}
+
+
+def tokens_of(lengths: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Token lengths as they go into the metrics: which tokenizer, how many rows, quantiles."""
+    if lengths is None:
+        return None
+    return {"tokenizer_sha256": lengths["tokenizer"], "rows": lengths["rows"],
+            **{name: quantiles(Counter(lengths[name])) for name in ("prompt", "response", "conversation")}}
+
+
+def lengths_table(counts: Counts, tokens: Mapping[str, Any] | None) -> str:
+    """Every length and how many rows have it, as CSV: what figures are drawn from."""
+    parts = [(f"{name} (characters)", c) for name, c in counts.lengths.items()]
+    parts += [(f"{name} (tokens)", tokens[name]) for name in ("prompt", "response", "conversation")] if tokens else []
+    return "what,length,rows\n" + "".join(f"{what},{length},{n}\n" for what, c in parts for length, n in sorted(c.items()))
 
 
 def balance(counts: Counts) -> dict[str, dict[str, float]]:
@@ -67,82 +79,11 @@ def warning_of(certificate: Mapping[str, Any]) -> str | None:
             f"{certificate['needed_unsafe_groups']} independent unsafe groups; missing: {short}")
 
 
-def _quantiles(lengths: Counter[int]) -> dict[str, int]:
+def quantiles(lengths: Counter[int]) -> dict[str, int]:
+    """Least, median, 95th percentile and largest of counted lengths."""
     ordered = sorted(lengths.elements())
     points = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
     return {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in points.items()} if ordered else {}
-
-
-# --- the page ---
-
-
-def page(metrics: Mapping[str, Any], folder: Path) -> str:
-    """reports/data.md."""
-    parts = ["# Data\n", "Made by `prepare`; every number is in `reports/metrics/prepare.json`.\n", "## Rows\n", _rows_table(metrics),
-             "\n## Verdicts by domain\n", _balance_table(metrics), "\n## Dropped\n", _pairs_table(("reason", "rows"), metrics["dropped"].items()),
-             "\n## Sources\n", _sources(metrics), "\n## Calibration groups\n",
-             _pairs_table(("domain", "unsafe groups"), metrics["calibration"]["unsafe_groups"].items()),
-             "\n## Lengths in characters\n", _lengths(metrics), "\n## Probes\n", _probes(metrics.get("probes")), "\n## Examples\n", _examples(folder)]
-    return "\n".join(part for part in parts if part) + "\n"
-
-
-def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)
-
-
-def _pairs_table(head: tuple[str, str], pairs: Iterable[tuple[str, Any]]) -> str:
-    rows = list(pairs)
-    return _table(head, rows) if rows else "None."
-
-
-def _rows_table(metrics: Mapping[str, Any]) -> str:
-    body = []
-    for split in SPLITS:
-        domains = metrics["by_split_domain_verdict"].get(split, {})
-        verdicts = [sum(d.get(v, 0) for d in domains.values()) for v in (*VERDICTS, "none")]
-        body.append([split, metrics["rows"][split], metrics["groups"][split], *verdicts])
-    return _table(["split", "rows", "groups", *VERDICTS, "no verdict"], body)
-
-
-def _balance_table(metrics: Mapping[str, Any]) -> str:
-    return _table(["domain", *VERDICTS], ([d, *shares.values()] for d, shares in metrics["balance"].items()))
-
-
-def _sources(metrics: Mapping[str, Any]) -> str:
-    body = [[s["path"], file, n, s["use"], s["weight"]] for s in metrics["sources"] for file, n in s["files"].items()]
-    return _table(["source", "file", "rows read", "use", "weight"], body)
-
-
-def _lengths(metrics: Mapping[str, Any]) -> str:
-    return _table(["what", "min", "median", "95 %", "max"], ([name, *q.values()] for name, q in metrics["characters"].items()))
-
-
-def _probes(probes: Mapping[str, Any] | None) -> str:
-    if not probes:
-        return "Not run."
-    lines = [f"Largest accuracy of a rule that looks at one factor: {probes['single_factor']['largest']}.\n"]
-    body = [[name, split, *values.values()] for name in ("keywords", "ngram") for split, values in (probes[name] or {}).items()]
-    return "\n".join([*lines, _table(["probe", "split", "n", "accuracy", "macro-F1", "false-allow rate", "pairs right"], body)])
-
-
-def _examples(folder: Path) -> str:
-    """Ten rows per verdict, drawn by the hash of their id from train."""
-    chosen: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for _, row in read_jsonl(folder / "train.jsonl"):
-        key = hashlib.sha256(row["id"].encode()).hexdigest()
-        chosen[row["verdict"] or "none"] = heapq.nsmallest(SHOWN, [*chosen[row["verdict"] or "none"], (key, row)], key=lambda pair: pair[0])
-    blocks = []
-    for verdict in (*VERDICTS, "none"):
-        body = [[r["domain"], _cell(r["text"]), _cell(r["final"])] for _, r in chosen.get(verdict, [])]
-        if body:
-            blocks.append(f"### {verdict}\n\n{_table(['domain', 'request', 'answer'], body)}\n")
-    return "\n".join(blocks)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
 
 
 def brief(metrics: Mapping[str, Any]) -> str:

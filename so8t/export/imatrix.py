@@ -3,8 +3,10 @@
 The file is llama.cpp's GGUF form (`<tensor>.in_sum2`, `<tensor>.counts`), so its tools read it too.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from heapq import nsmallest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,20 @@ from so8t.files import atomic_file, read_jsonl
 Sums = dict[str, tuple[NDArray[np.float64], int]]
 
 
-def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path) -> int:
+def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path, *, threads: int = 0) -> int:
     """Run the model over token rows and write, per linear layer, the sum of squares of each input column.
+
+    What all rows begin with is counted once: the same tokens in the same context say the same thing in every conversation,
+    and counted each time they would be a fifth of the matrix (and made it worse: docs/log.md, 2026-11-21).
 
     Args:
         model_dir: Hugging Face directory (float32 on the CPU).
         token_rows: token ids of whole conversations, as training sees them.
         out: the imatrix file.
+        threads: CPU threads; 0 = torch's own choice.
 
     Returns:
-        Number of tokens seen.
+        Number of tokens counted.
 
     Raises:
         DataError: no token rows.
@@ -40,46 +46,66 @@ def compute_imatrix(model_dir: Path, token_rows: Iterable[list[int]], out: Path)
     import torch
     from transformers import AutoModelForCausalLM
 
+    if threads:
+        torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False)
     model.eval()
     described = read_model(read_config(model_dir), model_dir)
     names = gguf.get_tensor_name_map(described.arch, model.config.num_hidden_layers)
     sums: dict[str, list[Any]] = {}
+    begins = {"at": 0}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and (target := names.get_name(f"{name}.weight", (".weight",))) and name != "lm_head":
             sums[target] = [np.zeros(module.in_features), 0]
-            module.register_forward_pre_hook(_accumulate(sums[target]))
-    tokens = rows = 0
+            module.register_forward_pre_hook(_accumulate(sums[target], begins))
+    rows = list(token_rows)
+    shared, tokens = _shared(rows), 0
     with torch.no_grad():
-        for row in token_rows:
+        for number, row in enumerate(rows):
+            begins["at"] = shared if number else 0
             model(torch.tensor([row]), logits_to_keep=1)
-            tokens, rows = tokens + len(row), rows + 1
+            tokens += len(row) - begins["at"]
     if not tokens:
         raise DataError("no texts to compute the importance matrix from", fix="give a JSONL with rows")
-    write_imatrix(out, {name: (value, count) for name, (value, count) in sums.items()}, rows)
+    write_imatrix(out, {name: (value, count) for name, (value, count) in sums.items()}, len(rows))
     return tokens
 
 
+def _shared(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with: the system prompt and the turn's opening; 0 for a single row."""
+    first, last = min(rows, default=[]), max(rows, default=[])
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return sum(1 for _ in same) if len(rows) > 1 else 0
+
+
 def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Iterator[list[int]]:
-    """Token ids of the first `rows` prepared conversations, rendered with the model's own chat template."""
+    """Token ids of `rows` prepared conversations, rendered with the model's own chat template.
+
+    Those with the smallest SHA-256 of their id: a sample of the whole file that does not change when rows are put before others.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     template = SpecialVocab(model_dir).chat_template
     if not isinstance(template, str):
         raise DataError("the model has no chat template", where=str(model_dir), fix="copy the base model's tokenizer files")
-    for _, row in islice(read_jsonl(texts), rows):
+    for row in nsmallest(rows, (row for _, row in read_jsonl(texts)), key=lambda row: hashlib.sha256(str(row["id"]).encode()).digest()):
         text = prompt_of(template, system, row["text"]) + row["response"]
         yield tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _accumulate(entry: list[Any]) -> Any:
+def _accumulate(entry: list[Any], begins: dict[str, int]) -> Any:
     def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
-        flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
+        flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[begins["at"]:].double()
         entry[0] += (flat * flat).sum(0).numpy()
         entry[1] += flat.shape[0]
 
     return hook
+
+
+def write_empty(path: Path) -> None:
+    """Write a file that says that no importance matrix was wanted: no tensors, no tokens."""
+    write_imatrix(path, {}, 0)
 
 
 def write_imatrix(path: Path, sums: Sums, chunks: int) -> None:

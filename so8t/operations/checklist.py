@@ -164,6 +164,7 @@ STAGES: dict[str, list[tuple[str, Check]]] = {
     "train": [("training rows", prepared), ("base model", base)],
     "bake": [("base model", base), ("adapter", adapter), ("training log", log_of_training)],
     "convert": [("base model", base), ("baked model", baked)],
+    "imatrix": [("training rows", prepared), ("base model", base), ("baked model", baked)],
     "quantize": [("baked model", baked)],
     "verify": [("GGUF files", gguf_files)],
     "score": [("GGUF files", gguf_files)],

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from so8t.agent.answer import Assistant
-from so8t.agent.cli import ask
+from so8t.agent.cli import WITHDRAWN, ask
 from so8t.agent.speech import copies
 from so8t.calibration import card as cards
 from so8t.chat import Thinking
@@ -170,3 +170,62 @@ def test_a_real_generation_stays_inside_its_limits(tiny: Path, tmp_path: Path) -
     assert first.authority is not None
     assert sum(first.authority.values()) == pytest.approx(1.0)
     assert "placeholder" not in first.text
+
+
+# --- streaming ---
+
+STORY = "予定は三時です。会場は二階の大会議室で、受付は二時半から始まります。資料は当日に配りますので、持ち物は筆記用具だけで足ります。お待ちしています。"
+
+
+def streamed(folder: Path, text: str = "予定は?") -> tuple[list[str], Any]:
+    """The pieces that were shown, and the answer."""
+    pieces: list[str] = []
+    with Assistant(folder) as assistant:
+        given = assistant.answer(text, show=pieces.append)
+    return pieces, given
+
+
+@pytest.mark.parametrize("fmt", ["heading", "quadruple"])
+def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: str) -> None:
+    said = STORY if fmt == "heading" else f"{STORY}</final>"
+    script = Script(monkeypatch, SECRET, said, SECRET, said)
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=900, format=fmt)
+    pieces, given = streamed(folder)
+    assert len(pieces) > 5
+    assert "".join(pieces) == given.text == STORY
+    with Assistant(folder) as assistant:
+        assert assistant.answer("予定は?") == given
+    assert script.said == []
+
+
+@pytest.mark.parametrize(("ending", "reason"), [(f"実は、{SECRET}のです。", "repeated private thinking"), (f"\n# 思考ステップ\n{SECRET}", "marker"),
+                                               (f"<think>{SECRET}", "marker")])
+def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                      ending: str, reason: str) -> None:
+    Script(monkeypatch, f"# 思考ステップ\n{SECRET}", f"{STORY * 2}{ending}{STORY}")
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900)
+    pieces, given = streamed(folder)
+    shown = "".join(pieces)
+    assert shown
+    assert (STORY * 2).startswith(shown)
+    assert (given.verdict, given.text) == (Verdict.ESCALATE, ESCALATE)
+    assert reason in given.reason
+
+
+def test_ask_stream_prints_decision_then_answer_and_takes_back_what_is_withheld(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900)
+    Script(monkeypatch, SECRET, STORY, SECRET, f"{STORY * 2}{SECRET}{STORY}")
+    good = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream"]).output
+    assert good.startswith("ALLOW ")
+    assert good.endswith(f"\n\n{STORY}\n")
+    bad = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream"]).output
+    assert bad.index("予定は三時") < bad.index(WITHDRAWN) < bad.index("\nESCALATE ") < bad.index(ESCALATE)
+    assert not any(SECRET[i : i + 2] in good + bad for i in range(len(SECRET) - 1))
+    assert CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream", "--json"]).exit_code == 2
+
+
+def test_ask_stream_of_a_refusal_is_the_deployments_reply(tiny: Path, tmp_path: Path) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))
+    said = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream"]).output
+    assert said.startswith("ESCALATE ")
+    assert said.endswith(f"\n{ESCALATE}\n")

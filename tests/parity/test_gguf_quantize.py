@@ -8,11 +8,14 @@ import pytest
 from so8t import identity, params
 from so8t.errors import ArtifactError, ToolError
 from so8t.export.convert import Recipe, convert
-from so8t.export.imatrix import compute_imatrix, read_imatrix
+from so8t.export.imatrix import compute_imatrix, conversations, read_imatrix
+from so8t.export.job import quantize_recorded
 from so8t.export.keys import true_keys
 from so8t.export.quantize import TYPES, predict_bytes, quantize
 from so8t.export.tensors import NMSE_BOUND, against_gguf
+from so8t.files import write_jsonl
 from so8t.llama import Engine
+from so8t.progress import Progress
 from tests.fakes import tiny_models
 
 pytestmark = pytest.mark.parity
@@ -127,6 +130,41 @@ def test_the_importance_matrix_lowers_the_divergence_where_columns_differ_in_use
     held_out = draw.integers(20, 500, 400).tolist()
     assert kl(tmp_path / "f.gguf", tmp_path / "weighted.gguf", held_out) <= kl(tmp_path / "f.gguf", tmp_path / "plain.gguf", held_out)
     assert "quantize.imatrix.sha256" in identity.read_keys(tmp_path / "weighted.gguf")
+
+
+def test_what_all_conversations_begin_with_is_counted_once(model: Path, tmp_path: Path) -> None:
+    frame, first, second = [7, 8, 9, 10], [30, 31, 32], [40, 41]
+    assert compute_imatrix(model, [frame + first, frame + second], tmp_path / "both.gguf") == len(frame + first + second)
+    assert compute_imatrix(model, [frame + first], tmp_path / "one.gguf") == 7
+    assert compute_imatrix(model, [frame + second], tmp_path / "two.gguf") == 6
+    assert compute_imatrix(model, [frame], tmp_path / "frame.gguf") == 4
+    both, one, two, only = (read_imatrix(tmp_path / f"{name}.gguf") for name in ("both", "one", "two", "frame"))
+    for name, values in both.items():
+        np.testing.assert_allclose(values * 9, one[name] * 7 + two[name] * 6 - only[name] * 4, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_that_are_no_multiple_of_256_fall_back_with_an_importance_matrix_too_and_the_stage_says_so(tmp_path: Path,
+                                                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+    narrow = tiny_models.phi3(tmp_path / "m", hidden_size=128, intermediate_size=192)
+    convert(narrow, tmp_path / "f.gguf", Recipe("F16", "m", "short"))
+    compute_imatrix(narrow, [list(range(20, 90))], tmp_path / "i.gguf")
+    said = quantize_recorded(tmp_path / "f.gguf", tmp_path / "q.gguf", "Q4_K_M", threads=1, imatrix=tmp_path / "i.gguf", progress=Progress("test"))
+    assert "FALLBACK, not Q4_K_M: " in said
+    assert "blk.0.attn_output.weight is Q5_0" in said
+    assert "quantize.imatrix.sha256" in identity.read_keys(tmp_path / "q.gguf")
+
+
+def test_the_sample_of_conversations_is_of_the_whole_file_and_the_same_again(model: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "text": f"依頼{i}です。", "response": "# 判定\nALLOW\n# 最終回答\nはい。"} for i in range(60)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "b.jsonl", rows[::-1])
+    first, again = (list(conversations(model, tmp_path / name, "係です。", 8)) for name in ("a.jsonl", "b.jsonl"))
+    assert first == again
+    assert len({tuple(ids) for ids in first}) == 8
+    head = list(conversations(model, tmp_path / "a.jsonl", "係です。", 60))
+    assert sorted(map(tuple, head)) != sorted(map(tuple, first))
+    assert set(map(tuple, first)) < set(map(tuple, head))
 
 
 def test_the_bounds_are_tight_enough_to_see_another_type(f16: Path, tmp_path: Path) -> None:

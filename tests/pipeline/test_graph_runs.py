@@ -88,7 +88,7 @@ def test_a_mistake_gives_one_clear_message_and_its_exit_code(tmp_path: Path, cha
     (broken / "data/prepared/train.jsonl").write_text("{}\n", encoding="utf-8")
     reduce_params(broken / "params.yaml", change)
     command = (["stages/base.py", "data/prepared/train.jsonl", "models/base"] if code == 5 else
-               ["stages/prepare.py", "data/out", "--metrics", "reports/m.json", "--page", "reports/p.md"])
+               ["stages/prepare.py", "data/out", "--metrics", "reports/m.json", "--page", "reports/p.md", "--plots", "reports/p"])
     done = run("python", *command, check=False)
     assert done.returncode == code, done.stderr
     assert says in done.stderr

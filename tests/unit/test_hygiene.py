@@ -1,13 +1,19 @@
 """Personal data, licences, language, hazards: what must go goes, what only looks like it stays."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from so8t.corpus import pii
+from so8t.corpus import pii, summary
+from so8t.corpus.census import census
 from so8t.corpus.formats import Row, row_of
 from so8t.corpus.hygiene import clean, is_forbidden_target, is_japanese
-from so8t.params import load
+from so8t.corpus.page import page as write_page
+from so8t.corpus.prepare import prepare
+from so8t.files import read_jsonl, write_jsonl
+from so8t.params import Source, load
+from so8t.progress import Progress
 from so8t.verdict import Verdict
 
 DATA = load().data
@@ -79,6 +85,28 @@ def test_personal_data_is_found_and_the_row_dropped(kind: str, text: str) -> Non
 def test_a_look_alike_is_kept(text: str) -> None:
     assert pii.find(text) == []
     assert isinstance(clean(a_row(text=f"次の件です。{text}"), DATA), Row)
+
+
+def test_sixty_rows_with_personal_data_go_sixty_look_alikes_stay_and_the_page_counts_them(tmp_path: Path) -> None:
+    """Through `prepare`, with collected rows with and without a licence beside them."""
+    bad = [(kind, text) for kind, texts in PERSONAL.items() for text in texts]
+    rows = [{"text": f"{i:03d}番の件です。{text}", "label": "ALLOW"} for i, (_, text) in enumerate(bad)]
+    rows += [{"text": f"{i:03d}号の話です。{text}", "label": "ALLOW"} for i, text in enumerate(LOOK_ALIKES)]
+    page = {"instruction": "施設の見学の申し込み方を教えてください。", "output": "窓口で申し込みます。", "url": "https://example.org/a"}
+    rows += [page, {**page, "instruction": "駐輪場の使い方と注意する点を教えてください。", "license": "CC-BY-4.0"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    data = DATA.model_copy(update={"sources": [Source(path=str(tmp_path / "rows.jsonl"), weight=1.0, use="train")]})
+    counts = prepare(data, 1, tmp_path / "out", Progress("test"))
+    kept = [row["text"] for _, row in read_jsonl(tmp_path / "out" / "train.jsonl")]
+    assert len(bad) >= 60 <= len(LOOK_ALIKES)
+    assert not any(text in row for row in kept for _, text in bad)
+    assert [text for text in LOOK_ALIKES if not any(text in row for row in kept)] == []
+    metrics = summary.metrics_of(counts)
+    found = {reason: n for reason, n in metrics["dropped"].items() if reason.startswith("personal_data:")}
+    assert (sum(found.values()), set(found)) == (len(bad), {f"personal_data:{kind}" for kind in PERSONAL})
+    assert metrics["dropped"]["no_license"] == 1
+    shown = write_page(metrics | {"census": census(tmp_path / "out"), "tokens": None}, tmp_path / "out", {})
+    assert all(f"| {reason} | {n} |" in shown for reason, n in metrics["dropped"].items())
 
 
 def test_a_collected_row_needs_a_licence() -> None:

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from so8t.corpus import summary
+from so8t.corpus.census import census
 from so8t.corpus.generate import generate
+from so8t.corpus.lengths import token_lengths
 from so8t.corpus.near import Buckets, NearIndex, jaccard, shingles
+from so8t.corpus.page import page
 from so8t.corpus.prepare import Counts, prepare
 from so8t.corpus.split import DRAWN, SPLITS, split_of
 from so8t.errors import DataError
@@ -89,6 +92,29 @@ def test_the_check_for_straddlers_would_see_one(synthetic: list[dict], tmp_path:
     moved = splits["train"][0]
     splits["train"], splits["calibration"] = splits["train"][1:], [*splits["calibration"], moved]
     assert straddlers(splits)
+
+
+def test_the_check_for_straddlers_would_see_a_near_duplicate_alone(synthetic: list[dict], tmp_path: Path) -> None:
+    splits, _ = run(tmp_path, (synthetic[:400], "auto", 1.0))
+    row = max(splits["train"], key=lambda r: len(r["text"]))
+    splits["calibration"].append({**row, "id": "x", "group": "of its own", "pair": None, "text": row["text"] + "ね"})
+    assert [kind for kind, _ in straddlers(splits)] == ["near"]
+
+
+@pytest.mark.slow
+def test_of_the_4999_rows_of_the_demo_all_are_kept_balanced_and_none_straddles(tmp_path: Path) -> None:
+    made = PARAMS.synthesize
+    rows = list(generate(made.rows, made.domains, PARAMS.seed, cells_share=DATA.split.test_cells, phrases_share=DATA.split.test_phrases))
+    splits, counts = run(tmp_path, (rows, "auto", 1.0))
+    assert (sum(map(len, splits.values())), sum(counts.dropped.values())) == (4999, 0)
+    assert straddlers(splits) == []
+    assert all(abs(share - 1 / 3) <= 0.02 for shares in summary.balance(counts).values() for share in shares.values())
+
+
+def test_a_domain_out_of_balance_would_be_seen(synthetic: list[dict], tmp_path: Path) -> None:
+    lean = [r for i, r in enumerate(synthetic) if not (r["domain"] == "defense" and r["verdict"] == "DENY" and i % 2)]
+    _, counts = run(tmp_path, (lean, "auto", 1.0))
+    assert abs(summary.balance(counts)["defense"]["DENY"] - 1 / 3) > 0.02
 
 
 def test_adding_rows_moves_no_old_row(synthetic: list[dict], tmp_path: Path) -> None:
@@ -235,16 +261,51 @@ def test_enough_groups_are_not_warned_of(tmp_path: Path) -> None:
     assert summary.warning_of(summary.certifiable(counts, PARAMS.calibration)) is None
 
 
-def test_the_page_shows_counts_probes_and_rows(synthetic: list[dict], tmp_path: Path) -> None:
-    from so8t.corpus.probe import probes
+def test_duplicates_of_every_kind_are_counted_apart_from_other_drops(tmp_path: Path) -> None:
+    text = "倉庫の点検記録を次の会議までに要約して担当者に渡してください。"
+    _, counts = run(tmp_path, ([plain(text, group="a"), plain(text, group="a"), plain(text, "DENY", group="a"), plain(text + "ね", group="b"),
+                                plain("English only, please.")], "auto", 1.0))
+    found = summary.metrics_of(counts)
+    assert found["duplicates"] == {"exact_duplicate": 1, "same_text_other_label": 1, "near_duplicate_of_another_group": 1, "would_straddle_splits": 0}
+    assert found["dropped"]["not_japanese"] == 1
 
-    _, counts = run(tmp_path, (synthetic, "auto", 1.0))
-    metrics = {**summary.metrics_of(counts), "probes": probes(tmp_path / "prepared")}
-    text = summary.page(metrics, tmp_path / "prepared")
-    assert "| train |" in text
-    assert "ngram" in text
-    assert text.count("### ") == 3
-    json.dumps(metrics, allow_nan=False)
+
+def test_the_census_counts_every_row_under_every_field_and_factor(synthetic: list[dict], tmp_path: Path) -> None:
+    splits, _ = run(tmp_path, (synthetic, "auto", 1.0), ([{"instruction": "要点を教えて。", "output": "三つあります。"}], "train", 1.0))
+    found = census(tmp_path / "prepared")
+    for counts in found["fields"].values():
+        assert {split: sum(c.values()) for split, c in counts.items()} == {split: len(rows) for split, rows in splits.items()}
+    assert found["fields"]["authority"]["train"]["none"] == found["fields"]["thinking"]["train"]["no"] == 1
+    labelled = len(synthetic)
+    assert all(sum(n for c in values.values() for n in c.values()) == labelled for values in found["factors"].values() if values)
+    assert {split: sum(int(size) * n for size, n in c.items()) for split, c in found["group_sizes"].items()} == {s: len(r) for s, r in splits.items()}
+
+
+def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
+    run(tmp_path, ([{**r, "factors": {"number": i, "kind": i % 2}} for i, r in enumerate(many(90))], "train", 1.0))
+    found = census(tmp_path / "prepared")["factors"]
+    assert found["number"] is None
+    assert found["kind"] == {"0": {"DENY": 45}, "1": {"DENY": 45}}
+
+
+def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_path: Path) -> None:
+    from so8t.tuning.batches import Template, example_of
+    from tests.fakes.tiny_models import train_bpe
+
+    splits, counts = run(tmp_path, (synthetic[:60], "auto", 1.0))
+    assert token_lengths(tmp_path / "prepared", None, DATA.system) is None
+    assert token_lengths(tmp_path / "prepared", tmp_path, DATA.system) is None
+    train_bpe(tmp_path, vocab_size=400)
+    found = token_lengths(tmp_path / "prepared", tmp_path, DATA.system)
+    template = Template.of(tmp_path)
+    wanted = [example_of(row, template, DATA.system) for rows in splits.values() for row in rows]
+    assert found is not None
+    assert found["conversation"] == dict(sorted(Counter(len(e.ids) for e in wanted).items()))
+    assert found["prompt"] == dict(sorted(Counter(e.prompt for e in wanted).items()))
+    assert found["rows"] == len(wanted)
+    shown = page({**summary.metrics_of(counts), "census": census(tmp_path / "prepared"), "tokens": summary.tokens_of(found)}, tmp_path / "prepared", {})
+    assert f"| conversation | tokens | {min(found['conversation'])} |" in shown
+    assert "(tokens)," in summary.lengths_table(counts, found)
 
 
 # --- pieces ---

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-PREPARE = ("data/prepared", "--metrics", "m.json", "--page", "p.md")
+PREPARE = ("data/prepared", "--metrics", "m.json", "--page", "p.md", "--plots", "plots/data")
 
 
 @pytest.mark.slow
@@ -39,7 +40,31 @@ def test_synthesize_then_prepare_writes_six_splits_metrics_and_a_page(folder: Pa
     assert metrics["rows"]["total"] == 400
     assert max(metrics["calibration"]["unsafe_groups"].values()) < 59
     assert set(metrics["probes"]) == {"single_factor", "keywords", "ngram"}
-    assert (folder / "p.md").read_text(encoding="utf-8").startswith("# Data")
+    assert set(metrics["census"]) == {"fields", "factors", "group_sizes"}
+    assert metrics["tokens"] is None  # the demo's tokenizer is trained on these data
+    check_the_page(folder, metrics)
+    before = {p.name: p.read_bytes() for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]}
+    assert stage(folder, "prepare.py", *PREPARE).returncode == 0
+    assert {p.name: p.read_bytes() for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]} == before
+
+
+def check_the_page(folder: Path, metrics: dict) -> None:
+    """Every point of the page that issue 4 lists is there, with the metrics' own numbers and figures that exist."""
+    page = (folder / "p.md").read_text(encoding="utf-8")
+    parts = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    english = {title.rpartition("/ ")[2]: text for title, text in parts.items()}
+    assert set(english) == {"Rows", "Domains by split", "Verdicts by domain", "Dropped", "Duplicates", "Sources", "By field", "By factor",
+                            "Calibration groups", "Lengths", "Probes", "Figures", "Examples"}
+    assert f"| train | {metrics['rows']['train']} |" in english["Rows"]
+    assert all(f"| {split} |" in english["Probes"] for split in metrics["probes"]["ngram"])
+    assert str(metrics["probes"]["single_factor"]["largest"]) in english["Probes"]
+    assert "In characters only" in english["Lengths"]
+    assert "| exact_duplicate |" in english["Duplicates"]
+    for block in english["Examples"].split("### ")[1:]:
+        assert block.count("\n| ") == 12  # head, rule, ten rows
+    figures = re.findall(r"!\[.+?\]\((.+?)\)", english["Figures"])
+    assert len(figures) == 5
+    assert all((folder / path).read_text(encoding="utf-8").lstrip().startswith("<?xml") for path in figures)
 
 
 @pytest.mark.slow
