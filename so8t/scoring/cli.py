@@ -75,7 +75,7 @@ def _score_served(job: "Job", server: "Server", progress: "Progress", name: str 
     from so8t.scoring.score import Source, score_with
 
     with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads, vocab_only=True) as vocabulary:
-        backend = served.OllamaRaw(server.call, name, vocabulary, job.n_ctx) if name else served.LlamaServer(server.call, vocabulary.n_vocab)
+        backend = served.OllamaRaw(server.call, name, vocabulary, job.n_ctx) if name else served.LlamaServer(server.call)
         digest = semantic_digest(job.file)
         checked = served.require_same(backend.copy(), digest, server.host)
         source = Source(digest, {**backend.settings(), "file_checked": checked})

@@ -6,9 +6,9 @@ holds null, and the decision is ESCALATE. Nothing is ever put in its place. The 
 engines print such tokens as empty texts (prefill is null).
 
 The GGUF file that the server runs is opened here for its vocabulary and template only, so that prompts are the same
-token ids as in process. llama-server takes ids, and is asked for the whole vocabulary where its first answer lacks a
-label. Ollama (0.12.11 and later; at most 20 tokens, no ids) takes text: its tokenisation is repeated here first, and a
-label that would be split otherwise is not seen either.
+token ids as in process. llama-server takes ids and shows every label (Note [forced token]). Ollama (0.12.11 and later;
+at most 20 tokens, no ids) takes text: its tokenisation is repeated here first, and a label that would be split
+otherwise is not seen either.
 
 Covered: requests, reading answers, doubt. Not covered: whether the server's settings are those of the card
 (`settings` says what was asked; a card made from these scores is bound to it).
@@ -29,7 +29,8 @@ from so8t.scoring.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.reader import Reading, residual_of
 
 Call = Callable[[str, str, dict[str, Any] | None], dict[str, Any]]  # (method, path, body) -> answer
-FIRST_TOP = 64  # tokens that llama-server is asked for first; labels are nearly always among them
+TOP = 64  # tokens that llama-server is asked for
+BIAS = 1e4  # more than any logit
 OLLAMA_TOP = 20  # the most that Ollama gives; 21 is refused with status 400
 BYTE = 6  # token type of byte fallback
 UNSEEN = math.nan
@@ -110,32 +111,37 @@ class ServedReader:
 
 
 class LlamaServer:
-    """llama-server's own `/completion` endpoint: token ids in, raw softmax out, no sampler and no prompt cache."""
+    """llama-server's own `/completion` endpoint: token ids in, softmax of the raw logits out, no prompt cache.
 
-    def __init__(self, call: Call, n_vocab: int) -> None:
-        self.call, self.n_vocab = call, n_vocab
+    Note [forced token]: the server reports nothing when the token it samples is half a character (seen on llama.cpp of
+    2026-10), and only the top ones otherwise. So a label's token is *forced* by a logit bias: the bias acts on sampling,
+    the reported numbers stay those of the raw logits (measured), and the forced token's own is always among them.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
     def next(self, place: Place, tokens: Sequence[int]) -> dict[int, float]:
-        """The first answer holds FIRST_TOP tokens; if one of `tokens` is not among them, all of the vocabulary."""
-        for count in (FIRST_TOP, self.n_vocab):
-            shown = self._ask(place, count)
-            seen = {token: shown[token] for token in tokens if token in shown}
-            if len(seen) == len(set(tokens)):
-                break
+        """Force the first token and take what is shown of all; force those that were not shown one by one."""
+        seen: dict[int, float] = {}
+        for token in tokens:
+            if token not in seen:
+                shown = self._ask(place, token)
+                seen |= {one: shown[one] for one in tokens if one in shown and one not in seen}
         return seen
 
-    def _ask(self, place: Place, count: int) -> dict[int, float]:
+    def _ask(self, place: Place, forced: int) -> dict[int, float]:
         answer = self.call("POST", "/completion", {
-            "prompt": list(place.ids), "n_predict": 1, "n_probs": count, "post_sampling_probs": False, "temperature": 0.0, "seed": 0,
-            "cache_prompt": False, "stream": False})
+            "prompt": list(place.ids), "n_predict": 1, "n_probs": TOP, "post_sampling_probs": False, "temperature": 0.0, "seed": 0,
+            "logit_bias": [[forced, BIAS]], "cache_prompt": False, "stream": False})
         if answer.get("truncated"):
             raise ToolError("llama-server cut the prompt", where="/completion", fix="start it with a longer context (-c)")
         steps = answer.get("completion_probabilities")
-        entries = steps[0].get("top_logprobs") if isinstance(steps, list) and steps and isinstance(steps[0], dict) else None
-        if not isinstance(entries, list):
+        step = steps[0] if isinstance(steps, list) and steps and isinstance(steps[0], dict) else {}
+        if not isinstance(step.get("top_logprobs"), list):
             raise ToolError("llama-server gave no log-probabilities", where="/completion", fix="use llama.cpp of 2025 or later")
-        ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-        return {i: value for i, entry in zip(ids, entries, strict=True) if isinstance(i, int) and (value := _logprob(entry)) is not None}
+        entries = [entry for entry in (*step["top_logprobs"], step) if isinstance(entry, dict) and type(entry.get("id")) is int]
+        return {entry["id"]: value for entry in entries if (value := _logprob(entry)) is not None}
 
     def settings(self) -> dict[str, Any]:
         """What the server says of itself, and what is asked of it."""

@@ -57,13 +57,20 @@ class Handler(BaseHTTPRequestHandler):
             engine.forget()
             row = engine.logits(body["prompt"]).astype(np.float64)
             values = row - (row.max() + np.log(np.exp(row - row.max()).sum()))
+            biased = row.copy()
+            for token, bias in body.get("logit_bias", []):
+                biased[token] += 0.0 if token in self.fake.hidden else bias
+            taken = int(biased.argmax())
             best = np.argsort(-values, kind="stable")[: body["n_probs"]].tolist()
             shown = [self._entry(engine, i, float(values[i])) for i in best if i not in self.fake.hidden]
+            own = self._entry(engine, taken, float(values[taken]))
+            if is_half(engine.detokenize([taken])):  # held back, and with it everything about it
+                return {"content": "\ufffd", "stop": True, "stop_type": "limit", "truncated": False}
         if self.fake.old:
             return {"content": shown[0]["token"], "completion_probabilities": [
                 {"content": shown[0]["token"], "probs": [{"tok_str": e["token"], "prob": float(np.exp(e["logprob"]))} for e in shown]}]}
-        return {"content": shown[0]["token"], "stop": True, "stop_type": "limit", "truncated": False, "tokens_evaluated": len(body["prompt"]),
-                "completion_probabilities": [{**shown[0], "top_logprobs": shown}]}
+        return {"content": own["token"], "stop": True, "stop_type": "limit", "truncated": False, "tokens_evaluated": len(body["prompt"]),
+                "completion_probabilities": [{**own, "top_logprobs": shown}]}
 
     @staticmethod
     def _entry(engine: Engine, token: int, value: float) -> dict[str, Any]:
@@ -77,6 +84,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def is_half(piece: bytes) -> bool:
+    """Whether the bytes end inside a UTF-8 character."""
+    try:
+        piece.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False
 
 
 @contextmanager
