@@ -17,6 +17,8 @@ COMMANDS = {
     "checkpoints": ("so8t.tuning.cli", "checkpoints", "List a run's checkpoints and export one as an adapter."),
     "gate": ("so8t.calibration.cli", "gate", "Certified or not, as an exit code."),
     "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
+    "score": ("so8t.scoring.cli", "score", "Score a GGUF file, a Hugging Face directory, or what an Ollama or llama-server serves."),
+    "compare": ("so8t.comparison.cli", "compare", "Blind side-by-side sheet of A's and B's answers for people, and its tally."),
     "register": ("so8t.agent.cli", "register", "Register models with an Ollama server."),
     "gguf": ("so8t.export.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
     "ledger": ("so8t.records.cli", "ledger", "What was converted, when, from what."),

@@ -15,11 +15,13 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.argument("cards", type=Folder)
 @click.argument("out", type=File)
 @click.option("--prepare", type=File, required=True, help="reports/metrics/prepare.json, for the baselines")
-def main(scores: Path, cards: Path, out: Path, prepare: Path) -> None:
+@click.option("--answers", type=Folder, required=True, help="directory of the evaluate stage's answers, for retention")
+def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path) -> None:
     """Compare the released type of A and B by their SCORES and CARDS; write OUT."""
     with stage("compare") as run:
         from so8t.calibration.judge import judge_of, under
         from so8t.comparison.arm import Side
+        from so8t.comparison.retention import retention
         from so8t.comparison.run import compare, rules_of
         from so8t.files import read_json, write_json
 
@@ -32,7 +34,9 @@ def main(scores: Path, cards: Path, out: Path, prepare: Path) -> None:
         crossed = under(cards / f"b-{kind}.json", cards / f"a-{kind}.json")
         result = compare(side("a", kind), side("b", kind), crossed, rules_of(run.params.compare, run.params.seed),
                          prepare=read_json(prepare), pairs=pairs)
-        write_json(out, result)
+        rules = run.params.compare
+        kept = retention(answers / f"a-{kind}.jsonl", answers / f"b-{kind}.jsonl", draws=rules.bootstrap, seed=run.params.seed)
+        write_json(out, {**result, "retention": kept})
         run.summary = f"{result['conclusion']['code']} on {result['conclusion']['split']}"
 
 

@@ -18,9 +18,11 @@ Writable = click.Path(path_type=Path)
 @click.option("--prepared", type=Readable, required=True, help="directory of the prepared splits")
 @click.option("--out", type=Writable, required=True, help="metrics file")
 @click.option("--plots", type=Writable, required=True, help="directory of CSV tables")
+@click.option("--answers", type=Writable, required=True, help="JSONL of answers, for the comparison")
 @click.option("--generate/--no-generate", default=None, help="run the file too [default: F16 and release.type]")
-def main(file: Path, scores: Path, card: Path, prepared: Path, out: Path, plots: Path, generate: bool | None) -> None:
-    """Write metrics of FILE to --out and its tables to --plots."""
+def main(file: Path, scores: Path, card: Path, prepared: Path, out: Path, plots: Path, answers: Path,
+         generate: bool | None) -> None:
+    """Write metrics of FILE to --out, its tables to --plots and what it answered to --answers."""
     with stage("evaluate", scores.name) as run:
         from so8t.calibration import card as cards
         from so8t.evaluation import evaluate as ev
@@ -33,7 +35,8 @@ def main(file: Path, scores: Path, card: Path, prepared: Path, out: Path, plots:
         judged = ev.judge(job, partial(cards.judge, held))
         wanted = job.type in ("F16", run.params.release.type) if generate is None else generate
         served = ev.run(job, Prompter, run.params, run.progress) if wanted else ev.NOT_RUN
-        run.summary = ev.write(job, judged, served, run.params, threshold=held.thresholds.escalate, out=out, plots=plots)
+        run.summary = ev.write(job, judged, served, run.params, threshold=held.thresholds.escalate, out=out,
+                               plots=plots, answers=answers)
 
 
 if __name__ == "__main__":

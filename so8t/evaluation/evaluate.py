@@ -16,7 +16,7 @@ from so8t.errors import ArtifactError
 from so8t.evaluation import served, tables, verdicts
 from so8t.evaluation.served import Prompter, Served
 from so8t.evaluation.verdicts import Bootstrap, Judged
-from so8t.files import write_json
+from so8t.files import write_json, write_jsonl
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.metrics import Scores, read_meta, read_scores
@@ -106,8 +106,8 @@ def _rounded(value: Any) -> Any:
 
 
 def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *, threshold: float, out: Path,
-          plots: Path) -> str:
-    """Write the metrics file and the tables; return the stage's summary line."""
+          plots: Path, answers: Path) -> str:
+    """Write the metrics file, the tables and the answers (no row where the file was not run); return the summary line."""
     boot = Bootstrap(params.evaluation.bootstrap, params.seed)
     splits = {name: verdicts.split_metrics(one, boot) for name, one in judged.items()}
     write_json(out, _rounded({
@@ -116,6 +116,7 @@ def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *,
         "sampled": bool(job.meta.get("sampled", False)), "file_bytes": job.file.stat().st_size,
         "splits": splits, "readouts": _readouts(job), **found.sections,
     }))
+    write_jsonl(answers, found.answers)
     tables.write(plots, tables.make(judged, headline=HEADLINE, threshold=threshold, delta=params.calibration.delta,
                                     latencies=found.latencies))
     return summary(splits[HEADLINE])

@@ -5,7 +5,7 @@ brings it), verdict metrics (they read score files: `verdicts`), decisions (cali
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -59,6 +59,8 @@ class Row:
     text: str
     final: str
     verdict: str | None
+    id: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +78,21 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Sections of the metrics file, and the latencies behind them in seconds."""
+    """Sections of the metrics file, the latencies behind them in seconds, and what was said row by row.
+
+    `answers` holds final answers and numbers only, never thinking; A and B are paired by them (comparison).
+    """
 
     sections: dict[str, Any]
     latencies: list[float]
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_rows(path: Path) -> list[Row]:
     """Rows of a prepared split, in file order; rows without an answer are left out."""
     rows = (row for _, row in read_jsonl(path))
     whole = (row for row in rows if row.get("text") and row.get("final"))
-    return [Row(str(row["text"]), str(row["final"]), row.get("verdict")) for row in whole]
+    return [Row(str(row["text"]), str(row["final"]), row.get("verdict"), str(row.get("id", "")), str(row.get("group", ""))) for row in whole]
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -96,15 +102,31 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _answers(engine: Engine, prompts: Sequence[tuple[Prompt, str]], setup: Setup, progress: Progress) -> dict[str, Any]:
+def _answers(engine: Engine, prompts: Sequence[tuple[Prompt, Row]], setup: Setup, progress: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ask = setup.evaluation
-    made = [generation.answer(engine, prompt.ids, prompt.cuts, reference=reference, max_tokens=ask.generate_tokens)
-            for prompt, reference in progress.bar(prompts, total=len(prompts), what="answers", unit="answer")]
+    made = [generation.answer(engine, prompt.ids, prompt.cuts, reference=row.final, max_tokens=ask.generate_tokens)
+            for prompt, row in progress.bar(prompts, total=len(prompts), what="answers", unit="answer")]
     reserved = {engine.token_id(text) for text in setup.reserved}
-    return generation.summarise(made, reserved=reserved, max_tokens=ask.generate_tokens, seed=setup.seed)
+    said = [{"kind": "served", "id": row.id, "group": row.group, "text": row.text, "final": answer.final}
+            for (_, row), answer in zip(prompts, made, strict=True)]
+    return generation.summarise(made, reserved=reserved, max_tokens=ask.generate_tokens, seed=setup.seed), said
 
 
-def _long(engine: Engine, prompts: Sequence[tuple[Prompt, str]], setup: Setup) -> dict[str, Any]:
+def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Perplexity of `retention_rows` rows, plain answers to `generate_rows` of them."""
+    ask, seed = setup.evaluation, setup.seed
+    kept = spread(rows, ask.retention_rows)
+    likely = [retention.measure(engine, [(row.text, row.final)]) for row in kept]
+    asked = spread(kept, ask.generate_rows)
+    plain = retention.answers(engine, [(row.text, row.final) for row in asked])
+    section = retention.summarise([one for found in likely for one in found], draws=ask.bootstrap, seed=seed)
+    said = [{"kind": "likelihood", "id": row.id, "group": row.group, "nats": round(one.nats, 6), "tokens": one.tokens}
+            for row, found in zip(kept, likely, strict=True) for one in found]
+    said += [{"kind": "plain", "id": row.id, "group": row.group, "chrf": round(one.chrf, 4)} for row, one in zip(asked, plain, strict=True)]
+    return {**section, "plain": retention.summarise_answers(plain, draws=ask.bootstrap, seed=seed)}, said
+
+
+def _long(engine: Engine, prompts: Sequence[tuple[Prompt, Row]], setup: Setup) -> dict[str, Any]:
     """Generate past the model's own end, so that every text has `long_tokens` tokens, and look for loops."""
     limit = setup.evaluation.long_tokens
     endless = {token for token in range(engine.n_vocab) if engine.is_eog(token)}
@@ -131,13 +153,10 @@ def measure(path: Path, make_prompter: Callable[[Engine, str], Prompter], *, row
         prompter = make_prompter(engine, setup.system)
         prompts = [prompter.prompt(row.text) for row in spread(rows.allowed, ask.speed_rows)]
         timings = speed.measure(engine, [(p.ids, p.cuts) for p in prompts], decode_tokens=DECODE_TOKENS)
-        fed = [(prompter.after(prompter.prompt(row.text), ALLOW_PREFIX), row.final)
+        fed = [(prompter.after(prompter.prompt(row.text), ALLOW_PREFIX), row)
                for row in spread(rows.allowed, max(ask.generate_rows, ask.long_rows))]
-        pairs = [(row.text, row.final) for row in spread(rows.valid, ask.retention_rows)]
-        sections = {
-            "generation": _answers(engine, spread(fed, ask.generate_rows), setup, progress),
-            "stability": _long(engine, spread(fed, ask.long_rows), setup),
-            "retention": retention.summarise(retention.measure(engine, pairs), draws=ask.bootstrap, seed=setup.seed),
-            "speed": speed.summarise(timings, threads=setup.threads),
-        }
-    return Served(sections, timings.verdict_s)
+        prose, said = _answers(engine, spread(fed, ask.generate_rows), setup, progress)
+        kept, plain = _retention(engine, rows.valid, setup)
+        sections = {"generation": prose, "stability": _long(engine, spread(fed, ask.long_rows), setup), "retention": kept,
+                    "speed": speed.summarise(timings, threads=setup.threads)}
+    return Served(sections, timings.verdict_s, said + plain)

@@ -1,66 +1,33 @@
 """A careful client of Ollama's HTTP API: what a real server does is in research/serving.md section 2.
 
 An answer counts only when it says `done: true`; a status of 200 does not. Requests do not stream, so that errors come
-as statuses. Only the standard library; no proxy is used; every request has a timeout.
+as statuses.
 """
 
 import http.client
 import json
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
 from so8t.errors import ToolError
 from so8t.files import sha256_file
+from so8t.server import Server, object_of
 
 DEFAULT_HOST = "http://127.0.0.1:11434"
-TIMEOUT_S = 120.0  # seconds without a byte before a request is given up; loading a large model is inside it
 READY_FIX = "start it (`ollama serve`), or set OLLAMA_HOST"
 
 
-class Ollama:
-    """One server. Use as a context manager."""
+class Ollama(Server):
+    """One Ollama server. Use as a context manager."""
 
-    def __init__(self, host: str | None = None, *, timeout: float = TIMEOUT_S) -> None:
-        self.host = _url(host or os.environ.get("OLLAMA_HOST") or DEFAULT_HOST)
-        parts = urlsplit(self.host)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        try:
-            self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-        except ValueError:
-            raise ToolError("OLLAMA_HOST is not an address", where=self.host, fix="use http://127.0.0.1:11434") from None
+    def __init__(self, host: str | None = None, *, timeout: float | None = None) -> None:
+        super().__init__(host or os.environ.get("OLLAMA_HOST") or DEFAULT_HOST, name="Ollama", port=11434, fix=READY_FIX,
+                         setting="OLLAMA_HOST", timeout=timeout)
 
     def version(self) -> str:
         """The server's version."""
         return str(self.call("GET", "/api/version").get("version", ""))
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One JSON request.
-
-        Raises:
-            ToolError: no connection, a time-out, a status other than 200 or 201, an `error` field, or no JSON object.
-        """
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        status, content = self._send(method, path, data)
-        answer = _object(content)
-        if status not in (200, 201) or "error" in answer:
-            raise ToolError(_words(answer.get("error"), status), where=f"{self.host}{path}", fix=READY_FIX)
-        return answer
-
-    def _send(self, method: str, path: str, body: Any, size: int | None = None) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"} if size is None else {"Content-Length": str(size)}
-        try:
-            self._connection.request(method, path, body, headers)
-            response = self._connection.getresponse()
-            return response.status, response.read()
-        except TimeoutError:
-            raise ToolError("Ollama did not answer in time", where=f"{self.host}{path}", fix=READY_FIX) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise ToolError(f"no answer from Ollama ({error})", where=f"{self.host}{path}", fix=READY_FIX) from None
-        finally:
-            self._connection.close()
 
     def upload(self, file: Path) -> tuple[str, bool]:
         """Give the server a file unless it has it; return (`sha256:...`, whether it was sent).
@@ -70,13 +37,13 @@ class Ollama:
         """
         digest = f"sha256:{sha256_file(file)}"
         path = f"/api/blobs/{digest}"
-        status, _ = self._send("HEAD", path, None)
+        status, _ = self.send("HEAD", path, None)
         if status == http.client.OK:
             return digest, False
         with file.open("rb") as content:
-            status, answer = self._send("POST", path, content, file.stat().st_size)
+            status, answer = self.send("POST", path, content, file.stat().st_size)
         if status not in (http.client.OK, http.client.CREATED):
-            raise ToolError(_words(_object(answer).get("error"), status), where=f"{self.host}{path}", fix=READY_FIX)
+            raise self.refusal(path, status, object_of(answer))
         return digest, True
 
     def create(self, model: str, *, files: dict[str, str], template: str, system: str, parameters: dict[str, Any]) -> None:
@@ -123,51 +90,6 @@ class Ollama:
 
     def delete(self, model: str) -> None:
         """Remove a model."""
-        status, answer = self._send("DELETE", "/api/delete", json.dumps({"model": model}).encode())
+        status, answer = self.send("DELETE", "/api/delete", json.dumps({"model": model}).encode())
         if status != http.client.OK:
-            raise ToolError(_words(_object(answer).get("error"), status), where=self.host)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
-
-
-def _url(host: str) -> str:
-    """OLLAMA_HOST as Ollama reads it: scheme and port may be missing, and 0.0.0.0 means this machine."""
-    text = host if "//" in host else f"http://{host}"
-    parts = urlsplit(text)
-    name = "127.0.0.1" if parts.hostname in ("0.0.0.0", "::") else parts.hostname
-    name = f"[{name}]" if name and ":" in name else name
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 11434)
-    except ValueError:
-        raise ToolError("OLLAMA_HOST is not an address", where=host, fix="use http://127.0.0.1:11434") from None
-    if not name or parts.scheme not in ("http", "https"):
-        raise ToolError("OLLAMA_HOST is not an address", where=host, fix="use http://127.0.0.1:11434")
-    return f"{parts.scheme}://{name}:{port}"
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    """The JSON object of an answer; of several lines (a stream) the last one, or the first that holds an error."""
-    found: dict[str, Any] = {}
-    for line in content.splitlines() or [b""]:
-        try:
-            value = json.loads(line) if line.strip() else {}
-        except ValueError:
-            return {"error": "the answer is not JSON"}
-        found = value if isinstance(value, dict) else {}
-        if "error" in found:
-            return found
-    return found
-
-
-def _words(error: Any, status: int) -> str:
-    text = error if isinstance(error, str) else ""
-    return f"Ollama says: {text[:300]}" if text else f"Ollama answered with status {status}"
+            raise self.refusal("/api/delete", status, object_of(answer))

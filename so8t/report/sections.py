@@ -139,12 +139,32 @@ def running(page: Page, to: Document) -> None:
     rows.append(row(words("unstable"), *((source.show(file, "/stability/unstable", "count"), " / ", source.show(file, "/stability/n", "count"))
                                          for file in files)))
     rows.append(row(words("perplexity"), *(source.rate(file, "/retention/perplexity", "ratio") for file in files)))
+    for name, key, style in (("plain_chrf", "chrf", "score"), ("plain_chance", "chance_chrf", "score"), ("plain_marked", "marked", "percent")):
+        rows.append(row(words(name), *(source.rate(file, f"/retention/plain/{key}", style) for file in files)))
+    rows.append(row(words("plain_able"), *((_plainly(page, file),) for file in files)))
     for name, key, style in (("prefill_speed", "prefill_tokens_per_s/p50", "score"), ("decode_speed", "decode_tokens_per_s/p50", "score"),
                              ("verdict_p50", "verdict_s/p50", "milliseconds"), ("verdict_p95", "verdict_s/p95", "milliseconds")):
         rows.append(row(words(name), *(_resolved(page, file, f"/speed/{key}", style) for file in files)))
     rows.append(row(words("memory"), *((source.show(file, "/speed/peak_rss_bytes", "size"),) for file in files)))
     head = [words("metric"), *(f"{model.upper()} {kind}" for kind in kinds for model in MODELS)]
-    to.add(_heading(page, "h_running"), Table(head, rows, page.from_files(*files)), Figure("latency", words("f_latency")))
+    to.add(_heading(page, "h_running"), Table(head, rows, page.from_files(*files)), _retention(page), Figure("latency", words("f_latency")))
+
+
+def _plainly(page: Page, file: str) -> str:
+    """Whether plain answers fit their own requests better than others'; without that no comparison of them counts."""
+    return page.words({True: "yes", False: "no"}.get(page.sources.value(file, "/retention/plain/beyond_chance"), "unknown"))
+
+
+def _retention(page: Page) -> Table:
+    """What fine-tuning cost: B - A on format-free text, paired."""
+    words, source, rows = page.words, page.sources, []
+    for name, style in (("nll_per_token", "ratio"), ("plain_chrf", "score")):
+        key, signed = f"/retention/{name}", {"ratio": "signed", "score": "signed_score"}[style]
+        interval = ("[", source.show(AB, f"{key}/ci95/0", signed), ", ", source.show(AB, f"{key}/ci95/1", signed), "]")
+        rows.append(row(words(name), *((source.show(AB, f"{key}/{side}", style),) for side in MODELS), (source.show(AB, f"{key}/difference", signed),),
+                        interval, (source.show(AB, f"{key}/p", "p"),), (source.show(AB, f"{key}/n", "count"),)))
+    head = [words("retention_cost"), "A", "B", *(words(name) for name in ("difference", "interval", "p_plain", "rows"))]
+    return Table(head, rows, page.from_files(AB))
 
 
 def _resolved(page: Page, file: str, key: str, style: str) -> Line:

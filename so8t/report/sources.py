@@ -38,6 +38,7 @@ STYLES: dict[str, Callable[[Any], str]] = {
     "general": lambda v: f"{v:.3g}",
     "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
     "score": lambda v: f"{v:.1f}",
+    "signed_score": lambda v: f"{v:+.1f}",
     "milliseconds": lambda v: f"{v * 1000:.2f} ms",
     "size": _size,
     "text": str,

@@ -9,13 +9,12 @@ Covered: the prompt, its cut, the cue after it, the digest of all that. Not cove
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from so8t.chat import CUE, neutralise, prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.files import sha256_json
 from so8t.identity import read_keys
-from so8t.llama import Engine
 from so8t.verdict import VERDICTS
 
 LABELS = tuple(f"{verdict}\n" for verdict in VERDICTS)
@@ -48,11 +47,27 @@ def chat_template_of(keys: dict[str, Any], where: Path) -> str:
     return template
 
 
-class Prompter:
-    """Renders and tokenises prompts for one opened file."""
+class Vocabulary(Protocol):
+    """What prompts need of a tokenizer: so8t.llama.Engine, or Hugging Face's (so8t.scoring.hf)."""
 
-    def __init__(self, engine: Engine, system: str) -> None:
-        keys = read_keys(engine.path)
+    path: Path
+    n_vocab: int
+
+    def tokenize(self, text: str, *, special: bool = True, add_special: bool = False) -> list[int]:
+        """Token ids of a text."""
+
+    def token_text(self, token: int) -> str:
+        """The token as the vocabulary spells it."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether it is a control or user-defined token."""
+
+
+class Prompter:
+    """Renders and tokenises prompts for one opened file; `keys` are the file's own unless given."""
+
+    def __init__(self, engine: Vocabulary, system: str, keys: dict[str, Any] | None = None) -> None:
+        keys = read_keys(engine.path) if keys is None else keys
         self.engine, self.system = engine, system
         self.template = chat_template_of(keys, engine.path)
         self._bos = _special(engine, keys, "tokenizer.ggml.bos_token_id")
@@ -95,6 +110,11 @@ class Prompter:
                                 fix="use a chat template that ends the prompt with a whole token")
         return Prompt(prompt.text + text, ids, (*prompt.cuts, len(prompt.ids)))
 
+    def longest(self, prompt: Prompt) -> int:
+        """Tokens that reading both readouts after this prompt needs."""
+        fed = self.after(prompt, CUE)
+        return max(len(self.after(fed, label).ids) for label in LABELS)
+
     def _text(self, text: str) -> str:
         harmless = neutralise(text.strip(), self._control_texts)  # leading wide spaces tokenise otherwise (T8)
         return prompt_of(self.template, self.system, harmless, bos=self._bos, eos=self._eos)
@@ -103,7 +123,7 @@ class Prompter:
         return self.engine.tokenize(text, special=True, add_special=False)
 
 
-def _special(engine: Engine, keys: dict[str, Any], key: str) -> str:
+def _special(engine: Vocabulary, keys: dict[str, Any], key: str) -> str:
     token = keys.get(key)
     return engine.token_text(token) if isinstance(token, int) else ""
 

@@ -46,10 +46,15 @@ class Reading:
 
 
 class Reader(Protocol):
-    """Anything that reads verdicts: a GGUF in process, a Hugging Face model, a server."""
+    """Anything that reads verdicts: a GGUF in process, a Hugging Face model (hf), a server (served)."""
+
+    prompter: Prompter
 
     def read(self, text: str) -> Reading:
         """Read the verdict of one user's text."""
+
+    def read_prompt(self, prompt: Prompt) -> Reading:
+        """Read the verdict after a prompt."""
 
 
 class GgufReader:
@@ -92,11 +97,6 @@ class GgufReader:
             total += sum(float(log_softmax(row)[token]) for row, token in zip(rows, tokens[1:], strict=True))
         return total
 
-    def longest(self, prompt: Prompt) -> int:
-        """Tokens that reading this prompt needs."""
-        fed = self.prompter.after(prompt, CUE)
-        return max(len(self.prompter.after(fed, label).ids) for label in LABELS)
-
 
 def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[int]]:
     """The token ids whose rows carry the heads, from the file's own keys.
@@ -124,8 +124,9 @@ def log_softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def residual_of(cue: tuple[float, ...]) -> float:
-    """Probability that is left when the labels are taken away; rounding below zero is zero."""
-    return max(0.0, 1.0 - sum(math.exp(value) for value in cue))
+    """Probability that is left when the labels are taken away; rounding below zero is zero, a label not seen is NaN."""
+    rest = 1.0 - sum(math.exp(value) for value in cue)
+    return rest if math.isnan(rest) else max(0.0, rest)
 
 
 def _number(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ Rows without a verdict train language only and are not scored.
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.scoring.journal import Journal
 from so8t.scoring.prompts import Prompt
-from so8t.scoring.reader import GgufReader, Reading
+from so8t.scoring.reader import GgufReader, Reader, Reading
 
 SCHEMA = "so8t.scores/1"
 SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
@@ -50,6 +50,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What is read, by digest, and everything else that makes a number: both belong to a card."""
+
+    digest: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How many rows were scored, how many of them now, and how fast (prompts per second in all, latency of one in seconds)."""
 
@@ -58,6 +66,7 @@ class Outcome:
     per_second: float
     p50: float
     p95: float
+    unseen: int = 0  # rows with a label whose probability the reader did not see; they escalate
 
 
 def score(job: Job, progress: Progress) -> Outcome:
@@ -67,17 +76,27 @@ def score(job: Job, progress: Progress) -> Outcome:
         ArtifactError: the file is not one of ours.
         DataError: a split is malformed, or a prompt does not fit the context.
     """
-    splits = {split: sample(job.prepared / f"{split}.jsonl", job.max_samples) for split in SPLITS}
     with _readers(job) as readers:
-        prompts = {split: [_prompt(readers[0], row, job) for row in rows] for split, rows in splits.items()}
-        meta = _meta(job, readers[0], {split: len(rows) for split, rows in splits.items()})
-        with Journal(meta) as journal:
-            began = time.perf_counter()
-            seconds = _score_rows(readers, splits, prompts, journal, progress)
-            elapsed = time.perf_counter() - began
-            _write(job.out, splits, journal, meta)
-            journal.discard()
-    outcome = _outcome(sum(map(len, splits.values())), seconds, elapsed)
+        return score_with(readers, Source(semantic_digest(job.file), readers[0].engine.settings()), job, progress)
+
+
+def score_with(readers: Sequence[Reader], source: Source, job: Job, progress: Progress) -> Outcome:
+    """Score with readers of one thing, side by side: the same rows, files and journal, whatever reads them.
+
+    Raises:
+        DataError: a split is malformed, or a prompt does not fit the context.
+    """
+    splits = {split: sample(job.prepared / f"{split}.jsonl", job.max_samples) for split in SPLITS}
+    prompts = {split: [_prompt(readers[0], row, job) for row in rows] for split, rows in splits.items()}
+    meta = _meta(job, source, readers[0], {split: len(rows) for split, rows in splits.items()})
+    with Journal(meta) as journal:
+        began = time.perf_counter()
+        seconds = _score_rows(readers, splits, prompts, journal, progress)
+        elapsed = time.perf_counter() - began
+        _write(job.out, splits, journal, meta)
+        journal.discard()
+        unseen = sum(None in row["cue"] for row in journal.rows.values())
+    outcome = _outcome(sum(map(len, splits.values())), seconds, elapsed, unseen)
     progress.emit("scored", rows=outcome.rows, fresh=outcome.fresh, prompts_per_second=round(outcome.per_second, 2),
                   p50_ms=round(1e3 * outcome.p50, 3), p95_ms=round(1e3 * outcome.p95, 3))
     return outcome
@@ -110,23 +129,23 @@ def _readers(job: Job) -> Iterator[list[GgufReader]]:
         yield [GgufReader(engine, job.system) for engine in engines]
 
 
-def _prompt(reader: GgufReader, row: dict[str, Any], job: Job) -> Prompt:
+def _prompt(reader: Reader, row: dict[str, Any], job: Job) -> Prompt:
     """Tokenise before anything slow, so that a prompt that does not fit is found in the first second."""
     prompt = reader.prompter.prompt(row["text"])
-    if (longest := reader.longest(prompt)) > job.n_ctx:
+    if (longest := reader.prompter.longest(prompt)) > job.n_ctx:
         raise DataError(f"{longest} tokens do not fit the context of {job.n_ctx}", where=row["id"],
                         fix="raise scoring.n_ctx, or lower data.max_chars")
     return prompt
 
 
-def _meta(job: Job, reader: GgufReader, counts: dict[str, int]) -> dict[str, Any]:
+def _meta(job: Job, source: Source, reader: Reader, counts: dict[str, int]) -> dict[str, Any]:
     files = {split: sha256_file(job.prepared / f"{split}.jsonl") for split in SPLITS}
-    return {"schema": SCHEMA, "file": job.file.name, "semantic_digest": semantic_digest(job.file),
-            "template_sha256": reader.prompter.digest, "engine": reader.engine.settings(), "n": counts,
+    return {"schema": SCHEMA, "file": job.file.name, "semantic_digest": source.digest,
+            "template_sha256": reader.prompter.digest, "engine": source.settings, "n": counts,
             "sampled": job.max_samples is not None, "splits_sha256": files}
 
 
-def _score_rows(readers: list[GgufReader], splits: dict[str, list[dict[str, Any]]], prompts: dict[str, list[Prompt]],
+def _score_rows(readers: Sequence[Reader], splits: dict[str, list[dict[str, Any]]], prompts: dict[str, list[Prompt]],
                 journal: Journal, progress: Progress) -> list[float]:
     """Read every row that the journal lacks; return the seconds each took."""
     work = [(split, row, prompt) for split in SPLITS for row, prompt in zip(splits[split], prompts[split], strict=True)
@@ -139,9 +158,9 @@ def _score_rows(readers: list[GgufReader], splits: dict[str, list[dict[str, Any]
     return seconds
 
 
-def _read_all(readers: list[GgufReader], work: list[Work]) -> Iterator[tuple[Work, Reading, float]]:
+def _read_all(readers: Sequence[Reader], work: list[Work]) -> Iterator[tuple[Work, Reading, float]]:
     """Each piece of work in turn with its reading and its seconds; what is not begun is dropped when the caller stops."""
-    free: SimpleQueue[GgufReader] = SimpleQueue()
+    free: SimpleQueue[Reader] = SimpleQueue()
     for reader in readers:
         free.put(reader)
     with ThreadPoolExecutor(len(readers)) as pool:
@@ -150,7 +169,7 @@ def _read_all(readers: list[GgufReader], work: list[Work]) -> Iterator[tuple[Wor
             yield piece, reading, took
 
 
-def _read_one(free: SimpleQueue[GgufReader], prompt: Prompt) -> tuple[Reading, float]:
+def _read_one(free: SimpleQueue[Reader], prompt: Prompt) -> tuple[Reading, float]:
     reader = free.get()
     try:
         began = time.perf_counter()
@@ -171,8 +190,8 @@ def _ordered(split: str, rows: list[dict[str, Any]], journal: Journal) -> Iterat
         yield journal.rows[split, row["id"]]
 
 
-def _outcome(rows: int, seconds: list[float], elapsed: float) -> Outcome:
+def _outcome(rows: int, seconds: list[float], elapsed: float, unseen: int) -> Outcome:
     if not seconds:
-        return Outcome(rows, 0, 0.0, 0.0, 0.0)
+        return Outcome(rows, 0, 0.0, 0.0, 0.0, unseen)
     p50, p95 = np.percentile(seconds, [50, 95])
-    return Outcome(rows, len(seconds), len(seconds) / elapsed, float(p50), float(p95))
+    return Outcome(rows, len(seconds), len(seconds) / elapsed, float(p50), float(p95), unseen)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 
 from so8t.llama import Engine
 from so8t.release import gotemplate
@@ -46,6 +47,8 @@ class Fake:
     models: dict[str, Model] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     broken: bool = False  # every generation dies in the middle
+    knows_logprobs: bool = True  # before 0.12.11 the fields are not there
+    favoured: frozenset[int] = frozenset()  # token ids shown whatever their rank (with their real numbers)
     address: str = ""
 
     def blob(self, digest: str) -> Path:
@@ -252,6 +255,11 @@ class Handler(BaseHTTPRequestHandler):
         context = {} if body.get("raw") else {"context": [1, 2, 3]}
         last = {"done": True, "done_reason": reason, **context, **TIMES, "prompt_eval_count": len(prompt), "eval_count": len(pieces)}
         extra = (lambda n: {"logprobs": [logprob(p, body["top_logprobs"]) for p in n]}) if body.get("logprobs") else (lambda _: {})
+        if body.get("logprobs") and self.fake.say is None and self.fake.knows_logprobs:  # the real file's numbers
+            steps = self._steps(body["model"], prompt, len(pieces), body["top_logprobs"])
+            extra = lambda n: {"logprobs": steps[: len(n)]}  # noqa: E731
+        if not self.fake.knows_logprobs:
+            extra = lambda _: {}  # noqa: E731
         if reason == "aborted":
             last = {"done": False}
         if body.get("stream") is False:
@@ -300,6 +308,20 @@ class Handler(BaseHTTPRequestHandler):
             made = engine.generate(engine.tokenize(prompt), max_tokens=limit, stop=set(), forbid=set())
             return [engine.detokenize([t]).decode("utf-8", "replace") for t in made if not engine.is_eog(t)]
 
+    def _steps(self, model: str, prompt: str, count: int, top: int) -> list[dict[str, Any]]:
+        """Per generated token what a real server says of it: text and bytes, no ids; nothing of the sampler's settings."""
+        with Engine(self.fake.models[full_name(model)].blob, n_ctx=1024, threads=1) as engine:
+            ids, steps = engine.tokenize(prompt, special=True, add_special=True), []
+            for _ in range(count):
+                row = engine.logits(ids).astype(np.float64)
+                values = row - (row.max() + np.log(np.exp(row - row.max()).sum()))
+                best = np.argsort(-values, kind="stable")[:top].tolist()
+                shown = list(dict.fromkeys([best[0], *sorted(self.fake.favoured), *best]))[:top]
+                entries = [spoken(engine.detokenize([i]), float(values[i])) for i in shown]
+                steps.append({**entries[0], "top_logprobs": entries})
+                ids = [*ids, best[0]]
+            return steps
+
     # -- the OpenAI-like routes --
 
     def _v1_models(self, _: Any) -> None:
@@ -331,6 +353,10 @@ class Handler(BaseHTTPRequestHandler):
         events += [{**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}, {**head, "choices": [], "usage": usage}]
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
         return self._send(200, "text/event-stream", text.encode())
+
+
+def spoken(piece: bytes, value: float) -> dict[str, Any]:
+    return {"token": piece.decode("utf-8", "replace"), "logprob": value, "bytes": list(piece)}
 
 
 def logprob(piece: str, top: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from so8t.calibration import card as cards
 from so8t.calibration.judge import judge_of, under
 from so8t.calibration.run import calibrate
 from so8t.comparison.arm import Side
+from so8t.comparison.retention import retention
 from so8t.comparison.run import compare, rules_of
 from so8t.evaluation import evaluate as ev
 from so8t.evaluation.served import Served
@@ -66,11 +67,16 @@ def ran(model: str, seed: int) -> Served:
                        "overlap": {"n": 24, "bleu": score, "chrf": score, "rouge_l": {"value": 0.41, "n": 24, "ci95": [0.3, 0.5]}}},
         "stability": {"status": "run", "n": 2, "tokens": 2048, "loops": 1, "repetitive": 1, "unstable": 1, "hit_limit": 2, "texts": []},
         "retention": {"status": "run", "n": 64, "tokens": 2100, "nll_per_token": {"value": 1.2, "n": 64, "ci95": [1.1, 1.3]},
-                      "perplexity": {"value": 3.4 if good else 3.1, "n": 64, "ci95": [3.0, 3.7]}, "bits_per_character": 0.8},
+                      "perplexity": {"value": 3.4 if good else 3.1, "n": 64, "ci95": [3.0, 3.7]}, "bits_per_character": 0.8,
+                      "plain": {"status": "run", "n": 24, "chrf": score, "chance_chrf": {"value": 8.75, "n": 24, "ci95": [6.5, 11.0]},
+                                "above_chance": {"value": 3.5, "n": 24, "ci95": [-1.0 if good else 1.0, 8.0]}, "beyond_chance": not good,
+                                "marked": rate(5 if good else 0, 24), "empty": rate(0, 24)}},
         "speed": {"status": "run", "n": 24, "threads": 2, "prefill_tokens_per_s": distribution([1000.0 + i for i in range(24)], digits=1),
                   "decode_tokens_per_s": distribution([300.0 + i for i in range(24)], digits=1), "prefill_s": distribution(seconds),
                   "verdict_s": distribution(seconds), "prompt_tokens_mean": 90.0, "peak_rss_bytes": 300 * 2**20},
-    }, seconds)
+    }, seconds, [{"kind": "likelihood", "id": f"v{i}", "group": f"g{i // 2}", "nats": float(rng.gamma(9, 4 if good else 3)), "tokens": 30} for i in range(64)]
+        + [{"kind": "plain", "id": f"v{i}", "group": f"g{i // 2}", "chrf": float(rng.uniform(5, 20))} for i in range(24)]
+        + [{"kind": "served", "id": f"t{i}", "group": f"h{i}", "text": f"依頼 {i}", "final": f"{model} の回答 {i}"} for i in range(24)])
 
 
 def score_file(root: Path, model: str, kind: str, prepared: dict[str, list[dict[str, Any]]], seed: int) -> Path:
@@ -96,7 +102,8 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     job = ev.Job(gguf, folder, root / "data/prepared", card.readout, read_meta(folder))
     found = ran(model, seed) if kind in RUN else ev.NOT_RUN
     ev.write(job, ev.judge(job, partial(cards.judge, card)), found, params, threshold=card.thresholds.escalate,
-             out=root / f"reports/metrics/evaluate-{folder.name}.json", plots=root / f"reports/plots/{folder.name}")
+             out=root / f"reports/metrics/evaluate-{folder.name}.json", plots=root / f"reports/plots/{folder.name}",
+             answers=root / f"data/answers/{folder.name}.jsonl")
     drift = {"prompts": 32, "positions": 900, "top1": 0.98, "max_abs_error": 0.4, "kl_mean": 0.002, "verdict_flips": 1}
     exact = {"prompts": 32, "positions": 900, "top1": 0.999, "max_abs_error": 0.01, "kl_mean": 1e-6, "verdict_probability_max_error": 0.002}
     write_json(root / f"reports/metrics/verify-{folder.name}.json", {
@@ -113,7 +120,8 @@ def compare_files(root: Path, params: Params, prepare: dict[str, Any]) -> None:
     pairs = [(side(f"{model}-F16"), side(f"{model}-{quant}")) for model in ("a", "b") for quant in params.scoring.types if quant != "F16"]
     found = compare(side(f"a-{kind}"), side(f"b-{kind}"), under(root / f"models/calibration/b-{kind}.json", root / f"models/calibration/a-{kind}.json"),
                     rules_of(params.compare, params.seed), prepare=prepare, pairs=pairs)
-    write_json(root / "reports/metrics/ab.json", found)
+    kept = retention(root / f"data/answers/a-{kind}.jsonl", root / f"data/answers/b-{kind}.jsonl", draws=500, seed=1)
+    write_json(root / "reports/metrics/ab.json", {**found, "retention": kept})
 
 
 def other_files(root: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def place(tmp_path_factory):
 
 def evaluate(place, *more, file="b-Q4_K_M.gguf"):
     return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", "card.json", "--prepared", "prepared", "--out",
-                 "out.json", "--plots", "plots", *more)
+                 "out.json", "--plots", "plots", "--answers", "answers.jsonl", *more)
 
 
 def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
@@ -79,6 +79,7 @@ def test_a_file_that_is_not_run_says_so(place):
     assert evaluate(place, "--no-generate").returncode == 0
     found = read_json(place / "out.json")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}
+    assert (place / "answers.jsonl").read_bytes() == b""
 
 
 def test_another_file_than_the_scored_one_is_refused(place):
@@ -93,7 +94,7 @@ def test_an_edited_card_is_refused(place):
     card["thresholds"]["escalate"] = 0.9
     (place / "edited.json").write_text(json.dumps(card), encoding="utf-8")
     done = stage(place, "evaluate", "b-Q4_K_M.gguf", "--scores", "b-Q4_K_M", "--card", "edited.json", "--prepared", "prepared",
-                 "--out", "out.json", "--plots", "plots")
+                 "--out", "out.json", "--plots", "plots", "--answers", "answers.jsonl")
     assert done.returncode == 5
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from so8t.chat import ALLOW_PREFIX
+from so8t.chat import ALLOW_PREFIX, parse
 from so8t.evaluation import generation, retention, served, speed
 from so8t.llama import Engine
 from so8t.params import Evaluation
@@ -93,7 +93,46 @@ def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path)
     assert first["retention"]["n"] == 4
     assert first["speed"]["verdict_s"]["p95"]["ci95"][1] is None  # three runs resolve no upper limit
     assert all(first[key] == second[key] for key in ("generation", "stability", "retention"))
+    assert first["retention"]["plain"]["n"] == 3
+    assert isinstance(first["retention"]["plain"]["beyond_chance"], bool)
     json.dumps(first, allow_nan=False)
+
+
+def test_what_is_written_of_answers_is_final_text_and_numbers_and_never_thinking(path, tmp_path, monkeypatch):
+    secret = "極秘の思考"
+    turn = f"{ALLOW_PREFIX}# 思考ステップ\n{secret}\n# 最終回答\n公開の答え"
+    monkeypatch.setattr(generation, "answer", lambda *_, **given: generation.Answer([1], turn, parse(turn), given["reference"]))
+    rows = served.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
+    said = served.measure(path, Prompter, rows=rows, setup=setup_of(), progress=Progress("t")).answers
+    assert [one["final"] for one in said if one["kind"] == "served"] == ["公開の答え"] * 3
+    assert {one["kind"] for one in said} == {"served", "likelihood", "plain"}
+    assert secret not in json.dumps(said, ensure_ascii=False)
+
+
+def test_a_plain_answer_follows_the_request_alone(engine):
+    (first, second) = retention.answers(engine, [("hello", "the he the"), ("other", "the")])
+    context = engine.tokenize("hello\n", special=False, add_special=True)
+    made = engine.generate(context, max_tokens=len(engine.tokenize("the he the")), stop=set(), forbid=set())
+    kept = made[: next((i for i, t in enumerate(made) if engine.is_control(t)), len(made))]
+    text = engine.detokenize(kept).decode("utf-8", "replace").strip()
+    from sacrebleu.metrics.chrf import CHRF
+
+    assert first.chrf == CHRF().sentence_score(text, ["the he the"]).score
+    assert first.chance == CHRF().sentence_score(text, ["the"]).score
+    assert second.empty in (True, False)
+
+
+def test_answers_that_fit_any_request_are_not_beyond_chance():
+    rng = np.random.default_rng(1)
+    noise = [retention.PlainAnswer(float(a), float(b), marked=False, empty=False) for a, b in rng.uniform(5, 15, (40, 2))]
+    able = [retention.PlainAnswer(one.chrf + 20, one.chance, marked=i < 4, empty=False) for i, one in enumerate(noise)]
+    none, some = (retention.summarise_answers(found, draws=500, seed=1) for found in (noise, able))
+    assert not none["beyond_chance"]
+    assert some["beyond_chance"]
+    assert some["marked"]["k"] == 4
+    assert (some["n"], some["chrf"]["n"]) == (40, 40)
+    assert some["chrf"]["ci95"][0] < some["chrf"]["value"] < some["chrf"]["ci95"][1]
+    assert retention.summarise_answers(noise[:1], draws=500, seed=1) == {"n": 1, "status": "not_run"}
 
 
 def test_reserved_tokens_that_appear_are_counted(engine):

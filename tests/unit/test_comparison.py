@@ -227,7 +227,7 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
         run(root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0])
     (tmp_path / "prepare.json").write_text('{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}')
     for out in ("one.json", "two.json"):
-        run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json")
+        run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json", "--answers", "cards")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     result = json.loads((tmp_path / "one.json").read_text())
     assert result["conclusion"]["code"] == "b_better"

@@ -23,6 +23,7 @@ from tests.fakes.results import ROOT, edit, write_results
 pytestmark = pytest.mark.slow
 NAMES = re.compile(r"macro-F1|F1\b|SO8T|Q\d_(?:K_M|0)|F16|p50|p95|top-1|SHA-256|so8t|test_\w+", re.ASCII)
 WORDS = re.compile(r"\d")
+PLAIN = str.maketrans("", "", "\\")  # Markdown's escapes
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?(?:e[-+]\d+)?")
 
 
@@ -115,6 +116,18 @@ def test_limits_of_the_certificate_and_looks_are_printed(report):
     page = page_of(report)
     assert texts.WORDS["no_attackers"][0] in page
     assert re.search(r"\| calibration \| \d+ \| \d+ \| calibrate \d+", page)
+
+
+def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_compares_nothing(tree, report):
+    ab, page = read_json(tree / "reports/metrics/ab.json")["retention"], page_of(report).translate(PLAIN)
+    for name, digits in (("nll_per_token", 3), ("plain_chrf", 1)):
+        one = ab[name]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {texts.Words('ja')(name)} ") and "[" in line]
+        assert f"{one['difference']:+.{digits}f}" in line
+        assert f"[{one['ci95'][0]:+.{digits}f}, {one['ci95'][1]:+.{digits}f}]" in line
+        assert line.rstrip(" |").endswith(str(one["n"]))
+    (able,) = [line for line in page.splitlines() if line.startswith(f"| {texts.Words('ja')('plain_able')} ")]
+    assert [cell.strip() for cell in able.split("|")[2:6]] == ["はい", "いいえ", "はい", "いいえ"]
 
 
 def test_an_uncertified_file_says_so_first(copy):

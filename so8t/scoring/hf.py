@@ -1,0 +1,136 @@
+"""Both readouts from a Hugging Face directory, in float32 on the CPU: what the GGUF file is compared with.
+
+Prompts are made by the same `Prompter`, over the directory's own tokenizer, so that token ids are those of the GGUF
+file (`so8t gguf verify` shows that the two tokenise alike). Scores of a directory are bound to the digest of its files,
+which no GGUF has, so a card made from them can serve nothing.
+
+Covered: prefill, authority, cue, residual and reserved mass of one prompt. Not covered: speed; nothing is kept between
+prompts.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from so8t.chat import CUE
+from so8t.errors import ArtifactError
+from so8t.scoring.prompts import LABELS, Prompt, Prompter
+from so8t.scoring.reader import Reading, log_softmax, residual_of
+from so8t.verdict import AUTHORITIES, VERDICTS
+
+FIX = "give a directory that `transformers` can load: config.json, safetensors, tokenizer files"
+
+
+class HfVocabulary:
+    """A directory's tokenizer, as `Prompter` needs it."""
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.path = directory
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"the tokenizer cannot be loaded ({type(error).__name__})", where=str(directory), fix=FIX) from None
+        self.n_vocab = len(self._tokenizer)
+        self._added = set(self._tokenizer.added_tokens_decoder)
+
+    def tokenize(self, text: str, *, special: bool = True, add_special: bool = False) -> list[int]:
+        """Token ids; control tokens are always read as such, BOS and EOS only where asked for."""
+        if not special:
+            raise NotImplementedError("only whole prompts are tokenised here")
+        return list(self._tokenizer(text, add_special_tokens=add_special)["input_ids"])
+
+    def token_text(self, token: int) -> str:
+        """The token as the vocabulary spells it."""
+        return str(self._tokenizer.convert_ids_to_tokens(token))
+
+    def is_control(self, token: int) -> bool:
+        """Whether it was added to the vocabulary: special or user-defined."""
+        return token in self._added
+
+    def id_of(self, text: str) -> int:
+        """Id of the one token spelled exactly `text`.
+
+        Raises:
+            ArtifactError: the vocabulary has no such token.
+        """
+        found = self._tokenizer.get_vocab().get(text)
+        if found is None:
+            raise ArtifactError(f"the vocabulary has no single token {text!r}", where=str(self.path), fix="check base.tokens in params.yaml")
+        return int(found)
+
+    def keys(self) -> dict[str, Any]:
+        """Template, BOS and EOS under the names that a GGUF has."""
+        ids = {"tokenizer.ggml.bos_token_id": self._tokenizer.bos_token_id, "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id}
+        return {"tokenizer.chat_template": self._tokenizer.chat_template, **{key: i for key, i in ids.items() if i is not None}}
+
+
+class HfReader:
+    """Reads verdicts from a Hugging Face directory.
+
+    Args:
+        directory: model and tokenizer.
+        system: the system prompt.
+        tokens: reserved token texts by role (allow, escalate, deny, handle, human): params base.tokens.
+        threads: CPU threads.
+
+    Raises:
+        ArtifactError: the directory cannot be loaded, or has no such tokens or no template.
+    """
+
+    def __init__(self, directory: Path, system: str, tokens: Mapping[str, str], threads: int) -> None:
+        vocabulary = HfVocabulary(directory)
+        self.prompter = Prompter(vocabulary, system, vocabulary.keys())
+        self.verdict_ids = [vocabulary.id_of(tokens[verdict.lower()]) for verdict in VERDICTS]
+        self.authority_ids = [vocabulary.id_of(tokens[authority]) for authority in AUTHORITIES]
+        self._model = _load(directory, threads)
+
+    def read(self, text: str) -> Reading:
+        """Read both readouts of one user's text."""
+        return self.read_prompt(self.prompter.prompt(text))
+
+    def read_prompt(self, prompt: Prompt) -> Reading:
+        """Read both readouts after a prompt."""
+        end = self._logits(prompt.ids, len(prompt.ids) - 1)[0]
+        fed = self.prompter.after(prompt, CUE)
+        cue = tuple(self._label(fed, label) for label in LABELS)
+        reserved = np.exp(log_softmax(end)[sorted({*self.verdict_ids, *self.authority_ids})]).sum()
+        return Reading(tuple(end[self.verdict_ids]), tuple(end[self.authority_ids]), cue, residual_of(cue), float(reserved))
+
+    def _label(self, fed: Prompt, label: str) -> float:
+        whole = self.prompter.after(fed, label).ids
+        rows = self._logits(whole[:-1], len(fed.ids) - 1)
+        return sum(float(log_softmax(row)[token]) for row, token in zip(rows, whole[len(fed.ids) :], strict=True))
+
+    def _logits(self, ids: list[int], start: int) -> NDArray[np.float64]:
+        """Logits from position `start` on: float64 [len(ids) - start, n_vocab]."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([ids]), use_cache=False).logits[0, start:]
+        return np.asarray(logits.double().numpy())
+
+
+def _load(directory: Path, threads: int) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager",
+                                                          local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"the model cannot be loaded ({type(error).__name__})", where=str(directory), fix=FIX) from None
+    return model.eval()
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """What besides the directory makes a number."""
+    import torch
+    import transformers
+
+    return {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": "float32", "attention": "eager", "threads": threads}
