@@ -269,6 +269,7 @@ class Train(Section):
 
     quantization: Literal["nf4", "int8", "none", "full"] = Field(description="none = unquantised frozen base; full = the base itself is trained")
     compute_dtype: Literal["float32", "bfloat16", "float16"]
+    adapter: Literal["lora", "oft"] = Field(description="oft = PEFT's OFT, exact Cayley, block 8, rate gate_lr, on lora_targets; for comparison")
     lora_r: int = Field(ge=0, description="0 = no LoRA")
     lora_alpha: Positive
     lora_dropout: Share
@@ -295,9 +296,12 @@ class Train(Section):
     processes: int = Field(ge=1)
     valid_steps: int = Field(ge=1)
     threads: Count = Field(description="CPU threads; 0 = torch's own choice")
+    seed: int | None = Field(description="of training alone (start values, order, dropout); null = the file's seed, which also makes data and base")
 
     @model_validator(mode="after")
     def _full_has_no_lora(self) -> "Train":
+        if self.quantization == "full" and self.adapter != "lora":
+            raise ValueError("quantization: full trains the base itself: set adapter: lora")
         if self.quantization == "full" and self.lora_r:
             raise ValueError("quantization: full trains the base itself: set lora_r: 0")
         return self
@@ -342,12 +346,20 @@ class Params(Section):
     def _consistent(self) -> "Params":
         if self.profile not in self.profiles:
             raise ValueError(f"profile {self.profile!r} is not one of {sorted(self.profiles)}")
+        if self.gates.enabled and self.active.train.adapter == "oft":
+            raise ValueError("train.adapter: oft already rotates the inputs: set gates.enabled: false")
         made = {"F16", *self.quant.types}
         if missing := [t for t in self.scoring.types if t not in made]:
             raise ValueError(f"scoring.types {missing} are not in quant.types")
         if self.release.type not in self.scoring.types:
             raise ValueError(f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated")
         return self
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of training."""
+        own = self.active.train.seed
+        return self.seed if own is None else own
 
     @property
     def active(self) -> Profile:

@@ -56,7 +56,7 @@ def run_step(t: Trainee, micro: list[list[list[Example]]], moment: Moment, param
     for group in t.optimizer.param_groups:
         group["lr"] = group["peak"] * rate
     weight = PRESETS[params.pet.preset].weight(params.pet.weight, moment.progress)
-    torch.manual_seed(params.seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
+    torch.manual_seed(params.train_seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
     t.objective.train()
     whole = [collate(rows, t.pad) for rows in micro]
     sums = _backward(t, [(collate(ranks.share(rows), t.pad) if ranks.world > 1 else batch) if ranks.share(rows) else None

@@ -55,7 +55,7 @@ def train(base: Path, prepared: Path, out: Path, log_csv: Path, params: Params, 
             trainee = build(folder, params, template)
             _loop(trainee, examples, valid, root, params, progress, siblings)
             chosen = _choose(trainee, root, settings)
-            tokens = statistics(examples, dropped, _plan(examples, settings, params.seed, 0))
+            tokens = statistics(examples, dropped, _plan(examples, settings, params.train_seed, 0))
             if siblings.leads:
                 config = adapter.describe(params, trainee.heads, inputs["base"], inputs["data"]["train"])
                 adapter.save(out, trainee.objective.model, trainee.gates, trainee.heads, {**config, "selected_step": chosen, "tokens": tokens})
@@ -82,7 +82,7 @@ def inputs_of(base: Path, prepared: Path, params: Params) -> dict[str, Any]:
     data = {name: sha256_file(prepared / f"{name}.jsonl") for name in ("train", "valid")}
     settings = params.active.train
     foreign = checkpoint.foreign(settings.resume_from)
-    return {"seed": params.seed, **sections, "train": settings.model_dump(exclude=NOT_THE_RUN), "base": sha256_tree(base), "data": data,
+    return {"seed": params.train_seed, **sections, "train": settings.model_dump(exclude=NOT_THE_RUN), "base": sha256_tree(base), "data": data,
             "tokens": params.active.base.tokens.model_dump(), "system": params.data.system,
             "code": checkpoint.code_digest(MODULES), "torch": torch.__version__, "from": sha256_tree(foreign) if foreign else None}
 
@@ -122,8 +122,8 @@ class _Schedule:
 
 
 def _loop(t: Trainee, examples: list[Example], valid: list[Example], root: Path, params: Params, progress: Progress, siblings: Ranks) -> None:
-    settings, schedule = params.active.train, _Schedule(examples, params.active.train, params.seed)
-    steps = total_steps(examples, settings, params.seed)
+    settings, schedule = params.active.train, _Schedule(examples, params.active.train, params.train_seed)
+    steps = total_steps(examples, settings, params.train_seed)
     done = _resume(t, root, settings, steps, progress)
     siblings.wait()
     saved = time.monotonic()
