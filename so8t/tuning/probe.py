@@ -92,4 +92,4 @@ def probe(base: Path, folder: Path, prepared: Path, splits: list[str], system: s
     for name in splits:
         rows = [row for _, row in read_jsonl(prepared / f"{name}.jsonl")]
         found[name] = split_facts(objective, rows, template, system, progress)
-    return {"schema": SCHEMA, "seed": config["seed"], "base_sha256": config["base_sha256"], "step": config["selected_step"], "trained": numbers, "splits": found}
+    return {"schema": SCHEMA, "base_sha256": config["base_sha256"], "step": config["selected_step"], "trained": numbers, "splits": found}
