@@ -21,6 +21,7 @@ OUT = Path("docs/ablation.md")
 LEVEL = 0.95
 BASELINE = "lora"
 SIGNIFICANT = 0.05
+FEW = 3  # seeds
 Rows = Mapping[Run, Mapping[str, Any]]
 METRICS: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
     "valid macro-F1 (cue)": ("higher", lambda row: row["splits"]["valid"]["cue"]["macro_f1"]),
@@ -42,6 +43,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if len(data) < 2:
         return float(data.mean()), float("inf")
     return float(data.mean()), float(t.ppf(0.5 + LEVEL / 2.0, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+
+
+def shown(values: Sequence[float], sign: str = "") -> str:
+    """Mean and interval; the mean alone where one value has none."""
+    mean, half = interval(values)
+    return f"{mean:{sign}.4f} ± {half:.4f}" if np.isfinite(half) else f"{mean:{sign}.4f}"
 
 
 def paired_t(differences: Sequence[float]) -> float:
@@ -75,8 +82,8 @@ def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[dict[str, Any]
         own = values_of(rows, arm, metric)
         differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
         if arm != BASELINE and differences:
-            mean, half = interval(differences)
-            found.append({"arm": arm, "seeds": len(differences), "mean": mean, "half": half, "t": paired_t(differences), "flip": sign_flip(differences)})
+            found.append({"arm": arm, "mean": interval(differences)[0], "shown": shown(differences, "+"), "t": paired_t(differences),
+                          "flip": sign_flip(differences)})
     for entry, corrected in zip(found, holm([entry["t"] for entry in found]), strict=True):
         entry["holm"] = corrected
     return found
@@ -105,7 +112,7 @@ def _means(rows: Rows, arms: Sequence[str]) -> list[str]:
         cells = []
         for metric in METRICS:
             values = list(values_of(rows, arm, metric).values())
-            cells.append("{:.4f} ± {:.4f}".format(*interval(values)) if values else "–")
+            cells.append(shown(values) if values else "–")
         own = [row for run, row in rows.items() if run.arm == arm]
         lines.append(f"| {ARMS[arm][0]} | {len(own)} | {sum(own[0]['trained'].values()):,} | " + " | ".join(cells) + " |")
     return lines
@@ -114,12 +121,14 @@ def _means(rows: Rows, arms: Sequence[str]) -> list[str]:
 def _differences(rows: Rows, arms: Sequence[str]) -> list[str]:
     lines = ["| metric (better) | arm | difference | p (t) | p (Holm) | p (flips) |", "|---|---|---|---|---|---|"]
     for metric, (better, _) in METRICS.items():
-        lines += [f"| {metric} ({better}) | {ARMS[one['arm']][0]} | {one['mean']:+.4f} ± {one['half']:.4f} | {one['t']:.3f} | {one['holm']:.3f} | "
+        lines += [f"| {metric} ({better}) | {ARMS[one['arm']][0]} | {one['shown']} | {one['t']:.3f} | {one['holm']:.3f} | "
                   f"{one['flip']:.3f} |" for one in compare(rows, arms, metric)]
     return lines
 
 
 def _words(rows: Rows, arms: Sequence[str]) -> list[str]:
+    if max(run.seed for run in rows) < FEW:
+        return [f"Fewer than {FEW} seeds: nothing can be said."]
     lines = []
     for metric, (better, _) in METRICS.items():
         sure = [one for one in compare(rows, arms, metric) if one["holm"] < SIGNIFICANT]
