@@ -19,6 +19,7 @@ COMMANDS = {
     "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
     "register": ("so8t.agent.cli", "register", "Register models with an Ollama server."),
     "gguf": ("so8t.export.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
+    "convert-pt": ("so8t.operations.convert_pt", "command", "A distilled .pt checkpoint to a GGUF file in one command."),
     "ledger": ("so8t.records.cli", "ledger", "What was converted, when, from what."),
     "data": ("so8t.corpus.cli", "data", "Compare versions of the data, import dumps and documents."),
     "doctor": ("so8t.operations.cli", "doctor", "Check this machine, this clone and what a stage needs; each line with a fix."),
