@@ -4,6 +4,7 @@ Read as YAML 1.2 (ruamel, DVC's own reader): PyYAML reads `2e-4` as text. The wh
 of every stage, so a typo in `calibration` stops `prepare`, not the sixth hour.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -224,13 +225,24 @@ class Report(Section):
 
 
 class RoleTokens(Section):
-    """Reserved vocabulary tokens whose lm_head rows carry the heads."""
+    """Reserved vocabulary tokens whose lm_head rows carry the heads; `[PADn]` names row n of the matrices where no token has it."""
 
     allow: str
     escalate: str
     deny: str
     handle: str
     human: str
+
+
+def spare_row(name: str, tokens: int, rows: int) -> int | None:
+    """The id that `[PADn]` names (llama.cpp's own text for such rows), if it lies behind the vocabulary's last token.
+
+    Args:
+        tokens: ids that the tokenizer uses, its highest plus one.
+        rows: rows of the embedding.
+    """
+    found = re.fullmatch(r"\[PAD(\d+)\]", name)
+    return int(found[1]) if found and tokens <= int(found[1]) < rows else None
 
 
 class Base(Section):

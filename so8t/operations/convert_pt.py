@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from so8t.files import write_json
+from so8t.files import read_json, write_json
 from so8t.params import Params
 
 FILE = click.Path(path_type=Path)
@@ -29,7 +29,7 @@ def convert_pt(checkpoint: Path, out: Path, ftype: str, vocab_dir: Path, drop: t
 
     found = distilled.read(checkpoint)
     write_json(info or checkpoint.with_name(f"{checkpoint.stem}_config.json"), found.info())
-    ids = role_token_ids(params.active.base.tokens, Template.of(vocab_dir).tokenizer)
+    ids = role_token_ids(params.active.base.tokens, Template.of(vocab_dir).tokenizer, int(read_json(vocab_dir / "config.json")["vocab_size"]))
     with tempfile.TemporaryDirectory(dir=out.parent) as place, conversion(checkpoint.stem, ftype.upper(), checkpoint, out):
         facts = distilled.to_model(found, vocab_dir, Path(place) / "model", ids, drop)
         manifest = convert(Path(place) / "model", out, Recipe(ftype.upper(), checkpoint.stem, params.active.base.context_profile))  # type: ignore[arg-type]

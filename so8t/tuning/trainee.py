@@ -45,7 +45,7 @@ def build(folder: Path, params: Params, template: Template) -> Trainee:
     device = next(model.parameters()).device
     heads = None
     if params.heads.enabled:
-        ids = role_token_ids(params.active.base.tokens, template.tokenizer)
+        ids = role_token_ids(params.active.base.tokens, template.tokenizer, model.config.vocab_size)
         heads = Heads(model.config.hidden_size, ids, params.heads.mode, params.train_seed).to(device)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
