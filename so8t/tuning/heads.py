@@ -83,5 +83,5 @@ def _reserved(tokenizer: Any, used: int, rows: int) -> str:
         return f"name five of this vocabulary's {len(named)} reserved tokens, such as {named[0]}"
     if rows - used >= len(ROLES):
         return f"rows {used} to {rows - 1} belong to no token: name five of them, [PAD{used}] to [PAD{rows - 1}]"
-    return ("this vocabulary has no reserved token and no spare row: set heads.enabled: false and scoring.readout.b: cue (verdicts are then read "
-            "from the text), or use another base; tokens are not added, because engines disagree about added ones")
+    return ("this vocabulary has no reserved token and no spare row: use another base. Tokens are not added, because a grown tokenizer is what makes "
+            "engines disagree")

@@ -51,7 +51,7 @@ def test_a_refusal_says_what_this_vocabulary_offers():
     wanted = roles(*(f"<|placeholder{i}|>" for i in range(1, 6)))
     reserved = vocabulary("a", *(f"<|reserved_special_token_{i}|>" for i in range(7)))
     few = vocabulary("a", "b")
-    for words, size, says in ((reserved, 8, "7 reserved tokens"), (few, 64, r"\[PAD2\] to \[PAD63\]"), (few, 4, "heads.enabled: false")):
+    for words, size, says in ((reserved, 8, "7 reserved tokens"), (few, 64, r"\[PAD2\] to \[PAD63\]"), (few, 4, "use another base")):
         with pytest.raises(ArtifactError) as error:
             role_token_ids(wanted, words, size)
         assert re.search(says, error.value.fix), error.value.fix
