@@ -306,6 +306,7 @@ class Train(Section):
     explode: float = Field(gt=1.0, description="stop when a step's loss exceeds this multiple of the mean of the first ten steps")
     launcher: Literal["none", "torchrun"] = Field(description="torchrun = `processes` processes on this machine")
     processes: int = Field(ge=1)
+    shard: bool = Field(description="FSDP: with several processes, each holds its share of the frozen base's layers; quantization: none")
     valid_steps: int = Field(ge=1)
     threads: Count = Field(description="CPU threads; 0 = torch's own choice")
     seed: int | None = Field(description="of training alone (start values, order, dropout); null = the file's seed, which also makes data and base")
@@ -314,6 +315,8 @@ class Train(Section):
     def _full_has_no_lora(self) -> "Train":
         if self.quantization == "full" and self.adapter != "lora":
             raise ValueError("quantization: full trains the base itself: set adapter: lora")
+        if self.shard and self.quantization != "none":
+            raise ValueError("shard: true shares out an unquantised frozen base: set quantization: none, or shard: false (4-bit bases fit everywhere)")
         if self.quantization == "full" and self.lora_r:
             raise ValueError("quantization: full trains the base itself: set lora_r: 0")
         return self
