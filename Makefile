@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly repro check lint types imports unit bench bench-table docs docs-check report doctor sweep chaos clean-venv
+.PHONY: help setup demo test nightly repro check lint types imports unit bench bench-table docs docs-check report doctor sweep ablation chaos clean-venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -68,6 +68,9 @@ doctor: setup ## what is missing on this machine and in this clone
 
 sweep: setup ## pet.lambda 0.01, 0.05, 0.1 through DVC's queue, two at a time; table and plot
 	$(RUN) so8t sweep pet.lambda 0.01 0.05 0.1
+
+ablation: setup ## each part of training alone and together, 5 seeds, through DVC's queue; docs/ablation.md (hours; goes on when run again)
+	$(RUN) so8t ablation
 
 chaos: setup ## 24 faults over all stages; the table of docs/reliability.md (about an hour)
 	$(RUN) python -m tests.pipeline.chaos --faults 24 --seed 1 --table docs/reliability.md

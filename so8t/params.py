@@ -4,6 +4,7 @@ Read as YAML 1.2 (ruamel, DVC's own reader): PyYAML reads `2e-4` as text. The wh
 of every stage, so a typo in `calibration` stops `prepare`, not the sixth hour.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -227,13 +228,24 @@ class Report(Section):
 
 
 class RoleTokens(Section):
-    """Reserved vocabulary tokens whose lm_head rows carry the heads."""
+    """Reserved vocabulary tokens whose lm_head rows carry the heads; `[PADn]` names row n of the matrices where no token has it."""
 
     allow: str
     escalate: str
     deny: str
     handle: str
     human: str
+
+
+def spare_row(name: str, tokens: int, rows: int) -> int | None:
+    """The id that `[PADn]` names (llama.cpp's own text for such rows), if it lies behind the vocabulary's last token.
+
+    Args:
+        tokens: ids that the tokenizer uses, its highest plus one.
+        rows: rows of the embedding.
+    """
+    found = re.fullmatch(r"\[PAD(\d+)\]", name)
+    return int(found[1]) if found and tokens <= int(found[1]) < rows else None
 
 
 class Base(Section):
@@ -272,6 +284,7 @@ class Train(Section):
 
     quantization: Literal["nf4", "int8", "none", "full"] = Field(description="none = unquantised frozen base; full = the base itself is trained")
     compute_dtype: Literal["float32", "bfloat16", "float16"]
+    adapter: Literal["lora", "oft"] = Field(description="oft = PEFT's OFT, exact Cayley, block 8, rate gate_lr, on lora_targets; for comparison")
     lora_r: int = Field(ge=0, description="0 = no LoRA")
     lora_alpha: Positive
     lora_dropout: Share
@@ -296,11 +309,17 @@ class Train(Section):
     explode: float = Field(gt=1.0, description="stop when a step's loss exceeds this multiple of the mean of the first ten steps")
     launcher: Literal["none", "torchrun"] = Field(description="torchrun = `processes` processes on this machine")
     processes: int = Field(ge=1)
+    shard: bool = Field(description="FSDP: with several processes, each holds its share of the frozen base's layers; quantization: none")
     valid_steps: int = Field(ge=1)
     threads: Count = Field(description="CPU threads; 0 = torch's own choice")
+    seed: int | None = Field(description="of training alone (start values, order, dropout); null = the file's seed, which also makes data and base")
 
     @model_validator(mode="after")
     def _full_has_no_lora(self) -> "Train":
+        if self.quantization == "full" and self.adapter != "lora":
+            raise ValueError("quantization: full trains the base itself: set adapter: lora")
+        if self.shard and self.quantization != "none":
+            raise ValueError("shard: true shares out an unquantised frozen base: set quantization: none, or shard: false (4-bit bases fit everywhere)")
         if self.quantization == "full" and self.lora_r:
             raise ValueError("quantization: full trains the base itself: set lora_r: 0")
         return self
@@ -345,12 +364,20 @@ class Params(Section):
     def _consistent(self) -> "Params":
         if self.profile not in self.profiles:
             raise ValueError(f"profile {self.profile!r} is not one of {sorted(self.profiles)}")
+        if self.gates.enabled and self.active.train.adapter == "oft":
+            raise ValueError("train.adapter: oft already rotates the inputs: set gates.enabled: false")
         made = {"F16", *self.quant.types}
         if missing := [t for t in self.scoring.types if t not in made]:
             raise ValueError(f"scoring.types {missing} are not in quant.types")
         if self.release.type not in self.scoring.types:
             raise ValueError(f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated")
         return self
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of training."""
+        own = self.active.train.seed
+        return self.seed if own is None else own
 
     @property
     def active(self) -> Profile:

@@ -50,6 +50,8 @@ def bench_table() -> None:
     for file in sorted(Path("bench/results").glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
+            if "bench" not in row:
+                continue  # raw results of a study with a page of its own, such as docs/ablation.md
             newest[row["bench"], row["what"]] = row
     columns = ["bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commit", "date"]
     click.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))

@@ -23,9 +23,11 @@ def main(base: Path, adapter: Path, texts: Path, out: Path) -> None:
         template, system = Template.of(folder), run.params.data.system
         rows = [row for _, row in read_jsonl(texts)][: run.params.verify.prompts]
         report = bake(folder, adapter, out, [example_of(row, template, system) for row in rows], run.progress)
-        facts = report["parity"]
+        facts, moved = report["parity"], report["drift"]
+        drift = (f"; {moved['quantization']} graph to full precision: KL {moved['kl_mean']:.1e}, {moved.get('verdict_flips', 0)} of "
+                 f"{moved.get('verdicts', 0)} verdicts flip") if moved["measured"] else ""
         run.summary = (f"{report['rotated_weights']} rotations and {report['lora_weights']} LoRA updates folded; gated = baked within "
-                       f"{facts['relative_error']:.1e} of the largest logit over {facts['positions']} positions")
+                       f"{facts['relative_error']:.1e} of the largest logit over {facts['positions']} positions{drift}")
 
 
 if __name__ == "__main__":

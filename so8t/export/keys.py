@@ -16,7 +16,7 @@ from so8t.errors import ArtifactError
 from so8t.export.source import read_config
 from so8t.files import read_json, sha256_file
 from so8t.identity import KeyValue, Value
-from so8t.params import Params
+from so8t.params import Params, spare_row
 
 Kind = Literal["founding", "lineage", "readout", "calibration", "seal"]
 ROLES = ("allow", "escalate", "deny", "handle", "human")
@@ -142,14 +142,19 @@ def _readout(source: Path, params: Params, report: dict[str, Any]) -> dict[str, 
 
 
 def token_id(source: Path, text: str) -> int:
-    """Id of an added token.
+    """Id of an added token, or of a row behind the last token that `[PADn]` names.
 
     Raises:
         ArtifactError: the tokenizer has no such token.
     """
-    for entry in read_config(source, "tokenizer.json").get("added_tokens") or []:
-        if entry["content"] == text:
-            return int(entry["id"])
+    tokenizer = read_config(source, "tokenizer.json")
+    added = {entry["content"]: int(entry["id"]) for entry in tokenizer.get("added_tokens") or []}
+    if text in added:
+        return added[text]
+    last = max([*added.values(), *((tokenizer.get("model") or {}).get("vocab") or {}).values()], default=-1)
+    spare = spare_row(text, last + 1, int(read_config(source, "config.json").get("vocab_size") or 0))
+    if spare is not None:
+        return spare
     raise ArtifactError(f"the vocabulary has no token {text}", where=str(source / "tokenizer.json"),
                         fix="name reserved tokens that it has in params.yaml, base.tokens")
 

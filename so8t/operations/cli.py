@@ -144,3 +144,35 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
     out = database_dir() / "sweeps" / key
     sweeping.write(key, sweeping.results(key, wanted), out)
     click.echo(f"{(out / 'table.md').read_text(encoding='utf-8')}\n{out}/plot.svg\ntake one: dvc exp apply {sweeping.name_of(key, wanted[0])}")
+
+
+@click.command()
+@click.option("--arms", default="lora,gate,pet,triality,all,oft", show_default=True, help="comma-separated; also: plain")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="trainings of each arm")
+@click.option("--scale", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0, show_default=True, help="share of the profile's steps")
+@click.option("--workers", default=1, show_default=True, help="experiments at a time; a training uses train.threads cores")
+@click.option("--dry-run", is_flag=True, help="say what would run and for how long")
+@click.option("--table", "only_table", is_flag=True, help="only write docs/ablation.md again")
+def ablation(arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool, only_table: bool) -> None:
+    """Train each part alone and together through DVC's queue; results in bench/results, table in docs/ablation.md. Goes on when run again."""
+    from so8t.operations import ablation as study
+    from so8t.operations import ablation_table
+    from so8t.params import load
+
+    wanted, profile = study.runs(arms.split(","), seeds, scale), load().profile
+    have = study.known(Path(), profile)
+    left = [run for run in wanted if run not in have]
+    seconds = study.estimate(len(left), scale, workers)
+    told = "unknown: run `dvc repro train` once" if seconds is None else f"about {seconds / 60:.0f} min, as the last training went"
+    click.echo(f"{len(wanted)} trainings, {len(left)} without a result: {told}")
+    if dry_run:
+        click.echo("\n".join(run.name for run in left))
+        return
+    try:
+        if not only_table:
+            study.clean_for_queue()
+            study.work(wanted, workers, click.echo)
+    finally:
+        if rows := {run: row for run, row in study.known(Path(), profile).items() if run.scale == scale}:
+            ablation_table.write(rows)
+            click.echo(str(ablation_table.OUT))

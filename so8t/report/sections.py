@@ -202,9 +202,20 @@ def training(page: Page, to: Document) -> None:
             row(words("orthogonality"), (source.show(TRAIN, "/rotation/orthogonality_max", "general"),)),
             row(words("rotated"), (source.show(BAKE, "/rotated_weights", "count"),)),
             row(words("head_scale"), (source.show(BAKE, "/head_scale", "general"),)),
-            row(words("change"), (source.show(BAKE, "/parity/max_abs_change_from_base", "general"),))]
+            row(words("change"), (source.show(BAKE, "/parity/max_abs_change_from_base", "general"),)),
+            *_training_drift(page)]
     to.add(_heading(page, "h_training"), Table([words("metric"), words("value")], rows, page.from_files(TRAIN, BAKE)),
            Figure("training", words("f_training")))
+
+
+def _training_drift(page: Page) -> list[list[Line]]:
+    """How far the quantised graph that was trained is from the full-precision one that is shipped."""
+    words, source = page.words, page.sources
+    if not source.value(BAKE, "/drift/measured"):
+        return []
+    return [row(words("trained_kl"), (source.show(BAKE, "/drift/kl_mean", "general"),)),
+            row(words("trained_flips"), (source.show(BAKE, "/drift/verdict_flips", "count"),)),
+            row(words("trained_allows"), (source.show(BAKE, "/drift/flips_to_allow", "count"),))]
 
 
 def data(page: Page, to: Document) -> None:

@@ -1,11 +1,14 @@
 """What a training log says in a dozen numbers, and its curves thinned for plots.
 
 Covered: first and last losses (means over a twentieth of the run), the best and the last validation, rotation angles,
-orthogonality, largest gradient norms. Not covered: times, which are in the progress events.
+orthogonality, largest gradient norms. Times are in the progress events alone
+(`speed`): no cached output holds one.
 """
 
+import contextlib
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -80,6 +83,16 @@ def thin(rows: list[Row]) -> list[Row]:
     step = max(1, len(rows) // POINTS)
     last = len(rows) - 1
     return [row for i, row in enumerate(rows) if i % step == 0 or i == last or row.get("valid_loss") is not None]
+
+
+def speed(events: Path) -> list[Row]:
+    """Tokens per second by step, from the progress events of `train`; a step that was done again counts as it was last done."""
+    found: dict[int, float] = {}
+    for line in events.read_text(encoding="utf-8").splitlines() if events.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError, KeyError):  # a killed run may leave half a line; other events have no speed
+            event = json.loads(line)
+            found[int(event["step"])] = float(event["tokens_per_s"])
+    return [{"step": float(step), "tokens_per_s": value} for step, value in sorted(found.items())]
 
 
 def to_csv(rows: list[Row]) -> str:

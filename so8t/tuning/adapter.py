@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import atomic_dir, read_json, sha256_file, write_json, write_text
 from so8t.params import Params, Train
+from so8t.rotation import BLOCK
 from so8t.tuning import gate as gate_module
 from so8t.tuning.gate import Gate
 from so8t.tuning.heads import Heads
@@ -19,6 +20,7 @@ from so8t.tuning.streamed import Source
 
 SCHEMA = "so8t.adapter/1"
 CONFIG, GATES, HEADS, PEFT = "so8t_config.json", "so8t_gates.safetensors", "so8t_heads.safetensors", "adapter_model.safetensors"
+OWN = (".lora_", ".oft_")  # PEFT's trained parts, by name
 WEIGHTS = "so8t_weights.safetensors"  # the base's own weights, only after full fine-tuning
 CARD = """---
 library_name: peft
@@ -33,18 +35,21 @@ are not the trained model's. Use the project's loader, or the baked model, which
 
 
 def attach_lora(model: Any, train: Train) -> Any:
-    """Wrap `model` with LoRA on names resolved from the model.
+    """Wrap `model` with LoRA (or PEFT's OFT, for comparison) on names resolved from the model.
 
     Raises:
         ParamsError: a requested name that matches no linear layer.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, OFTConfig, get_peft_model
 
-    if train.lora_r == 0:
+    if train.lora_r == 0 and train.adapter == "lora":
         return model
     targets = train.lora_targets
     if isinstance(targets, list):
         _require_targets(model, targets)
+    if train.adapter == "oft":  # its default, a truncated series, is not orthogonal: exact Cayley
+        return get_peft_model(model, OFTConfig(r=0, oft_block_size=BLOCK, use_cayley_neumann=False, module_dropout=train.lora_dropout,
+                                               target_modules=targets, bias="none", task_type="CAUSAL_LM"))
     config = LoraConfig(r=train.lora_r, lora_alpha=train.lora_alpha, lora_dropout=train.lora_dropout,  # type: ignore[arg-type]
                         target_modules=targets, bias="none", task_type="CAUSAL_LM")
     return get_peft_model(model, config)
@@ -66,7 +71,7 @@ def trainable(model: Any, heads: Heads | None, *, full: bool = False) -> dict[st
     named = {f"model.{name}": tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     if heads is not None:
         named |= {f"heads.{name}": tensor for name, tensor in heads.named_parameters()}
-    if not full and (strange := [name for name in named if not (".lora_" in name or "so8t_gate" in name or name.startswith("heads."))]):
+    if not full and (strange := [name for name in named if not (any(own in name for own in OWN) or "so8t_gate" in name or name.startswith("heads."))]):
         raise ArtifactError(f"unexpected trainable parameters {strange[:5]}", fix="report this architecture")
     return dict(sorted(named.items()))
 
@@ -143,15 +148,17 @@ def base_source(folder: Path, plain: Source) -> Source:
 
 
 def _place_lora(model: nn.Module, stored: dict[str, Tensor]) -> None:
-    """Put LoRA's tensors into a model whose base has none yet (peft leaves them empty there)."""
+    """Put LoRA's (or OFT's) tensors into a model whose base has none yet (peft leaves them empty there)."""
     modules = dict(model.named_modules())
     for key, tensor in stored.items():
         owner = modules.get(key.rpartition(".")[0] + ".default")
         if owner is None:
             raise ArtifactError(f"this base has no place for {key}", fix="bake the adapter on the base it was trained on")
         owner._parameters["weight"] = nn.Parameter(tensor.float(), requires_grad=False)
-    if empty := [name for name, tensor in model.named_parameters() if ".lora_" in name and tensor.is_meta]:
-        raise ArtifactError(f"LoRA weights missing for {empty[:3]}", fix="dvc repro train")
+        if hasattr(owner, "rows"):  # OFT's table of indices, which nothing stores
+            owner.rows, owner.cols = torch.triu_indices(BLOCK, BLOCK, 1)
+    if empty := [name for name, tensor in model.named_parameters() if any(own in name for own in OWN) and tensor.is_meta]:
+        raise ArtifactError(f"adapter weights missing for {empty[:3]}", fix="dvc repro train")
 
 
 def describe(params: Params, heads: Heads | None, base_digest: str, data_digest: str) -> dict[str, Any]:
@@ -160,4 +167,5 @@ def describe(params: Params, heads: Heads | None, base_digest: str, data_digest:
     train = params.active.train
     return {"heads": shape, "base_sha256": base_digest, "data_sha256": data_digest, "pet_lambda": params.pet.weight,
             "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight,
-            "quantization": train.quantization, "compute_dtype": train.compute_dtype, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}
+            "quantization": train.quantization, "compute_dtype": train.compute_dtype, "adapter": train.adapter,
+            "seed": params.train_seed, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}

@@ -71,23 +71,40 @@ def _is_tied(base: Path) -> bool:
 
 
 def read_recipe(folder: Path, scale: float) -> Recipe:
-    """Read an adapter folder into a recipe; `scale` shrinks the heads' rows."""
+    """Read an adapter folder into a recipe; `scale` shrinks the heads' rows.
+
+    Raises:
+        ArtifactError: a PEFT method that is neither LoRA nor OFT.
+    """
     from safetensors.torch import load_file
 
     config = adapter.read_config(folder)
     lora: dict[str, tuple[Tensor, Tensor]] = {}
-    scaling = 0.0
-    if (folder / adapter.PEFT).is_file():
+    scaling, turned = 0.0, {}
+    settings = read_json(folder / "adapter_config.json") if (folder / adapter.PEFT).is_file() else {"peft_type": None}
+    if settings["peft_type"] == "OFT":
+        turned = _oft_rotations(load_file(folder / adapter.PEFT))
+    elif settings["peft_type"] == "LORA":
         stored = load_file(folder / adapter.PEFT)
-        settings = read_json(folder / "adapter_config.json")
         scaling = settings["lora_alpha"] / settings["r"]
         for name in sorted(key for key in stored if key.endswith(".lora_A.weight")):
             module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
             lora[f"{module}.weight"] = (stored[name], stored[name.replace(".lora_A.", ".lora_B.")])
+    elif settings["peft_type"] is not None:
+        raise ArtifactError(f"an adapter of kind {settings['peft_type']} cannot be baked", where=str(folder), fix="train with train.adapter: lora or oft")
     thetas = load_file(folder / adapter.GATES)
-    rotations = {f"model.{key.removesuffix('.theta')}.self_attn.o_proj.weight": rotation.exponential(rotation.skew(theta.double()))
+    rotations = turned | {f"model.{key.removesuffix('.theta')}.self_attn.o_proj.weight": rotation.exponential(rotation.skew(theta.double()))
                  for key, theta in thetas.items()}
     return Recipe(lora, scaling, rotations, *_head_rows(folder, config, scale))
+
+
+def _oft_rotations(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """R by weight name: OFT multiplies rows, `x (I - S)(I + S)^-1`, so that `W' = W R` has the transpose of its matrix."""
+    found = {}
+    for name, vector in sorted(stored.items()):
+        skew, eye = rotation.skew(vector.double()), torch.eye(rotation.BLOCK, dtype=torch.float64)
+        found[f"{name.removeprefix(_PREFIX).partition('.oft_R')[0]}.weight"] = torch.linalg.solve(eye + skew, eye - skew, left=False).mT
+    return found
 
 
 def _head_rows(folder: Path, config: dict[str, Any], scale: float) -> tuple[Tensor | None, list[int]]:

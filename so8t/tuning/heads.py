@@ -5,6 +5,7 @@ two prototypes as U R_- h. `plain`: free rows for each head (the baseline; with 
 Reserved rows are read, never emitted and never fed; the language-model loss sees them as wrong answers everywhere.
 """
 
+import re
 from typing import Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from so8t import triality
 from so8t.errors import ArtifactError
-from so8t.params import RoleTokens
+from so8t.params import RoleTokens, spare_row
 from so8t.rotation import BLOCK, FREE, fold_grad
 
 ROLES = ("allow", "escalate", "deny", "handle", "human")
+RESERVED = re.compile(r"^<\|?.*(?:reserved|placeholder|unused|dummy|extra_id).*>$")
 START_STD = 0.02
 START_ANGLE_STD = 0.1
 
@@ -55,17 +57,31 @@ class Heads(nn.Module):
         return logits.index_copy(-1, ids, self(hidden).to(logits.dtype))
 
 
-def role_token_ids(tokens: RoleTokens, tokenizer: Any) -> list[int]:
-    """Ids of the five reserved tokens.
+def role_token_ids(tokens: RoleTokens, tokenizer: Any, rows: int) -> list[int]:
+    """Ids of the five reserved tokens, or of rows behind the vocabulary's last token that `[PADn]` names.
+
+    Args:
+        rows: rows of the model's embedding.
 
     Raises:
         ArtifactError: a token that the vocabulary lacks, or one token for two roles.
     """
     names = [getattr(tokens, role) for role in ROLES]
-    ids = [tokenizer.token_to_id(name) for name in names]
+    used = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    ids = [spare_row(name, used, rows) if (known := tokenizer.token_to_id(name)) is None else known for name in names]
     if missing := [name for name, token in zip(names, ids, strict=True) if token is None]:
-        raise ArtifactError(f"the vocabulary has no {missing}", where="params.yaml: base.tokens",
-                            fix="name five reserved tokens of this tokenizer (Phi-3: <|placeholder1|>..., Llama-3: <|reserved_special_token_0|>...)")
+        raise ArtifactError(f"the vocabulary has no {missing}", where="params.yaml: base.tokens", fix=_reserved(tokenizer, used, rows))
     if len(set(ids)) != len(ids):
         raise ArtifactError("one reserved token is named for two roles", where="params.yaml: base.tokens", fix="name five different tokens")
     return [int(token) for token in ids]
+
+
+def _reserved(tokenizer: Any, used: int, rows: int) -> str:
+    """What this vocabulary offers for the heads' rows."""
+    named = sorted(name for name in tokenizer.get_vocab(with_added_tokens=True) if RESERVED.search(name))
+    if len(named) >= len(ROLES):
+        return f"name five of this vocabulary's {len(named)} reserved tokens, such as {named[0]}"
+    if rows - used >= len(ROLES):
+        return f"rows {used} to {rows - 1} belong to no token: name five of them, [PAD{used}] to [PAD{rows - 1}]"
+    return ("this vocabulary has no reserved token and no spare row: use another base. Tokens are not added, because a grown tokenizer is what makes "
+            "engines disagree")

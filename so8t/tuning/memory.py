@@ -61,7 +61,8 @@ class Shape:
 
 def trained_numbers(shape: Shape, train: Train) -> dict[str, int]:
     """Numbers that are trained: LoRA on every projection (an upper bound when fewer are named), gates on every layer, heads."""
-    lora = train.lora_r * shape.layers * sum(a + b for a, b in shape.linears())
+    rotated = FREE * shape.layers * sum(a for a, _ in shape.linears()) // BLOCK
+    lora = rotated if train.adapter == "oft" else train.lora_r * shape.layers * sum(a + b for a, b in shape.linears())
     base = shape.linear_numbers + shape.embedding_numbers if train.quantization == "full" else 0
     return {"lora": lora, "gates": FREE * shape.layers * shape.attention // BLOCK, "heads": 3 * shape.hidden + FREE * shape.hidden // BLOCK, "base": base}
 

@@ -4,7 +4,7 @@ Every loss part is divided by its count over the whole step, so that accumulatio
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from so8t.errors import GateError
 from so8t.params import Params
 from so8t.pet import PRESETS, valid_triples
 from so8t.tuning import gate
-from so8t.tuning.batches import Batch, Example, collate
+from so8t.tuning.batches import IGNORE, Batch, Example, collate
 from so8t.tuning.objective import Parts, weigh
 from so8t.tuning.ranks import Ranks
 from so8t.tuning.trainee import GROUPS, Trainee, group_of
@@ -56,11 +56,11 @@ def run_step(t: Trainee, micro: list[list[list[Example]]], moment: Moment, param
     for group in t.optimizer.param_groups:
         group["lr"] = group["peak"] * rate
     weight = PRESETS[params.pet.preset].weight(params.pet.weight, moment.progress)
-    torch.manual_seed(params.seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
+    torch.manual_seed(params.train_seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
     t.objective.train()
     whole = [collate(rows, t.pad) for rows in micro]
-    sums = _backward(t, [(collate(ranks.share(rows), t.pad) if ranks.world > 1 else batch) if ranks.share(rows) else None
-                         for rows, batch in zip(micro, whole, strict=True)], _counts(t, whole), params, weight)
+    sums = _backward(t, [_share(rows, batch, t.pad, ranks) for rows, batch in zip(micro, whole, strict=True)],
+                     collate(micro[0][:1], t.pad), _counts(t, whole), params, weight)
     ranks.add_gradients(t.tensors.values())
     sums = ranks.totals(sums, t.device)
     norms = _clip(t, params.active.train.max_grad_norm)
@@ -71,6 +71,21 @@ def run_step(t: Trainee, micro: list[list[list[Example]]], moment: Moment, param
             **norms, **_angles(t, moment), "tokens": sum(batch.tokens for batch in whole), "valid_loss": None, "valid_verdict": None}
 
 
+def _share(rows: list[list[Example]], whole: Batch, pad: int, ranks: Ranks) -> Batch | None:
+    """This rank's part of a micro-batch, if there are rows for it."""
+    if ranks.world == 1:
+        return whole
+    mine = ranks.share(rows)
+    return collate(mine, pad) if mine else None
+
+
+def idle(row: list[Example], pad: int) -> Batch:
+    """A row that counts for nothing: every position is padding and no verdict is known."""
+    batch = collate([row], pad)
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORE), samples=torch.full_like(batch.samples, -1),
+                   verdicts=torch.full_like(batch.verdicts, -1), authorities=torch.full_like(batch.authorities, -1))
+
+
 def _counts(t: Trainee, micro: list[Batch]) -> dict[str, float]:
     """How many terms each loss part has over the whole step, all ranks together."""
     pet = sum(int(valid_triples(b.samples).sum()) for b in micro) * t.objective.tap.layers if t.objective.tap is not None else 0
@@ -79,12 +94,14 @@ def _counts(t: Trainee, micro: list[Batch]) -> dict[str, float]:
             "authority": float(sum(int((b.authorities >= 0).sum()) for b in micro)), "pet": float(pet), "pet_raw": float(pet)}
 
 
-def _backward(t: Trainee, micro: list[Batch | None], counts: dict[str, float], params: Params, weight: float) -> dict[str, float]:
+def _backward(t: Trainee, micro: list[Batch | None], spare: Batch, counts: dict[str, float], params: Params, weight: float) -> dict[str, float]:
     sums = dict.fromkeys(("loss", *PARTS), 0.0)
     with t.bank.step():
         for batch in micro:
-            if batch is None:
-                continue  # fewer rows than ranks
+            if batch is None:  # fewer rows than ranks
+                if params.active.train.shard:  # the others need this rank's weights, forward and backward
+                    (0.0 * t.objective(spare.to(t.device)).lm).backward()
+                continue
             parts: Parts = t.objective(batch.to(t.device))
             loss = weigh(parts, counts, params.loss, weight)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -129,8 +146,10 @@ def validate(t: Trainee, valid: list[Example], size: int, ranks: Ranks) -> dict[
     totals = dict.fromkeys(("lm", "lm_count", "verdict_hits", "safety_count"), 0.0)
     batches = [valid[start : start + size] for start in range(0, len(valid), size)]
     with t.bank.step():
-        for rows in ranks.share(batches):
-            parts: Parts = t.objective(collate([[example] for example in rows], t.pad).to(t.device))
+        for turn in range(0, len(batches), ranks.world):
+            mine = turn + ranks.rank
+            batch = collate([[example] for example in batches[mine]], t.pad) if mine < len(batches) else idle([valid[0]], t.pad)
+            parts: Parts = t.objective(batch.to(t.device))
             for name in totals:
                 totals[name] += float(getattr(parts, name))
     totals = ranks.totals(totals, t.device)

@@ -93,7 +93,7 @@ def attach(model: Any, source: Source) -> Any:
 
 
 def _is_base(name: str) -> bool:
-    return ".lora_" not in name and "so8t_gate" not in name
+    return not any(own in name for own in (".lora_", ".oft_", "so8t_gate"))
 
 
 def _fill(module: nn.Module, prefix: str, source: Source) -> None:

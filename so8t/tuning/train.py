@@ -21,7 +21,7 @@ from so8t.params import Params, Train
 from so8t.progress import Progress
 from so8t.tuning import adapter, checkpoint, memory, ranks
 from so8t.tuning.batches import Example, Template, epoch_order, pack, read_examples, statistics
-from so8t.tuning.load import base_dir
+from so8t.tuning.load import base_dir, decoder_layers
 from so8t.tuning.ranks import Ranks
 from so8t.tuning.step import Moment, run_step, validate
 from so8t.tuning.trainee import Trainee, build, summary_of
@@ -30,7 +30,7 @@ MODULES = ["so8t.rotation", "so8t.triality", "so8t.pet", "so8t.chat", *(f"so8t.t
     "adapter", "bank", "batches", "gate", "heads", "load", "objective", "step", "train", "trainee"))]
 COLUMNS = ["step", "progress", "lr", "loss", "lm", "safety", "authority", "pet", "pet_raw", "lambda", "grad_norm_lora",
            "grad_norm_gate", "grad_norm_head", "max_angle", "mean_angle", "orthogonality", "tokens", "valid_loss", "valid_verdict"]
-NOT_THE_RUN = {"save_seconds", "save_steps", "keep", "select", "resume_from", "launcher", "processes"}  # change no step of it
+NOT_THE_RUN = {"save_seconds", "save_steps", "keep", "select", "resume_from", "launcher", "processes", "shard"}  # change no step of it
 
 
 def train(base: Path, prepared: Path, out: Path, log_csv: Path, params: Params, progress: Progress) -> dict[str, Any]:
@@ -53,9 +53,11 @@ def train(base: Path, prepared: Path, out: Path, log_csv: Path, params: Params, 
         with checkpoint.run_directory("train", inputs, writes=siblings.leads) as root:
             _preflight(folder, root, params)
             trainee = build(folder, params, template)
+            if settings.shard and siblings.world > 1:
+                ranks.shard(decoder_layers(trainee.objective.model), trainee.tensors.values(), trainee.device)
             _loop(trainee, examples, valid, root, params, progress, siblings)
             chosen = _choose(trainee, root, settings)
-            tokens = statistics(examples, dropped, _plan(examples, settings, params.seed, 0))
+            tokens = statistics(examples, dropped, _plan(examples, settings, params.train_seed, 0))
             if siblings.leads:
                 config = adapter.describe(params, trainee.heads, inputs["base"], inputs["data"]["train"])
                 adapter.save(out, trainee.objective.model, trainee.gates, trainee.heads, {**config, "selected_step": chosen, "tokens": tokens})
@@ -82,7 +84,7 @@ def inputs_of(base: Path, prepared: Path, params: Params) -> dict[str, Any]:
     data = {name: sha256_file(prepared / f"{name}.jsonl") for name in ("train", "valid")}
     settings = params.active.train
     foreign = checkpoint.foreign(settings.resume_from)
-    return {"seed": params.seed, **sections, "train": settings.model_dump(exclude=NOT_THE_RUN), "base": sha256_tree(base), "data": data,
+    return {"seed": params.train_seed, **sections, "train": settings.model_dump(exclude=NOT_THE_RUN), "base": sha256_tree(base), "data": data,
             "tokens": params.active.base.tokens.model_dump(), "system": params.data.system,
             "code": checkpoint.code_digest(MODULES), "torch": torch.__version__, "from": sha256_tree(foreign) if foreign else None}
 
@@ -122,8 +124,8 @@ class _Schedule:
 
 
 def _loop(t: Trainee, examples: list[Example], valid: list[Example], root: Path, params: Params, progress: Progress, siblings: Ranks) -> None:
-    settings, schedule = params.active.train, _Schedule(examples, params.active.train, params.seed)
-    steps = total_steps(examples, settings, params.seed)
+    settings, schedule = params.active.train, _Schedule(examples, params.active.train, params.train_seed)
+    steps = total_steps(examples, settings, params.train_seed)
     done = _resume(t, root, settings, steps, progress)
     siblings.wait()
     saved = time.monotonic()

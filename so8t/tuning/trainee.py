@@ -39,14 +39,14 @@ class Trainee:
 def build(folder: Path, params: Params, template: Template) -> Trainee:
     """Load the base, put LoRA, gates and heads on it, and make the optimiser."""
     settings = params.active.train
-    torch.manual_seed(params.seed)
+    torch.manual_seed(params.train_seed)
     model = adapter.attach_lora(load_for_training(folder, settings), settings)
     gates = gate.install(model, params.gates.layers) if params.gates.enabled else {}
     device = next(model.parameters()).device
     heads = None
     if params.heads.enabled:
-        ids = role_token_ids(params.active.base.tokens, template.tokenizer)
-        heads = Heads(model.config.hidden_size, ids, params.heads.mode, params.seed).to(device)
+        ids = role_token_ids(params.active.base.tokens, template.tokenizer, model.config.vocab_size)
+        heads = Heads(model.config.hidden_size, ids, params.heads.mode, params.train_seed).to(device)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -74,8 +74,8 @@ def _optimizer(tensors: dict[str, Tensor], settings: Train) -> torch.optim.Optim
 
 
 def group_of(name: str) -> str:
-    """The optimiser group of a trained tensor."""
-    return "head" if name.startswith("heads.") else "gate" if "so8t_gate" in name else "lora"
+    """The optimiser group of a trained tensor; rotations, OFT's included, have the gate's rate and no decay."""
+    return "head" if name.startswith("heads.") else "gate" if "so8t_gate" in name or ".oft_" in name else "lora"
 
 
 def summary_of(tensors: dict[str, Tensor]) -> dict[str, int]:

@@ -149,7 +149,9 @@ def other_files(root: Path) -> dict[str, Any]:
     write_json(root / "models/baked/so8t_bake.json", {
         "schema": "so8t.bake/1", "layers": [0, 1, 2, 3], "lora_weights": 16, "rotated_weights": 4, "head_scale": 1.0,
         "parity": {"conversations": 32, "positions": 1200, "max_abs_error": 2e-6, "largest_logit": 21.0, "relative_error": 1e-7, "limit": 1e-4,
-                   "top1_agreement": 1.0, "max_abs_change_from_base": 4.2}})
+                   "top1_agreement": 1.0, "max_abs_change_from_base": 4.2},
+        "drift": {"quantization": "nf4", "measured": True, "kl_mean": 3.4e-3, "kl_max": 0.2, "top1_agreement": 0.97, "verdicts": 32, "verdict_flips": 1,
+                  "flips_to_allow": 0}})
     return prepare
 
 

@@ -117,3 +117,38 @@ def test_missing_and_misshaped_weights_are_named(base, tmp_path):
     with pytest.raises(ArtifactError, match=r"\[3\], the model has \[64\]"):
         distilled.to_model(save(tmp_path / "d.pt", state | {"base_model.model.norm.weight": gone[:3]}), base, tmp_path / "out", IDS)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(tmp_path, monkeypatch, capsys):
+    from gguf import GGUFReader
+
+    from so8t import cli
+    from so8t.records.ledger import Ledger, default_path
+    from tests.fakes.tuning import ROOT
+
+    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+    monkeypatch.chdir(ROOT)
+    folder = tiny_base(tmp_path / "phi", "phi3")
+    safety = random(3, 64)
+    save(tmp_path / "founders.pt", state_of(folder) | {"safety_head_b.weight": safety, "vision_tower.patch.weight": random(4, 4)})
+    command = ["convert-pt", str(tmp_path / "founders.pt"), str(tmp_path / "out.gguf"), "--ftype", "f16", "--vocab-dir", str(folder)]
+    with pytest.raises(SystemExit) as refused:
+        cli.main(command)
+    assert refused.value.code == ArtifactError.exit_code
+    assert "vision_tower" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        cli.main([*command, "--drop", "vision_tower"])
+    assert not done.value.code
+    assert "safety head folded" in capsys.readouterr().out
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    ids = [distilled_token(folder, f"<|placeholder{i}|>") for i in (1, 2, 3)]
+    assert torch.equal(torch.from_numpy(tensors["output.weight"].copy())[ids].float(), safety[[0, 2, 1]].half().float())
+    assert (tmp_path / "founders_config.json").is_file()
+    with Ledger(default_path()) as ledger:
+        assert [(row["model_name"], row["conversion_status"]) for row in ledger.sessions()] == [("founders", "completed"), ("founders", "failed")]
+
+
+def distilled_token(folder, name):
+    from so8t.tuning.batches import Template
+
+    return Template.of(folder).tokenizer.token_to_id(name)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from so8t.params import Params
 from so8t.progress import Progress
@@ -115,6 +116,38 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_finishes_the_run(place, 
     steps = [row["step"] for row in log(tmp_path)]
     assert steps == [row["step"] for row in log(alone)]
     assert float(log(tmp_path)[-1]["loss"]) == pytest.approx(float(log(alone)[-1]["loss"]), rel=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_sharded_base_trains_like_a_whole_one(place, alone, tmp_path, checkpointing):
+    """FSDP: a rank holds half of every layer's frozen weights; the rank without a row takes part all the same."""
+    from torch.distributed.tensor import DTensor
+
+    def arm(rank):
+        plain = train._loop
+
+        def watched(trainee, *rest):
+            frozen = [p for name, p in trainee.objective.model.named_parameters() if ".layers." in name and not p.requires_grad]
+            assert all(isinstance(p, DTensor) and p.to_local().numel() <= p.numel() // 2 + p.shape[-1] for p in frozen)
+            assert not any(isinstance(p, DTensor) for p in trainee.tensors.values())
+            (tmp_path / f"sharded{rank}").touch()
+            return plain(trainee, *rest)
+        train._loop = watched
+    changes = SETTINGS | {"train.shard": True, "train.gradient_checkpointing": checkpointing, "heads.enabled": True}
+    assert spawn(place, tmp_path, params(**changes), 2, arm) == [0, 0]
+    assert len(list(tmp_path.glob("sharded*"))) == 2
+    one, two = log(alone), log(tmp_path)
+    assert len(one) == len(two)
+    assert [float(row["loss"]) for row in two] == pytest.approx([float(row["loss"]) for row in one], rel=2e-3)
+    assert float(two[-1]["valid_loss"]) == pytest.approx(float(one[-1]["valid_loss"]), rel=1e-3)
+    for name, theta in gates(alone).items():
+        assert torch.allclose(theta, gates(tmp_path)[name], rtol=0, atol=2e-2 * float(theta.abs().max()))
+
+
+def test_a_quantised_base_is_not_sharded():
+    with pytest.raises(ValidationError, match="shard: false"):
+        params(**{"train.shard": True, "train.quantization": "nf4"})
 
 
 @pytest.mark.slow

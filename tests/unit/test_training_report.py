@@ -5,7 +5,7 @@ import json
 import pytest
 
 from so8t.errors import DataError
-from so8t.report.training import POINTS, read_log, summarise, thin, to_csv
+from so8t.report.training import POINTS, read_log, speed, summarise, thin, to_csv
 
 HEAD = ("step,progress,lr,loss,lm,safety,authority,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"
         "mean_angle,orthogonality,tokens,valid_loss,valid_verdict")
@@ -50,3 +50,10 @@ def test_an_unreadable_log_is_a_data_error(tmp_path, text):
     (tmp_path / "log.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError):
         read_log(tmp_path / "log.csv")
+
+
+def test_tokens_per_second_are_those_of_the_last_time_a_step_was_done(tmp_path):
+    events = [{"event": "start"}, *({"event": "step", "step": s, "tokens_per_s": t} for s, t in ((1, 10.0), (2, 20.0), (3, 30.0), (2, 25.0))), {"event": "end"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st', encoding="utf-8")
+    assert [(row["step"], row["tokens_per_s"]) for row in speed(tmp_path / "train.jsonl")] == [(1, 10.0), (2, 25.0), (3, 30.0)]
+    assert speed(tmp_path / "absent.jsonl") == []

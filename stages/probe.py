@@ -1,0 +1,35 @@
+"""Measure an adapter without baking it: cue verdicts, head verdicts and language loss by split (used by `so8t ablation`)."""
+
+from pathlib import Path
+
+import click
+
+from so8t.stage import stage
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(help=__doc__)
+@click.argument("base", type=FILE)
+@click.argument("adapter", type=FILE)
+@click.argument("prepared", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--split", "splits", multiple=True, default=("valid",), show_default=True, help="A prepared split; repeatable.")
+def main(base: Path, adapter: Path, prepared: Path, out: Path, splits: tuple[str, ...]) -> None:
+    with stage("probe") as run:
+        import torch
+
+        from so8t.files import write_json
+        from so8t.tuning.load import base_dir
+        from so8t.tuning.probe import probe
+
+        torch.set_num_threads(run.params.active.train.threads or torch.get_num_threads())
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        found = probe(base_dir(run.params.active.base, base), adapter, prepared, list(splits), run.params.data.system, run.progress)
+        write_json(out, found)
+        first = found["splits"][splits[0]]
+        run.summary = f"{splits[0]}: cue macro-F1 {first['cue']['macro_f1']:.3f}, language loss {first['language_loss']:.4f}"
+
+
+if __name__ == "__main__":
+    main()
