@@ -28,6 +28,7 @@ COMMANDS = {
     "gc": ("so8t.operations.cli", "gc", "What the cache holds for no version; shown first, removed with --yes."),
     "bundle": ("so8t.operations.cli", "bundle", "One folder for a stick: release, checksums, verifier, wheels."),
     "sweep": ("so8t.operations.cli", "sweep", "Several values of one parameter through DVC's queue, with table and plot."),
+    "repro": ("so8t.operations.cli", "repro", "dvc repro with independent stages beside each other, within the cores."),
     "evidence": ("so8t.operations.cli", "evidence", "The audit folder of a revision."),
     "init": ("so8t.setup", "init", "Prepare this clone: DVC's local remote, telemetry off."),
     "report-path": ("so8t.setup", "report_path", "Where the report of the last run is."),

@@ -144,3 +144,14 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
     out = database_dir() / "sweeps" / key
     sweeping.write(key, sweeping.results(key, wanted), out)
     click.echo(f"{(out / 'table.md').read_text(encoding='utf-8')}\n{out}/plot.svg\ntake one: dvc exp apply {sweeping.name_of(key, wanted[0])}")
+
+
+@click.command()
+@click.option("-j", "--jobs", default=2, show_default=True, help="stages at a time; more than the cores carry is refused")
+def repro(jobs: int) -> None:
+    """What `dvc repro` does, with independent stages (models A and B, types) beside each other. Same files, same dvc.lock."""
+    from so8t.operations import parallel
+    from so8t.params import load
+
+    count = parallel.repro(parallel.limit(jobs, load().scoring.threads), click.echo)
+    click.echo(f"{count} stages were out of date" if count else "Data and pipelines are up to date.")
