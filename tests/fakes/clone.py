@@ -20,7 +20,7 @@ CONFIG = """[core]
     analytics = false
     remote = store
 [cache]
-    type = "reflink,hardlink,symlink,copy"
+    type = "hardlink,symlink,copy"
 ['remote "store"']
     url = ../../store
     verify = true

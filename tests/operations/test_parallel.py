@@ -78,7 +78,7 @@ def test_what_does_not_need_a_failed_stage_still_runs(tmp_path: Path) -> None:
   good: {cmd: echo 1 > good, outs: [good]}
 """
     folder = make(tmp_path / "clone", graph)
-    with pytest.raises(ToolError, match="failed: bad$|failed: bad\n"):
+    with pytest.raises(ToolError, match="failed: bad\n"):
         parallel.repro(2, lambda _said: None, folder)
     assert (folder / "good").is_file()
     assert not (folder / "below").exists()
