@@ -320,7 +320,10 @@ def main() -> int:
     chance, outcomes = random.Random(given.seed), []
     with built(given.project) as root:
         for stage, fault in choose(given.faults, chance):
-            outcomes.append(strike(root, stage, fault, chance))
+            try:
+                outcomes.append(strike(root, stage, fault, chance))
+            except (AssertionError, subprocess.TimeoutExpired) as error:  # the others are still worth knowing
+                outcomes.append(Outcome(stage, fault, str(error).replace("\n", " ").replace("|", "/")[:600], "none", same=False))
             print(f"{len(outcomes)}/{given.faults}", outcomes[-1], flush=True)
     if given.table:
         head, mark, _ = given.table.read_text(encoding="utf-8").partition("<!-- chaos -->\n")
