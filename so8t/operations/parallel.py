@@ -18,6 +18,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from so8t.errors import Interrupted, ResourceError, ToolError
 from so8t.operations.git import dvc
@@ -80,8 +81,12 @@ def graph(root: Path = Path()) -> dict[str, Node]:
 
     with Repo(str(root)) as repo:
         edges = repo.index.graph
-        return {stage.addressing: Node(frozenset(before.addressing for before in edges.successors(stage)), bool((stage.meta or {}).get("alone")))
-                for stage in repo.index.stages}
+        return {_name(stage): Node(frozenset(map(_name, edges.successors(stage))), bool((stage.meta or {}).get("alone"))) for stage in repo.index.stages}
+
+
+def _name(stage: Any) -> str:
+    """As `dvc status` prints it in the project's root, wherever we are."""
+    return str(getattr(stage, "name", None) or stage.path_in_repo)
 
 
 def stale(nodes: Mapping[str, Node], root: Path = Path()) -> dict[str, Node]:

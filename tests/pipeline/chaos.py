@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t.operations import fsck
-from so8t.operations.store import Out, entries, lock_here, object_path
+from so8t.operations.store import CACHE, Out, entries, lock_here, object_path
 from so8t.params import read_yaml
 
 STAGES = ("synthesize", "prepare", "base", "train", "train_report", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0",
-          "verify@b-F16", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "evaluate@b-Q4_K_M", "compare", "release", "report")
+          "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "evaluate@b-Q4_K_M", "compare", "release", "report")
 LIMIT_S = 600
 PAGE = 4096
 CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
@@ -89,7 +89,7 @@ def last_line(said: str) -> str:
 def _wait_until_running(scene: Scene, process: subprocess.Popen[str]) -> None:
     """A random moment of the stage's own process: between its first event and as long as its last whole run took."""
     progress = scene.root / "database/progress"
-    name = scene.stage.replace("verify_quantized", "verify")
+    name = {"verify@b": "verify@b-F16"}.get(scene.stage, scene.stage.replace("verify_quantized", "verify"))
     began, last = time.time(), _seconds(progress / f"{name}.jsonl")
     while time.time() - began < 60 and process.poll() is None:
         if any(f.stat().st_mtime >= began - 0.5 for f in progress.glob("*.jsonl")):
@@ -181,19 +181,33 @@ def bit_rot(scene: Scene) -> str:
 
 
 def half_push(scene: Scene) -> str:
-    """`dvc push` is killed; the remote must hold no damaged object, and the next push completes."""
+    """`dvc push` is killed between two objects; the remote must hold no damaged one, and the next push completes."""
     store = scene.root.parent / f"store-{scene.chance.randrange(10**9)}"
     scene.run("dvc", "remote", "add", "-f", "chaos", str(store))
-    process = scene.start("dvc", "push", "-r", "chaos")
-    time.sleep(scene.chance.uniform(0.8, 3.0))
-    process.kill()
-    process.communicate(timeout=LIMIT_S)
-    code, said = scene.run("dvc", "push", "-r", "chaos")
-    assert code == 0, said
-    assert not list(fsck.remote(scene.root, "chaos"))
-    scene.run("dvc", "remote", "remove", "chaos")
-    shutil.rmtree(store)
-    return f"code {process.returncode}; the next push: {last_line(said)}"
+    try:
+        wanted, code = sum(1 for _ in (scene.root / CACHE).glob("??/*")) // 2, 0
+        while not code and wanted:  # it may have been quicker than we
+            shutil.rmtree(store, ignore_errors=True)
+            process = scene.start("dvc", "push", "-r", "chaos")
+            while process.poll() is None and _objects(store) < wanted:
+                time.sleep(0.002)
+            process.kill()
+            process.communicate(timeout=LIMIT_S)
+            code, wanted = process.returncode, wanted // 2
+        held = _objects(store)
+        assert not list(fsck.remote(scene.root, "chaos")), "a damaged object is in the remote"
+        done, said = scene.run("dvc", "push", "-r", "chaos")
+        assert done == 0, said
+        assert not list(fsck.remote(scene.root, "chaos"))
+        assert not fsck.missing_in_remote(scene.root, "chaos")
+        return f"code {code} with {held} of {_objects(store)} objects there, none damaged; the next push completes"
+    finally:
+        scene.run("dvc", "remote", "remove", "chaos")
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def _objects(store: Path) -> int:
+    return sum(1 for path in store.glob("files/md5/??/*") if path.suffix != ".tmp" and not path.name.startswith("."))
 
 
 def clock_jump(scene: Scene) -> str:
@@ -262,7 +276,7 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
         left = [str(p) for folder in ("models", "data", "reports") for p in (root / folder).glob("**/.*.part")]
         whole = not [*fsck.cache(root), *fsck.workspace(root)] and not left
         after = digests(root, stage)
-    return Outcome(stage, fault, seen, "dvc repro", after == before and whole)
+    return Outcome(stage, fault, seen.replace(f"{root}/", ""), "dvc repro", after == before and whole)
 
 
 @contextmanager
