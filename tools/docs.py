@@ -99,7 +99,12 @@ def troubleshooting_page() -> str:
     return NOTE + str(importlib.import_module("so8t.operations.troubleshooting").page())
 
 
-PAGES: dict[str, Callable[[], str]] = {"troubleshooting.md": troubleshooting_page,
+def pipeline_page() -> str:
+    """The graph."""
+    return NOTE + str(importlib.import_module("tools.pipeline").page())
+
+
+PAGES: dict[str, Callable[[], str]] = {"troubleshooting.md": troubleshooting_page, "pipeline.md": pipeline_page,
                                        "params.md": params_page, "cli.md": cli_page, "errors.md": errors_page, "gguf-keys.md": keys_page}
 
 

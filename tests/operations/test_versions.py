@@ -270,6 +270,10 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert facts["released"][0]["version"] == "v1.1.0"
     assert facts["released"][0]["by"]
     assert facts["release"][f"{STEM}.gguf"]["sha256"] == release.digests(clone / "models/release")[f"{STEM}.gguf"]
-    assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release"}
+    assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release", "data/prepared"}
+    assert facts["data"]["licences"] == {"train": {"so8t: CC0-1.0": 9}}
+    assert facts["environment"]["engine"]["llama_cpp"]
+    assert facts["policy"]["sha256"]
+    assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {p.name for p in (tmp_path / "audit").iterdir()}
     assert (tmp_path / "audit/release/card.json").is_file()
     assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()

@@ -274,9 +274,10 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
         if code:
             raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
         left = [str(p) for folder in ("models", "data", "reports") for p in (root / folder).glob("**/.*.part")]
-        whole = not [*fsck.cache(root), *fsck.workspace(root)] and not left
+        wrong = [*left, *(f.path for f in (*fsck.cache(root), *fsck.workspace(root)))]
         after = digests(root, stage)
-    return Outcome(stage, fault, seen.replace(f"{root}/", ""), "dvc repro", after == before and whole)
+        wrong += [name for name, digest in before.items() if after.get(name) != digest]
+    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", ""), "dvc repro", not wrong)
 
 
 @contextmanager
@@ -328,16 +329,17 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs=2, metavar=("STAGE", "FAULT"), help="one fault on one stage, --faults times")
     parser.add_argument("--project", type=Path)
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
     chance, outcomes = random.Random(given.seed), []
     with built(given.project) as root:
-        for stage, fault in choose(given.faults, chance):
+        for stage, fault in [given.only] * given.faults if given.only else choose(given.faults, chance):
             try:
                 outcomes.append(strike(root, stage, fault, chance))
             except (AssertionError, subprocess.TimeoutExpired) as error:  # the others are still worth knowing
-                outcomes.append(Outcome(stage, fault, str(error).replace("\n", " ").replace("|", "/")[:600], "none", same=False))
+                outcomes.append(Outcome(stage, fault, str(error).replace("\n", " ").replace("|", "/")[-600:], "none", same=False))
             print(f"{len(outcomes)}/{given.faults}", outcomes[-1], flush=True)
     if given.table:
         head, mark, _ = given.table.read_text(encoding="utf-8").partition("<!-- chaos -->\n")
