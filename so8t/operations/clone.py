@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from so8t.errors import ArtifactError, ResourceError, ToolError
+from so8t.files import alive
 from so8t.operations.git import call, git
 from so8t.operations.line import Line, judged, note
 from so8t.operations.store import CACHE, lock_here
@@ -75,20 +76,10 @@ def locks(root: Path) -> str:
         pids = {int(item["pid"]) for entry in held.values() for group in entry.values() for item in (group if isinstance(group, list) else [group])}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ToolError("DVC's lock file is damaged", where=str(path), fix=f"no DVC is running? then delete {path}") from None
-    if dead := sorted(pid for pid in pids if not _alive(pid)):
+    if dead := sorted(pid for pid in pids if not alive(pid)):
         raise ToolError(f"DVC's lock is held by process {dead[0]}, which is gone", where=str(path),
                 fix=f"the next dvc command removes it; if it says busy, delete {path}")
     return f"held by process {', '.join(map(str, sorted(pids)))}: a run is going on" if pids else "free"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def cache(root: Path) -> Line:

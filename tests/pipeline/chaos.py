@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,8 @@ def _elsewhere(scene: Scene, size: int | None) -> str:
         assert code == 7, (code, said[-1500:])
         assert "fix:" in said, said[-500:]
         assert not left, left
-        return f"code {code}: {last_line(said.partition('fix:')[0][-400:])}".replace(str(small), "(small disk)").replace(small.name, "(small disk)")
+        says = re.findall(r"^(.*)\n\s+fix:", said, re.MULTILINE)[-1][-140:]  # the line above the fix
+        return f"code {code}: {says}".replace(str(small), "(small disk)").replace(small.name, "(small disk)")
     finally:
         subprocess.run(["umount", str(small)], check=True)
         small.rmdir()
