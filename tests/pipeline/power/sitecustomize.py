@@ -1,8 +1,8 @@
 """Python imports this by itself where its folder is on PYTHONPATH: at a random fsync of a stage the project is copied as a disk would hold it.
 
 Of the n-th fsync a copy is taken with chance 1/n and replaces the one before: every fsync of the run is equally likely. In the
-copy, files written since the stage began and not synced are cut in half: that is what the power takes. Not covered: SQLite (it
-syncs by itself, unseen here), what the kernel wrote out unasked.
+copy, files written since the stage began and not synced are cut in half: that is what the power takes. Files from the future (another
+fault's clock) are left alone. Not covered: SQLite (it syncs by itself, unseen here), what the kernel wrote out unasked.
 """
 
 import json
@@ -44,7 +44,7 @@ class Watch:
             if path.is_symlink() or not path.is_file() or ".git" in path.parts or ".dvc" in path.parts or ".db" in path.name:
                 continue
             stat, twin = path.stat(), self.copy / path.relative_to(self.root)
-            if stat.st_mtime > self.began and (stat.st_dev, stat.st_ino) not in self.synced and twin.is_file():
+            if self.began < stat.st_mtime <= time.time() + 1 and (stat.st_dev, stat.st_ino) not in self.synced and twin.is_file():
                 os.truncate(twin, twin.stat().st_size // 2)
                 torn.append(str(path.relative_to(self.root)))
         (self.copy / ".chaos.json").write_text(json.dumps({"number": number, "of": number, "torn": torn}), encoding="utf-8")
