@@ -284,16 +284,17 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
 
 @contextmanager
 def kept(root: Path) -> Iterator[None]:
-    """Put reports and dvc.lock back afterwards: times in them differ from run to run, and what comes later depends on them."""
+    """Put back afterwards what differs from run to run and what later stages depend on: times in reports, dvc.lock, the count of looks at test rows."""
     aside = root.with_name(f"{root.name}-kept")
     shutil.copytree(root / "reports", aside)
-    lock = (root / "dvc.lock").read_bytes()
+    files = {root / name: (root / name).read_bytes() for name in ("dvc.lock", "database/looks.jsonl")}
     try:
         yield
     finally:
         shutil.rmtree(root / "reports")
         aside.rename(root / "reports")
-        (root / "dvc.lock").write_bytes(lock)
+        for path, held in files.items():
+            path.write_bytes(held)
 
 
 def choose(count: int, chance: random.Random) -> Iterator[tuple[str, str]]:
