@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
+WORKERS := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly repro check lint types imports unit bench bench-table docs docs-check report doctor sweep ablation chaos clean-venv
 
@@ -26,7 +27,7 @@ demo: setup ## data to calibrated, quantised GGUF on this machine; prints where 
 	@$(RUN) so8t report-path
 
 test: setup ## the whole test suite, the graph on a reduced profile included
-	$(RUN) python -m pytest -m "not nightly and not gpu and not ollama"
+	$(RUN) python -m pytest $(WORKERS) -m "not nightly and not gpu and not ollama"
 
 repro: setup ## dvc repro
 	$(RUN) dvc repro
@@ -35,7 +36,7 @@ nightly: setup ## the long tests: faults on the real graph, sweeps, three traine
 	$(RUN) python -m pytest -m "nightly and not gpu and not ollama"
 
 unit: setup ## unit and property tests alone
-	$(RUN) python -m pytest tests/unit tests/property -m "not slow and not gpu and not ollama"
+	$(RUN) python -m pytest $(WORKERS) tests/unit tests/property -m "not slow and not gpu and not ollama"
 
 check: setup lint types imports docs-check ## everything that reads code: ruff, mypy, layer rule, generated docs
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "bundle": ("so8t.operations.cli", "bundle", "One folder for a stick: release, checksums, verifier, wheels."),
     "sweep": ("so8t.operations.cli", "sweep", "Several values of one parameter through DVC's queue, with table and plot."),
     "ablation": ("so8t.operations.cli", "ablation", "Each part of training alone and together, with intervals and paired tests."),
+    "repro": ("so8t.operations.cli", "repro", "dvc repro with independent stages beside each other, within the cores."),
     "evidence": ("so8t.operations.cli", "evidence", "The audit folder of a revision."),
     "init": ("so8t.setup", "init", "Prepare this clone: DVC's local remote, telemetry off."),
     "report-path": ("so8t.setup", "report_path", "Where the report of the last run is."),

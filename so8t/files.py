@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,27 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
+def alive(pid: int) -> bool:
+    """Whether a process may still run; on Windows, where asking by signal would end it, always yes."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _clear_left(path: Path) -> None:
+    """Remove what killed runs left of this very output; a running one's is not touched."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not alive(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def disk_error(error: OSError, path: Path) -> Exception:
     """The error to raise for a failed write: what to do about a full or read-only disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -44,6 +66,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left(path)
         yield temporary
         fsync_path(temporary)
         temporary.replace(path)
@@ -59,6 +82,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it replaces `path`, on any error it is removed."""
     temporary = _temporary(path)
     try:
+        _clear_left(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary

@@ -104,7 +104,12 @@ def policy_page() -> str:
     return NOTE + str(importlib.import_module("so8t.corpus.guide").page())
 
 
-PAGES: dict[str, Callable[[], str]] = {"troubleshooting.md": troubleshooting_page, "policy.md": policy_page,
+def pipeline_page() -> str:
+    """The graph."""
+    return NOTE + str(importlib.import_module("tools.pipeline").page())
+
+
+PAGES: dict[str, Callable[[], str]] = {"troubleshooting.md": troubleshooting_page, "policy.md": policy_page, "pipeline.md": pipeline_page,
                                        "params.md": params_page, "cli.md": cli_page, "errors.md": errors_page, "gguf-keys.md": keys_page}
 
 

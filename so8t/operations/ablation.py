@@ -1,14 +1,16 @@
 """`so8t ablation`: each part of training alone and together, several seeds each, through DVC's experiment queue.
 
-Only `train` and a probe of the adapter run (bench/ablation/dvc.yaml); data and base come from the cache, because the seed that
+Only `train` and a probe of the adapter run (bench/ablation/probe.yaml); data and base come from the cache, because the seed that
 varies is `train.seed`. Results are appended to bench/results/ablation.jsonl as they come, so that a stopped ablation goes on
 where it was; a training that was killed goes on from its last checkpoint.
 """
 
 import json
 import re
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,8 @@ from so8t.operations.git import call, dvc, file_at, git
 from so8t.operations.sweep import states
 from so8t.params import Params, load
 
-TARGET = "bench/ablation/dvc.yaml:probe"
+GRAPH, PLACED = Path("bench/ablation/probe.yaml"), Path("bench/ablation/dvc.yaml")  # under DVC's name only while the queue works
+TARGET = f"{PLACED}:probe"
 FOUND = "bench/ablation/probe.json"
 RESULTS = Path("bench/results/ablation.jsonl")
 POLL_S = 30.0  # each look costs a second of processor time
@@ -106,7 +109,7 @@ def enqueue(wanted: Sequence[Run], params: Params, say: Callable[[str], None], r
             state = None
         if state is None and commit_of(run, root) is None:
             flags = [word for pair in run.settings(params) for word in ("-S", pair)]
-            dvc("exp", "run", "--queue", "--name", run.name, *flags, TARGET, root=root)
+            dvc("exp", "run", "--queue", "--name", run.name, "--copy-paths", str(PLACED), *flags, TARGET, root=root)
             say(f"queued {run.name}")
 
 
@@ -152,18 +155,33 @@ def work(wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: 
     say(f"{len(wanted) - len(left)} of {len(wanted)} are there")
     if not left:
         return
-    enqueue(left, params, say, root)
-    dvc("queue", "start", "-j", str(workers), root=root)
+    with placed_graph(root):
+        enqueue(left, params, say, root)
+        dvc("queue", "start", "-j", str(workers), root=root)
+        _await(wanted, left, params.profile, say, root)
+
+
+@contextmanager
+def placed_graph(root: Path) -> Iterator[None]:
+    """The probe's graph under the name that DVC reads; a second graph that stayed would show in every `dvc status`."""
+    shutil.copyfile(root / GRAPH, root / PLACED)
+    try:
+        yield
+    finally:
+        (root / PLACED).unlink(missing_ok=True)
+
+
+def _await(wanted: Sequence[Run], left: list[Run], profile: str, say: Callable[[str], None], root: Path) -> None:
     began, first = time.monotonic(), len(left)
     while left:
         time.sleep(POLL_S)
         found = states([run.name for run in left], root)
-        done = [run for run in left if collect(run, params.profile, root)]
+        done = [run for run in left if collect(run, profile, root)]
         left = [run for run in left if run not in done]
         if done:
             rate = (time.monotonic() - began) / (first - len(left))
             say(f"{len(wanted) - len(left)} of {len(wanted)} done ({', '.join(run.name for run in done)}); about {len(left) * rate / 60:.0f} min left")
-        stuck = [run.name for run in left if found.get(run.name) not in ("Queued", "Running") and not collect(run, params.profile, root)]
+        stuck = [run.name for run in left if found.get(run.name) not in ("Queued", "Running") and not collect(run, profile, root)]
         if left and len(stuck) == len(left):
             raise ToolError(f"failed: {', '.join(stuck)}", where="dvc queue", fix=f"dvc queue logs {stuck[0]}; then run this again")
 

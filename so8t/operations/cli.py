@@ -176,3 +176,14 @@ def ablation(arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool
         if rows := {run: row for run, row in study.known(Path(), profile).items() if run.scale == scale}:
             ablation_table.write(rows)
             click.echo(str(ablation_table.OUT))
+
+
+@click.command()
+@click.option("-j", "--jobs", default=2, show_default=True, help="stages at a time; more than the cores carry is refused")
+def repro(jobs: int) -> None:
+    """What `dvc repro` does, with independent stages (models A and B, types) beside each other. Same files, same dvc.lock."""
+    from so8t.operations import parallel
+    from so8t.params import load
+
+    count = parallel.repro(parallel.limit(jobs, load().scoring.threads), click.echo)
+    click.echo(f"{count} stages were out of date" if count else "Data and pipelines are up to date.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from so8t.errors import ArtifactError, ResourceError, ToolError
+from so8t.files import alive
 from so8t.operations.git import call, git
 from so8t.operations.line import Line, judged, note
 from so8t.operations.store import CACHE, lock_here
@@ -75,29 +76,19 @@ def locks(root: Path) -> str:
         pids = {int(item["pid"]) for entry in held.values() for group in entry.values() for item in (group if isinstance(group, list) else [group])}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ToolError("DVC's lock file is damaged", where=str(path), fix=f"no DVC is running? then delete {path}") from None
-    if dead := sorted(pid for pid in pids if not _alive(pid)):
+    if dead := sorted(pid for pid in pids if not alive(pid)):
         raise ToolError(f"DVC's lock is held by process {dead[0]}, which is gone", where=str(path),
                 fix=f"the next dvc command removes it; if it says busy, delete {path}")
     return f"held by process {', '.join(map(str, sorted(pids)))}: a run is going on" if pids else "free"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def cache(root: Path) -> Line:
     """How files get from the cache to the workspace: by link, so that a model is not stored twice."""
     folder = root / CACHE
     found = settings(root).get("cache", {}).get("type", "reflink,copy")
-    if "hardlink" not in found and "symlink" not in found:
-        return note("cache", f"cache.type is {found}: files are stored twice where the disk cannot clone them",
-                "dvc config cache.type reflink,hardlink,symlink,copy")
+    if found.split(",")[0].strip() not in ("hardlink", "symlink"):  # reflink in front: DVC 3 links files and copies folders (docs/log.md)
+        return note("cache", f"cache.type is {found}: models are stored twice where the disk cannot clone them",
+                "dvc config cache.type hardlink,symlink,copy")
     count = sum(1 for _ in folder.rglob("*") if _.is_file()) if folder.is_dir() else 0
     return Line("cache", "ok", f"{count} objects; links {found}")
 

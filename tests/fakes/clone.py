@@ -20,7 +20,7 @@ CONFIG = """[core]
     analytics = false
     remote = store
 [cache]
-    type = "reflink,hardlink,symlink,copy"
+    type = "hardlink,symlink,copy"
 ['remote "store"']
     url = ../../store
     verify = true
@@ -75,7 +75,7 @@ def build(folder: Path, seed: int = 0, *, card: cards.Card | None = None) -> Non
     for name in ("models/gguf", "models/calibration", "models/release", "models/base", "data/prepared"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
-    rows = [{"verdict": v, "text": f"{v}{n}"} for v in ("ALLOW", "ESCALATE", "DENY") for n in range(3)]
+    rows = [{"verdict": v, "text": f"{v}{n}", "source": "so8t", "license": "CC0-1.0"} for v in ("ALLOW", "ESCALATE", "DENY") for n in range(3)]
     (folder / "data/prepared/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "models/base/config.json").write_text('{"model_type": "phi3", "num_hidden_layers": 2}', encoding="utf-8")
     _safetensors(folder / "models/base/model.safetensors")
@@ -109,7 +109,8 @@ def remember(folder: Path) -> None:
     from ruamel.yaml import YAML
 
     outs = [{"path": f"models/gguf/{STEM}.gguf", "hash": "md5", "md5": _keep(folder, folder / f"models/gguf/{STEM}.gguf")},
-            {"path": "models/release", "hash": "md5", "md5": _keep_dir(folder, folder / "models/release")}]
+            {"path": "models/release", "hash": "md5", "md5": _keep_dir(folder, folder / "models/release")},
+            {"path": "data/prepared", "hash": "md5", "md5": _keep_dir(folder, folder / "data/prepared")}]
     lock = {"schema": "2.0", "stages": {f"made{n}": {"cmd": "true", "outs": [out | {"size": 1}]} for n, out in enumerate(outs)}}
     YAML().dump(lock, folder / "dvc.lock")
 
@@ -141,6 +142,7 @@ def make_clone(folder: Path) -> Path:
     (folder / ".dvc/config").write_text(CONFIG, encoding="utf-8")
     (folder / ".gitignore").write_text("/data/\n/models/\n/database/\n/.dvc/cache/\n/.dvc/tmp/\n", encoding="utf-8")
     (folder / "dvc.yaml").write_text("stages:\n  made0: {cmd: 'true', outs: [models/gguf/b-Q4_K_M.gguf]}\n  made1: {cmd: 'true', outs: [models/release]}\n"
+                                     "  made2: {cmd: 'true', outs: [data/prepared]}\n"
                                      "artifacts:\n  so8t: {path: models/release, type: model}\n", encoding="utf-8")
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     edit_params(folder, scoring__types=["Q4_K_M"])

@@ -166,6 +166,8 @@ def test_fsck_reads_the_remote_from_its_bytes(clone: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], cwd=clone, check=True)
     assert fsck.missing_in_remote(clone) == []
     victim = max((p for p in (clone.parent / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    victim.with_name(".killed-push.tmp").write_bytes(b"half of an object")
+    assert list(fsck.remote(clone)) == []
     flip(victim)
     assert [f.place for f in fsck.remote(clone)] == ["remote"]
 
@@ -184,6 +186,46 @@ def test_gc_keeps_what_every_tag_needs_and_removes_the_rest(clone: Path) -> None
     assert not held.is_file()
     assert gc.unused(clone) == (0, 0)
     rollback.rollback(rollback.plan("v-one", clone), clone)
+
+
+def test_gc_keeps_what_a_branch_an_experiment_and_the_workspace_need(clone: Path) -> None:
+    kept = {name: out_at(name, f"models/gguf/{STEM}.gguf", clone).md5 for name in ("v-one", "v-two", "v-three")}
+    run(clone, "git", "checkout", "-q", "-b", "side", "v-two")
+    build(clone, 11)  # committed on a branch that is nowhere else
+    run(clone, "git", "commit", "-qam", "side")
+    kept["side"] = out_at("side", f"models/gguf/{STEM}.gguf", clone).md5
+    build(clone, 12)  # an experiment: a commit that only refs/exps names, as `dvc exp run` leaves it
+    run(clone, "git", "add", "-A")
+    tree = run(clone, "git", "write-tree").strip()
+    commit = run(clone, "git", "commit-tree", tree, "-p", "side", "-m", "experiment").strip()
+    baseline = run(clone, "git", "rev-parse", "side").strip()
+    run(clone, "git", "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/try-twelve", commit)
+    kept["experiment"] = out_at(commit, f"models/gguf/{STEM}.gguf", clone).md5
+    build(clone, 13)  # not committed: the workspace
+    kept["workspace"] = next(out.md5 for out in lock_here(clone) if out.path.endswith(".gguf"))
+    lost = object_path(hashlib.md5(b"unnamed", usedforsecurity=False).hexdigest(), clone)
+    lost.parent.mkdir(exist_ok=True)
+    lost.write_bytes(b"unnamed")
+    gc.collect(clone)
+    assert len(set(kept.values())) == 6
+    assert [name for name, md5 in kept.items() if not object_path(md5, clone).is_file()] == []
+    assert not lost.exists()
+
+
+def test_a_stage_of_files_and_folders_is_stored_once(tmp_path: Path) -> None:
+    """With the shipped .dvc/config: the file in the workspace and the one in the cache are one (two names, one inode)."""
+    (tmp_path / "make.py").write_text("from pathlib import Path\nPath('folder/deep').mkdir(parents=True)\n"
+                                      "for name in ('file', 'folder/one', 'folder/deep/two'):\n    Path(name).write_bytes(name.encode() * 100_000)\n")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  made: {cmd: python make.py, outs: [file, folder]}\n", encoding="utf-8")
+    for command in (("git", "init", "-q"), (sys.executable, "-m", "dvc", "init", "-q")):
+        run(tmp_path, *command)
+    shutil.copyfile(ROOT / ".dvc/config", tmp_path / ".dvc/config")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=tmp_path, check=True,
+                   env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    assert {name: (tmp_path / name).stat().st_nlink for name in ("file", "folder/one", "folder/deep/two")} == {"file": 2, "folder/one": 2, "folder/deep/two": 2}
+    objects = [path for path in (tmp_path / ".dvc/cache/files/md5").glob("??/*") if not path.name.endswith(".dir")]
+    names = [tmp_path / "file", tmp_path / "folder/one", tmp_path / "folder/deep/two"]
+    assert sorted(p.stat().st_ino for p in objects) == sorted(p.stat().st_ino for p in names)
 
 
 def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(clone: Path, tmp_path: Path) -> None:
@@ -228,6 +270,10 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert facts["released"][0]["version"] == "v1.1.0"
     assert facts["released"][0]["by"]
     assert facts["release"][f"{STEM}.gguf"]["sha256"] == release.digests(clone / "models/release")[f"{STEM}.gguf"]
-    assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release"}
+    assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release", "data/prepared"}
+    assert facts["data"]["licences"] == {"train": {"so8t: CC0-1.0": 9}}
+    assert facts["environment"]["engine"]["llama_cpp"]
+    assert facts["policy"]["sha256"]
+    assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {p.name for p in (tmp_path / "audit").iterdir()}
     assert (tmp_path / "audit/release/card.json").is_file()
     assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()

@@ -6,8 +6,11 @@ Not covered: a disk that lies about fsync (power loss is a copy of the files at 
 """
 
 import argparse
+import hashlib
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t.operations import fsck
-from so8t.operations.store import Out, entries, lock_here, object_path
+from so8t.operations.store import CACHE, Out, entries, lock_here, object_path
 from so8t.params import read_yaml
 
-STAGES = ("synthesize", "prepare", "base", "train", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0", "score@b-Q4_K_M",
-          "calibrate@b-Q4_K_M", "release")
+STAGES = ("synthesize", "prepare", "base", "train", "train_report", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0",
+          "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "evaluate@b-Q4_K_M", "compare", "release", "report")
 LIMIT_S = 600
+PAGE = 4096
 CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
+TIMED = ("speed",)  # keys of a metrics file that hold times, not results
+HOOK = Path(__file__).with_name("power")  # a sitecustomize of its own: what the disk holds at a random fsync
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +57,9 @@ class Scene:
     def outs(self) -> list[Out]:
         return [out for out in lock_here(self.root) if out.stage == self.stage]
 
-    def start(self, *command: str, root: Path | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(command, cwd=root or self.root, env=environment(root or self.root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                start_new_session=True)
+    def start(self, *command: str, root: Path | None = None, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=root or self.root, env=environment(root or self.root) | (more or {}), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     def run(self, *command: str, root: Path | None = None) -> tuple[int, str]:
         process = self.start(*command, root=root)
@@ -82,14 +88,22 @@ def last_line(said: str) -> str:
 
 
 def _wait_until_running(scene: Scene, process: subprocess.Popen[str]) -> None:
-    """A random moment after the stage's own process has begun."""
+    """A random moment of the stage's own process: between its first event and as long as its last whole run took."""
     progress = scene.root / "database/progress"
-    began = time.time()
+    name = {"verify@b": "verify@b-F16"}.get(scene.stage, scene.stage.replace("verify_quantized", "verify"))
+    began, last = time.time(), _seconds(progress / f"{name}.jsonl")
     while time.time() - began < 60 and process.poll() is None:
         if any(f.stat().st_mtime >= began - 0.5 for f in progress.glob("*.jsonl")):
             break
-        time.sleep(0.05)
-    time.sleep(scene.chance.uniform(0.0, 4.0))
+        time.sleep(0.02)
+    time.sleep(scene.chance.uniform(0.0, 0.9) * last)
+
+
+def _seconds(events: Path) -> float:
+    """How long the last whole run of a stage took."""
+    lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
+    ends = [row["seconds"] for line in lines if line.startswith("{") and (row := json.loads(line)).get("event") == "end"]
+    return float(ends[-1]) if ends else 1.0
 
 
 def _signalled(scene: Scene, number: int, *, whole_group: bool) -> str:
@@ -117,35 +131,45 @@ def kill_dvc(scene: Scene) -> str:
     return _signalled(scene, signal.SIGKILL, whole_group=False)
 
 
-def _elsewhere(scene: Scene, options: str) -> str:
-    """Run the stage's command with its first output on a small or read-only disk: exit code 7, nothing left there."""
+def _elsewhere(scene: Scene, size: int | None) -> str:
+    """Run the stage's command with its largest output on a disk of `size` bytes, or a read-only one: exit code 7, nothing left there."""
+    options = f"size={-(-size // PAGE) * PAGE}" if size else "ro"
     small = scene.root.parent / f"small-{scene.chance.randrange(10**9)}"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)], capture_output=True, check=False).returncode:
         return "skipped: mounting needs root"
     try:
-        largest = max(scene.outs, key=lambda out: out.size).path  # a small one might fit
-        code, said = scene.run(*[part.replace(largest, str(small / "out")) for part in scene.command().split()])
-        left = [p.name for p in small.rglob("*")]
+        ballast = small / "ballast"
+        if size:  # tmpfs gives whole pages: what is more than wanted is filled
+            ballast.write_bytes(b"\0" * (-size % PAGE))
+        words = scene.command().split()
+        place = {out.path: word for out in scene.outs for word in words if out.path == word or out.path.startswith(f"{word}/")}
+        largest = place[max((out for out in scene.outs if out.path in place), key=lambda out: out.size).path]
+        code, said = scene.run(*[str(small / "out") if word == largest else word for word in words])
+        left = [p.name for p in small.rglob("*") if p.is_file() and p != ballast]
         assert code == 7, (code, said[-1500:])
         assert "fix:" in said, said[-500:]
         assert not left, left
-        return f"code {code}: {last_line(said.partition('fix:')[0][-400:])}"
+        says = re.findall(r"^(.*)\n\s+fix:", said, re.MULTILINE)[-1][-140:]  # the line above the fix
+        return f"code {code}: {says}".replace(str(small), "(small disk)").replace(small.name, "(small disk)")
     finally:
         subprocess.run(["umount", str(small)], check=True)
+        small.rmdir()
 
 
 def disk_full(scene: Scene) -> str:
-    return _elsewhere(scene, "size=4k")
+    """Room for half of the largest output."""
+    return _elsewhere(scene, max(out.size for out in scene.outs) // 2)
 
 
 def read_only(scene: Scene) -> str:
-    return _elsewhere(scene, "size=1m,ro")
+    return _elsewhere(scene, None)
 
 
 def bit_rot(scene: Scene) -> str:
     """One bit of the cached object flips under its old time; DVC calls it up to date, fsck does not."""
-    target = next(object_path(md5, scene.root) for out in scene.outs if out.cached for _name, md5 in entries(out, scene.root))
+    outs = [out for out in scene.outs if out.cached] or [out for out in lock_here(scene.root) if out.cached]  # of an uncached stage: any
+    target = next(held for out in outs for _name, md5 in entries(out, scene.root) if (held := object_path(md5, scene.root)).stat().st_size)
     stat = target.stat()
     target.chmod(0o644)
     data = bytearray(target.read_bytes())
@@ -159,19 +183,33 @@ def bit_rot(scene: Scene) -> str:
 
 
 def half_push(scene: Scene) -> str:
-    """`dvc push` is killed; the remote must hold no damaged object, and the next push completes."""
+    """`dvc push` is killed between two objects; the remote must hold no damaged one, and the next push completes."""
     store = scene.root.parent / f"store-{scene.chance.randrange(10**9)}"
     scene.run("dvc", "remote", "add", "-f", "chaos", str(store))
-    process = scene.start("dvc", "push", "-r", "chaos")
-    time.sleep(scene.chance.uniform(0.8, 3.0))
-    process.kill()
-    process.communicate(timeout=LIMIT_S)
-    code, said = scene.run("dvc", "push", "-r", "chaos")
-    assert code == 0, said
-    assert not list(fsck.remote(scene.root, "chaos"))
-    scene.run("dvc", "remote", "remove", "chaos")
-    shutil.rmtree(store)
-    return f"code {process.returncode}; the next push: {last_line(said)}"
+    try:
+        wanted, code = sum(1 for _ in (scene.root / CACHE).glob("??/*")) // 2, 0
+        while not code and wanted:  # it may have been quicker than we
+            shutil.rmtree(store, ignore_errors=True)
+            process = scene.start("dvc", "push", "-r", "chaos")
+            while process.poll() is None and _objects(store) < wanted:
+                time.sleep(0.002)
+            process.kill()
+            process.communicate(timeout=LIMIT_S)
+            code, wanted = process.returncode, wanted // 2
+        held = _objects(store)
+        assert not list(fsck.remote(scene.root, "chaos")), "a damaged object is in the remote"
+        done, said = scene.run("dvc", "push", "-r", "chaos")
+        assert done == 0, said
+        assert not list(fsck.remote(scene.root, "chaos"))
+        assert not fsck.missing_in_remote(scene.root, "chaos")
+        return f"code {code} with {held} of {_objects(store)} objects there, none damaged; the next push completes"
+    finally:
+        scene.run("dvc", "remote", "remove", "chaos")
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def _objects(store: Path) -> int:
+    return sum(1 for path in store.glob("files/md5/??/*") if path.suffix != ".tmp" and not path.name.startswith("."))
 
 
 def clock_jump(scene: Scene) -> str:
@@ -181,7 +219,8 @@ def clock_jump(scene: Scene) -> str:
         os.utime(scene.root / dep["path"], (later, later))
     code, said = scene.run("dvc", "repro", "-s", scene.stage)
     assert code == 0, said[-1000:]
-    return last_line(said)
+    assert "Running stage" not in said, said[-1000:]
+    return f"files from the future are hashed again: {last_line(said)}"
 
 
 def two_at_once(scene: Scene) -> str:
@@ -194,17 +233,20 @@ def two_at_once(scene: Scene) -> str:
 
 
 def power_cut(scene: Scene) -> str:
-    """The files as they are at a random moment of the run, in another place: what a disk holds after the power went."""
-    process = scene.start(*scene.repro())
-    _wait_until_running(scene, process)
+    """What the disk holds when the power goes at a random fsync of the stage: files that were not synced are torn in half."""
     copy = scene.root.with_name(f"{scene.root.name}-cut-{scene.chance.randrange(10**9)}")
-    subprocess.run(["cp", "-a", str(scene.root), str(copy)], check=False, capture_output=True)
-    process.communicate(timeout=LIMIT_S)
+    process = scene.start(*scene.repro(), more={"PYTHONPATH": f"{HOOK}:{scene.root}", "CHAOS_COPY": str(copy), "CHAOS_ROOT": str(scene.root),
+                                                "CHAOS_SEED": str(scene.chance.randrange(10**9))})
+    said, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, said[-1500:]
+    if not copy.is_dir():
+        return "skipped: the stage never calls fsync"
+    torn = json.loads((copy / ".chaos.json").read_text(encoding="utf-8"))
     code, said = scene.run(*scene.repro(), root=copy)
     assert code == 0, said[-1500:]
     assert digests(copy, scene.stage) == digests(scene.root, scene.stage)
     shutil.rmtree(copy)
-    return "the copy ran on: same digests"
+    return f"at fsync {torn['number']} of {torn['of']}, {len(torn['torn'])} unsynced files torn: the copy ran on to the same digests"
 
 
 FAULTS: dict[str, Callable[[Scene], str]] = {f.__name__: f for f in (kill_all, sigterm, kill_dvc, disk_full, read_only, bit_rot, half_push, clock_jump,
@@ -212,19 +254,47 @@ FAULTS: dict[str, Callable[[Scene], str]] = {f.__name__: f for f in (kill_all, s
 
 
 def digests(root: Path, stage: str) -> dict[str, str]:
-    return {out.path: out.md5 for out in lock_here(root) if out.stage == stage}
+    """Digests of a stage's outputs; of a file that also holds times, of all but these."""
+    return {out.path: _without_times(root / out.path) if stage.startswith("evaluate") else out.md5 for out in lock_here(root) if out.stage == stage}
+
+
+def _without_times(path: Path) -> str:
+    if path.is_dir():
+        return ",".join(f"{p.name}:{_without_times(p)}" for p in sorted(path.iterdir()) if p.stem != "latency")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        text = json.dumps({k: v for k, v in json.loads(text).items() if k not in TIMED}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome:
     """One fault, then the stage again; the project is as before afterwards, or this raises."""
     scene, before = Scene(root, stage, chance), digests(root, stage)
-    seen = FAULTS[fault](scene)
-    code, said = scene.run(*scene.repro())
-    if code:
-        raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
-    left = [str(p) for p in (*root.glob("models/**/.*.part"), *root.glob("data/**/.*.part"))]
-    whole = not [*fsck.cache(root), *fsck.workspace(root)] and not left
-    return Outcome(stage, fault, seen, "dvc repro", digests(root, stage) == before and whole)
+    with kept(root):
+        seen = FAULTS[fault](scene)
+        code, said = scene.run(*scene.repro())
+        if code:
+            raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
+        left = [str(p) for folder in ("models", "data", "reports") for p in (root / folder).glob("**/.*.part")]
+        wrong = [*left, *(f.path for f in (*fsck.cache(root), *fsck.workspace(root)))]
+        after = digests(root, stage)
+        wrong += [name for name, digest in before.items() if after.get(name) != digest]
+    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", ""), "dvc repro", not wrong)
+
+
+@contextmanager
+def kept(root: Path) -> Iterator[None]:
+    """Put back afterwards what differs from run to run and what later stages depend on: times in reports, dvc.lock, the count of looks at test rows."""
+    aside = root.with_name(f"{root.name}-kept")
+    shutil.copytree(root / "reports", aside)
+    files = {root / name: (root / name).read_bytes() for name in ("dvc.lock", "database/looks.jsonl")}
+    try:
+        yield
+    finally:
+        shutil.rmtree(root / "reports")
+        aside.rename(root / "reports")
+        for path, held in files.items():
+            path.write_bytes(held)
 
 
 def choose(count: int, chance: random.Random) -> Iterator[tuple[str, str]]:
@@ -262,13 +332,17 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs=2, metavar=("STAGE", "FAULT"), help="one fault on one stage, --faults times")
     parser.add_argument("--project", type=Path)
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
     chance, outcomes = random.Random(given.seed), []
     with built(given.project) as root:
-        for stage, fault in choose(given.faults, chance):
-            outcomes.append(strike(root, stage, fault, chance))
+        for stage, fault in [given.only] * given.faults if given.only else choose(given.faults, chance):
+            try:
+                outcomes.append(strike(root, stage, fault, chance))
+            except (AssertionError, subprocess.TimeoutExpired) as error:  # the others are still worth knowing
+                outcomes.append(Outcome(stage, fault, str(error).replace("\n", " ").replace("|", "/")[-600:], "none", same=False))
             print(f"{len(outcomes)}/{given.faults}", outcomes[-1], flush=True)
     if given.table:
         head, mark, _ = given.table.read_text(encoding="utf-8").partition("<!-- chaos -->\n")

@@ -75,7 +75,10 @@ def runner(folder: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose whole graph has run once."""
+    """A project whose whole graph has run once; while working on these tests, SO8T_TEST_PROJECT names one that was built before."""
+    if (built := os.environ.get("SO8T_TEST_PROJECT")) is not None:
+        shutil.copytree(built, target := tmp_path_factory.mktemp("project") / "built", symlinks=True)
+        return target
     folder = copy_of_project(tmp_path_factory.mktemp("project"), REDUCED)
     runner(folder)("dvc", "repro")
     runner(folder)("git", "add", "-A")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.pipeline.chaos import FAULTS, STAGES, choose, strike
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.nightly]
-SIX = [("synthesize", "kill_all"), ("quantize@b-Q8_0", "disk_full"), ("convert@b", "read_only"), ("quantize@a-Q4_K_M", "two_at_once"),
+pytestmark = pytest.mark.pipeline
+SIX = [("synthesize", "kill_all"), ("quantize@b-Q8_0", "disk_full"), ("convert@b", "read_only"), ("quantize@a-Q4_K_M", "power_cut"),
        ("calibrate@b-Q4_K_M", "bit_rot"), ("release", "half_push")]
 
 

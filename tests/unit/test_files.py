@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from so8t.errors import ArtifactError, DataError, ResourceError
-from so8t.files import atomic_dir, atomic_file, read_json, read_jsonl, sha256_tree, write_json, write_jsonl
+from so8t.files import atomic_dir, atomic_file, read_json, read_jsonl, sha256_tree, write_json, write_jsonl, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -75,3 +76,19 @@ def test_a_full_disk_is_one_clear_message_and_leaves_nothing(tmp_path: Path) -> 
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no way to ask for a process without ending it")
+def test_what_a_killed_run_left_is_removed_by_the_next_and_a_running_ones_is_not(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    dead, dead_folder = tmp_path / f".out.json.{gone.pid}.part", tmp_path / f".folder.{gone.pid}.part"
+    dead.write_text("{", encoding="utf-8")
+    (dead_folder / "deep").mkdir(parents=True)
+    running, others = tmp_path / f".out.json.{os.getppid()}.part", tmp_path / f".other.json.{gone.pid}.part"
+    running.touch()
+    others.touch()
+    write_text(tmp_path / "out.json", "{}")
+    with atomic_dir(tmp_path / "folder") as folder:
+        (folder / "file").touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.json", "folder", running.name, others.name])

@@ -120,8 +120,8 @@ def test_a_domain_out_of_balance_would_be_seen(synthetic: list[dict], tmp_path: 
 def test_adding_rows_moves_no_old_row(synthetic: list[dict], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    before, _ = run(tmp_path / "a", (synthetic[:600] + many(200), "auto", 1.0))
-    after, _ = run(tmp_path / "b", (synthetic[:600] + many(200) + synthetic[600:900] + many(300, "ALLOW")[200:], "auto", 1.0))
+    before, _ = run(tmp_path / "a", (synthetic[:250] + many(60), "auto", 1.0))
+    after, _ = run(tmp_path / "b", (synthetic[:250] + many(60) + synthetic[250:400] + many(90, "ALLOW")[60:], "auto", 1.0))
     home = {r["id"]: s for s, rows in after.items() for r in rows}
     assert all(home[r["id"]] == s for s, rows in before.items() for r in rows)
 

@@ -1,0 +1,20 @@
+"""How the suite is dealt to workers (`-n 2 --dist loadgroup`): one file on one worker; everything that shares the built graph on one."""
+
+import os
+
+import pytest
+
+GRAPH = "tests/pipeline/"  # its files share one built project (a session fixture, made once per worker that needs it)
+ALONE = "test_strangers_job"  # builds its own
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers of two threads on two cores wait for each other
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(GRAPH))
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file))
