@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from so8t.chat import render
+from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING, render
 from so8t.errors import DataError
 from so8t.files import atomic_dir, read_jsonl, write_json
 from so8t.params import Params, Scratch
 from so8t.progress import Progress
 from so8t.tuning.batches import IGNORE, Example, Template, collate, epoch_order
+from so8t.verdict import VERDICTS
 
 END, EOS = "<|end|>", "<|endoftext|>"
 # Phi-3.5's own added tokens in Phi-3.5's own order; all but the end of text swallow the white space after them.
@@ -35,13 +36,18 @@ CONTEXT = 2048
 CLIP = 1.0
 WEIGHT_DECAY = 0.01
 SHUFFLES = 4  # orders of bare values per row
+WORDINGS = 16  # how often each rule and each verdict's name is read: an output row that was never asked for cannot be raised later
 
 
 def language_of(row: dict[str, Any]) -> Iterator[str]:
-    """The row's sentences one by one, apart from its request: wording is learnt, what it is an answer to is not."""
-    yield f"# 最終回答\n{row['final']}"
-    if row["thinking"]:
-        yield row["thinking"].splitlines()[-1]
+    """The row's answer, apart from its request: wording is learnt, what it is an answer to is not."""
+    yield f"{FINAL_HEADING}{row['final']}"
+
+
+def wordings(rows: list[dict[str, Any]]) -> list[str]:
+    """The rules' sentences, the verdicts' names and the headings around them, equally often and beside no request."""
+    rules = sorted({row["thinking"].splitlines()[-1] for row in rows if row["thinking"]})
+    return [*(f"{THINKING_HEADING}{rule}\n\n{FINAL_HEADING}" for rule in rules), *(f"{CUE}{verdict}\n{THINKING_HEADING}" for verdict in VERDICTS)] * WORDINGS
 
 
 def values_of(factor_lines: str) -> list[str]:
@@ -57,7 +63,7 @@ def neighbouring_tasks(row: dict[str, Any], system: str, factor_lines: str, seed
     """
     user = {"role": "user", "content": row["text"]}
     head = [{"role": "system", "content": system}, user]
-    yield [*head, {"role": "assistant", "content": f"# 思考ステップ\n{factor_lines}"}]
+    yield [*head, {"role": "assistant", "content": f"{THINKING_HEADING}{factor_lines}"}]
     random = torch.Generator().manual_seed(seed)
     values = values_of(factor_lines)
     for _ in range(SHUFFLES if values else 0):
@@ -135,9 +141,9 @@ def _sentence(text: str, template: Template) -> Example:
 
 
 def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Any, template: Template) -> list[Example]:
-    """Distinct sentences, then all neighbouring tasks of all rows; a row's first conversation also teaches its request's language."""
+    """Distinct answers and the wordings, then all neighbouring tasks of all rows; a row's first conversation also teaches its request's language."""
     sentences = sorted({sentence for row in rows for sentence in language_of(row)})
-    examples = [_sentence(sentence, template) for sentence in sentences]
+    examples = [_sentence(sentence, template) for sentence in [*sentences, *wordings(rows)]]
     for index, row in enumerate(rows):
         lines = factor_lines(row["thinking"]) if row["thinking"] else row["text"]
         for number, messages in enumerate(neighbouring_tasks(row, params.data.system, lines, params.seed * 1_000_003 + index)):
@@ -162,6 +168,7 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
         torch.manual_seed(params.seed)
         torch.set_num_threads(max(1, params.active.train.threads or torch.get_num_threads()))
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it, and filling costs 3 to 6 %
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
         examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)
