@@ -18,7 +18,7 @@ from so8t.verdict import VERDICTS
 
 mpl.use("svg")
 COLOURS = dict(zip((*map(str, VERDICTS), "none"), ("#2f8f5b", "#d98c1f", "#b03a2e", "#8a8f94"), strict=True))
-LIMIT = {"color": "#c0392b", "linestyle": "--", "linewidth": 1}
+LIMIT: dict[str, Any] = {"color": "#c0392b", "linestyle": "--", "linewidth": 1}
 SETTINGS: dict[Any, Any] = {"svg.hashsalt": "so8t", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
                             "font.family": "DejaVu Sans"}
 NGRAM_LIMIT, FACTOR_LIMIT = 0.95, 0.5  # the generator's own limits on accuracy

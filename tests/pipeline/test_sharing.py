@@ -12,7 +12,7 @@ from tests.pipeline.conftest import Run, reduce_params, runner
 
 pytestmark = pytest.mark.pipeline
 ASKED = "時刻表を要約してください。"
-RELEASE_PATH = ("train", "bake", "convert@b", "quantize@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "release")
+RELEASE_PATH = ("train", "bake", "convert@b", "imatrix@b", "quantize@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "release")
 
 
 @pytest.fixture(scope="module")
