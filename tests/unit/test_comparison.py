@@ -232,8 +232,9 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
         run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json", "--answers", "cards", "--plots", f"plots-{out}")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     result = json.loads((tmp_path / "one.json").read_text())
-    flips, forest = (list(csv.DictReader((tmp_path / "plots-one.json" / name).read_text(encoding="utf-8").splitlines())) for name in ("flips.csv", "forest.csv"))
-    found = [[sum((row["a"], row["b"]) == (was, now) for row in flips) for now in VERDICTS] for was in VERDICTS]
+    moved, forest = (list(csv.DictReader((tmp_path / "plots-one.json" / name).read_text(encoding="utf-8").splitlines()))
+                     for name in ("flips.csv", "forest.csv"))
+    found = [[sum((row["a"], row["b"]) == (was, now) for row in moved) for now in VERDICTS] for was in VERDICTS]
     assert found == result["splits"]["test_iid"]["flips"]["matrix"]
     far = {row["part"]: float(row["difference"]) for row in forest if row["endpoint"] == "false_allow_rate"}
     expected = result["splits"]["test_iid"]["differences"]["false_allow_rate"]
