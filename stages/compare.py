@@ -16,13 +16,15 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.argument("out", type=File)
 @click.option("--prepare", type=File, required=True, help="reports/metrics/prepare.json, for the baselines")
 @click.option("--answers", type=Folder, required=True, help="directory of the evaluate stage's answers, for retention")
-def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path) -> None:
+@click.option("--plots", type=click.Path(path_type=Path), required=True, help="directory of CSV tables for `dvc plots`")
+def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plots: Path) -> None:
     """Compare the released type of A and B by their SCORES and CARDS; write OUT."""
     with stage("compare") as run:
         from so8t.calibration.judge import judge_of, under
+        from so8t.comparison import tables
         from so8t.comparison.arm import Side
         from so8t.comparison.retention import retention
-        from so8t.comparison.run import compare, rules_of
+        from so8t.comparison.run import PRIMARY_SPLIT, compare, rules_of
         from so8t.files import read_json, write_json
 
         def side(model: str, kind: str) -> Side:
@@ -37,6 +39,7 @@ def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path) -> 
         rules = run.params.compare
         kept = retention(answers / f"a-{kind}.jsonl", answers / f"b-{kind}.jsonl", draws=rules.bootstrap, seed=run.params.seed)
         write_json(out, {**result, "retention": kept})
+        tables.write(plots, result["splits"][PRIMARY_SPLIT])
         run.summary = f"{result['conclusion']['code']} on {result['conclusion']['split']}"
 
 

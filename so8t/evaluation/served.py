@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from so8t.chat import ALLOW_PREFIX
+from so8t.chat import ALLOW_PREFIX, CUE
 from so8t.evaluation import generation, retention, speed, stability
 from so8t.files import read_jsonl
 from so8t.llama import Engine
@@ -137,6 +137,12 @@ def _long(engine: Engine, prompts: Sequence[tuple[Prompt, Row]], setup: Setup) -
     return stability.summarise(checks)
 
 
+def _cues(prompter: Prompter, prompt: Prompt) -> list[speed.Piece]:
+    """The turn begun with each label, as the cue readout feeds it."""
+    fed = prompter.after(prompt, CUE)
+    return [(whole.ids, whole.cuts, len(fed.ids)) for whole in (prompter.after(fed, f"{verdict}\n") for verdict in Verdict)]
+
+
 def measure(path: Path, make_prompter: Callable[[Engine, str], Prompter], *, rows: Rows, setup: Setup,
             progress: Progress) -> Served:
     """Run the file: answers, long texts, speed, retention.
@@ -152,7 +158,7 @@ def measure(path: Path, make_prompter: Callable[[Engine, str], Prompter], *, row
     with Engine(path, n_ctx=setup.n_ctx, threads=setup.threads) as engine:
         prompter = make_prompter(engine, setup.system)
         prompts = [prompter.prompt(row.text) for row in spread(rows.allowed, ask.speed_rows)]
-        timings = speed.measure(engine, [(p.ids, p.cuts) for p in prompts], decode_tokens=DECODE_TOKENS)
+        timings = speed.measure(engine, [(p.ids, p.cuts) for p in prompts], decode_tokens=DECODE_TOKENS, cues=[_cues(prompter, p) for p in prompts])
         fed = [(prompter.after(prompter.prompt(row.text), ALLOW_PREFIX), row)
                for row in spread(rows.allowed, max(ask.generate_rows, ask.long_rows))]
         prose, said = _answers(engine, spread(fed, ask.generate_rows), setup, progress)

@@ -1,6 +1,6 @@
 """Speed and memory of one served file, as distributions with distribution-free intervals.
 
-Covered: prefill of a whole prompt, the verdict as served (shared prefix already in the cache), decoding, peak resident
+Covered: prefill of a whole prompt, the verdict as served (shared prefix already in the cache) by either readout, decoding, peak resident
 memory; median and 95th percentile with order-statistic intervals, `None` where so few runs resolve no limit.
 Not covered: loading the file, several users at once.
 """
@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from so8t.llama import Engine
 from so8t.metrics.intervals import LEVEL
 
 WARM_UP = 2  # runs that are thrown away
+Piece = tuple[list[int], tuple[int, ...], int]
 Interval = tuple[float | None, float | None]
 QUANTILES = {"p50": 0.5, "p95": 0.95}
 
@@ -32,9 +33,12 @@ class Timings:
     verdict_s: list[float]
     decode_s: list[float]
     decode_tokens: list[int]
+    cue_s: list[float] = field(default_factory=list)
 
-    def add(self, prefill: float, verdict: float, decode: float, *, prompt: int, decoded: int) -> None:
+    def add(self, prefill: float, verdict: float, decode: float, cue: float | None, *, prompt: int, decoded: int) -> None:
         """Append one run."""
+        if cue is not None:
+            self.cue_s.append(cue)
         self.prefill_s.append(prefill)
         self.verdict_s.append(verdict)
         self.decode_s.append(decode)
@@ -77,25 +81,37 @@ def _timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure(engine: Engine, prompts: Sequence[tuple[list[int], tuple[int, ...]]], *, decode_tokens: int) -> Timings:
-    """Time each prompt three ways, one after the other.
+def _read_cue(engine: Engine, pieces: Sequence[Piece]) -> None:
+    """The evaluations that the cue readout makes: every label's tokens but the last, after the cue."""
+    for ids, cuts, start in pieces:
+        engine.logits_from(ids[:-1], start - 1, cuts=cuts)
+
+
+def measure(engine: Engine, prompts: Sequence[tuple[list[int], tuple[int, ...]]], *, decode_tokens: int, cues: Sequence[Sequence[Piece]] = ()) -> Timings:
+    """Time each prompt four ways, one after the other.
 
     Args:
         engine: the loaded file.
         prompts: token ids and cuts; different prompts, so that nothing but the shared prefix can be kept.
         decode_tokens: tokens generated per prompt.
+        cues: of each prompt, the turn begun with each label (ids, cuts, position of the first label token): the readout
+            by text, timed like the verdict with the shared prefix kept.
     """
     endless = {token for token in range(engine.n_vocab) if engine.is_eog(token)}
     timings = Timings([], [], [], [], [])
-    for run, (ids, cuts) in enumerate([*prompts[:WARM_UP], *prompts]):
+    places = [*range(min(WARM_UP, len(prompts))), *range(len(prompts))]
+    for run, place in enumerate(places):
+        ids, cuts = prompts[place]
         whole = _timed(partial(engine.logits, ids))
         engine.logits([*ids[: max(cuts, default=0)], ids[-1]], cuts=cuts)  # only the prefix stays
         verdict = _timed(partial(engine.logits, ids, cuts=cuts))
+        engine.logits([*ids[: max(cuts, default=0)], ids[-1]], cuts=cuts)
+        cue = _timed(partial(_read_cue, engine, cues[place])) if cues else None
         generate = partial(engine.generate, ids, stop=set(), forbid=endless, cuts=cuts)
         one = _timed(partial(generate, max_tokens=1))
         many = _timed(partial(generate, max_tokens=1 + decode_tokens))
         if run >= min(WARM_UP, len(prompts)):
-            timings.add(whole, verdict, max(many - one, 1e-9), prompt=len(ids), decoded=decode_tokens)
+            timings.add(whole, verdict, max(many - one, 1e-9), cue, prompt=len(ids), decoded=decode_tokens)
     return timings
 
 
@@ -119,6 +135,7 @@ def summarise(timings: Timings, *, threads: int) -> dict[str, Any]:
         "decode_tokens_per_s": distribution(_rate(timings.decode_tokens, timings.decode_s), digits=1),
         "prefill_s": distribution(timings.prefill_s),
         "verdict_s": distribution(timings.verdict_s),
+        "cue_s": distribution(timings.cue_s),
         "prompt_tokens_mean": round(float(np.mean(timings.prefill_tokens)), 1) if timings.prefill_tokens else None,
         "peak_rss_bytes": peak_rss_bytes(),
     }

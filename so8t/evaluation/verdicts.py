@@ -136,14 +136,26 @@ def _plain(logits: Float[ndarray, "n 3"]) -> tuple[Int[ndarray, " n"], Bool[ndar
     return np.where(finite, np.where(finite[:, None], logits, 0.0).argmax(axis=1), 1), finite
 
 
+def _residual(mass: Float[ndarray, " n"]) -> dict[str, Any]:
+    """Probability outside the three labels: mean, 95th percentile, largest, over the rows that have it."""
+    known = mass[np.isfinite(mass)]
+    if len(known) == 0:
+        return {"n": 0, "mean": None, "p95": None, "max": None}
+    return {"n": len(known), "mean": float(known.mean()), "p95": float(np.quantile(known, 0.95, method="inverted_cdf")), "max": float(known.max())}
+
+
 def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
-    """The two readouts before any calibration: most likely verdict, its quality, and how often they agree."""
+    """The two readouts before any calibration: most likely verdict, its quality, and how often they agree.
+
+    The cue also has its residual mass; seconds of both are in the section `speed` (`verdict_s`, `cue_s`).
+    """
     chosen = {"prefill": _plain(prefill.logits), "cue": _plain(cue.logits)}
     result: dict[str, Any] = {}
     for name, (predicted, finite) in chosen.items():
         rates = metrics.rates(prefill.gold, predicted)
         result[name] = {key: rates[key].to_dict() for key in ("accuracy", "false_allow_rate", "allow_rate_on_allow")}
         result[name]["unparsed_rate"] = metrics.rate(~finite).to_dict()
+    result["cue"]["residual"] = _residual(cue.residual)
     return {"n": len(prefill), **result, "agreement": metrics.rate(chosen["prefill"][0] == chosen["cue"][0]).to_dict()}
 
 

@@ -93,6 +93,9 @@ def _readouts(page: Page) -> Table:
     words, source, file, base, rows = page.words, page.sources, page.released, f"/readouts/{HEADLINE}", []
     for name in ("accuracy", "false_allow_rate", "allow_rate_on_allow", "unparsed_rate"):
         rows.append(row(words(name), *(source.rate(file, f"{base}/{readout}/{name}") for readout in ("prefill", "cue"))))
+    rows.append(row(words("verdict_p50"), *(_resolved(page, file, f"/speed/{name}/p50", "milliseconds") for name in ("verdict_s", "cue_s"))))
+    residual: Line = (source.show(file, f"{base}/cue/residual/mean", "percent"), " / ", source.show(file, f"{base}/cue/residual/p95", "percent"))
+    rows.append(row(words("residual"), "–", residual))
     rows.append(row(words("agreement"), source.rate(file, f"{base}/agreement"), "–"))
     return Table([f"{words('readout')} ({HEADLINE})", words("prefill"), words("cue")], rows)
 

@@ -177,6 +177,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "readout": ("読み出し", "readout"),
     "prefill": ("prefill（予約行）", "prefill (reserved rows)"),
     "cue": ("cue（ラベル文字列）", "cue (label text)"),
+    "residual": ("ラベル以外の確率（平均 / 上位の分位）", "probability outside the labels (mean / upper quantile)"),
     "agreement": ("両読み出しの一致", "agreement of the readouts"),
     "groups": ("危険グループ", "unsafe groups"),
     "groups_all": ("グループ数", "groups"),

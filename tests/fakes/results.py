@@ -73,7 +73,8 @@ def ran(model: str, seed: int) -> Served:
                                 "marked": rate(5 if good else 0, 24), "empty": rate(0, 24)}},
         "speed": {"status": "run", "n": 24, "threads": 2, "prefill_tokens_per_s": distribution([1000.0 + i for i in range(24)], digits=1),
                   "decode_tokens_per_s": distribution([300.0 + i for i in range(24)], digits=1), "prefill_s": distribution(seconds),
-                  "verdict_s": distribution(seconds), "prompt_tokens_mean": 90.0, "peak_rss_bytes": 300 * 2**20},
+                  "verdict_s": distribution(seconds),
+                  "cue_s": distribution([2 * one for one in seconds]), "prompt_tokens_mean": 90.0, "peak_rss_bytes": 300 * 2**20},
     }, seconds, [{"kind": "likelihood", "id": f"v{i}", "group": f"g{i // 2}", "nats": float(rng.gamma(9, 4 if good else 3)), "tokens": 30} for i in range(64)]
         + [{"kind": "plain", "id": f"v{i}", "group": f"g{i // 2}", "chrf": float(rng.uniform(5, 20))} for i in range(24)]
         + [{"kind": "served", "id": f"t{i}", "group": f"h{i}", "text": f"依頼 {i}", "final": f"{model} の回答 {i}"} for i in range(24)])

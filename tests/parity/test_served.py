@@ -83,6 +83,19 @@ def test_timed_prompts_leave_one_number_each_behind(engine):
     assert all(seconds > 0 for seconds in (*timings.prefill_s, *timings.verdict_s, *timings.decode_s))
 
 
+def test_the_timed_cue_is_what_the_reader_evaluates(engine, monkeypatch):
+    from so8t.scoring.reader import GgufReader
+
+    reader = GgufReader(engine, "system")
+    prompt = reader.prompter.prompt("request")
+    fed = {tuple(ids[:-1]) for ids, _, _ in served._cues(reader.prompter, prompt)}
+    asked, original = [], engine.logits_from
+    monkeypatch.setattr(engine, "logits_from", lambda ids, start, cuts=(): (asked.append(tuple(ids)), original(ids, start, cuts=cuts))[1])
+    reader.read_prompt(prompt)
+    assert fed <= set(asked)
+    assert len(fed) == 3
+
+
 def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path):
     rows = served.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
     progress = Progress("t")
@@ -92,6 +105,7 @@ def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path)
     assert first["stability"]["tokens"] == 40
     assert first["retention"]["n"] == 4
     assert first["speed"]["verdict_s"]["p95"]["ci95"][1] is None  # three runs resolve no upper limit
+    assert first["speed"]["cue_s"]["n"] == first["speed"]["verdict_s"]["n"] == 3
     assert all(first[key] == second[key] for key in ("generation", "stability", "retention"))
     assert first["retention"]["plain"]["n"] == 3
     assert isinstance(first["retention"]["plain"]["beyond_chance"], bool)

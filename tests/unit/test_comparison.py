@@ -1,5 +1,6 @@
 """A against B: no difference where there is none, planted differences found, pairs and cards insisted on."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from so8t.comparison.endpoints import Rules, design_effect, differences
 from so8t.comparison.flips import collapsed, flips, worst_flips
 from so8t.errors import ArtifactError, DataError
 from so8t.metrics import Scores
+from so8t.verdict import VERDICTS
 from tests.fakes.scores import limits, make, meta, with_logits, write
 
 RULES = Rules(alpha=0.05, draws=300, margin=0.02, primary=("false_allow_rate", "macro_f1"), seed=1)
@@ -227,9 +229,16 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
         run(root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0])
     (tmp_path / "prepare.json").write_text('{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}')
     for out in ("one.json", "two.json"):
-        run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json", "--answers", "cards")
+        run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json", "--answers", "cards", "--plots", f"plots-{out}")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     result = json.loads((tmp_path / "one.json").read_text())
+    moved, forest = (list(csv.DictReader((tmp_path / "plots-one.json" / name).read_text(encoding="utf-8").splitlines()))
+                     for name in ("flips.csv", "forest.csv"))
+    found = [[sum((row["a"], row["b"]) == (was, now) for row in moved) for now in VERDICTS] for was in VERDICTS]
+    assert found == result["splits"]["test_iid"]["flips"]["matrix"]
+    far = {row["part"]: float(row["difference"]) for row in forest if row["endpoint"] == "false_allow_rate"}
+    expected = result["splits"]["test_iid"]["differences"]["false_allow_rate"]
+    assert [far["low"], far["difference"], far["high"]] == pytest.approx([expected["ci95"][0], expected["difference"], expected["ci95"][1]], abs=1e-6)
     assert result["conclusion"]["code"] == "b_better"
     assert [d["file"] for d in result["drift"]] == ["a-Q4_K_M.gguf", "b-Q4_K_M.gguf"]
     assert [b["outcome"] for b in result["baselines"]] == ["beats", "not_run"]

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,13 @@ def test_readouts_are_compared_on_the_same_rows():
     assert found["agreement"]["value"] == pytest.approx(2 / 3)
     assert found["prefill"]["accuracy"]["value"] == 1.0
     assert found["cue"]["false_allow_rate"]["k"] == 1
+
+
+def test_the_cues_residual_mass_is_over_the_rows_that_have_it():
+    cue = replace(scores_of([0, 1, 2, 0], one_hot([0, 1, 2, 0])), residual=np.array([0.1, 0.5, np.nan, 0.3]))
+    assert readouts(cue, cue)["cue"]["residual"] == {"n": 3, "mean": pytest.approx(0.3), "p95": 0.5, "max": 0.5}
+    empty = replace(cue, residual=np.full(4, np.nan))
+    assert readouts(empty, empty)["cue"]["residual"] == {"n": 0, "mean": None, "p95": None, "max": None}
 
 
 def test_tables_hold_what_the_figures_draw(tmp_path):
