@@ -77,7 +77,8 @@ def values_of(rows: Rows, arm: str, metric: str) -> dict[int, float]:
 
 def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[dict[str, Any]]:
     """Each arm against the baseline on the seeds that both have, with p-values; Holm's over these arms."""
-    base, found = values_of(rows, BASELINE, metric), []
+    base = values_of(rows, BASELINE, metric)
+    found: list[dict[str, Any]] = []
     for arm in arms:
         own = values_of(rows, arm, metric)
         differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]

@@ -73,7 +73,7 @@ def role_token_ids(tokens: RoleTokens, tokenizer: Any, rows: int) -> list[int]:
         raise ArtifactError(f"the vocabulary has no {missing}", where="params.yaml: base.tokens", fix=_reserved(tokenizer, used, rows))
     if len(set(ids)) != len(ids):
         raise ArtifactError("one reserved token is named for two roles", where="params.yaml: base.tokens", fix="name five different tokens")
-    return [int(token) for token in ids]
+    return [int(token) for token in ids if token is not None]
 
 
 def _reserved(tokenizer: Any, used: int, rows: int) -> str:
