@@ -3,10 +3,13 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 GRAPH = "tests/pipeline/"  # its files share one built project (a session fixture, made once per worker that needs it)
 ALONE = "test_strangers_job"  # builds its own
 
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no failure
+settings.load_profile("busy")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers of two threads on two cores wait for each other
 
