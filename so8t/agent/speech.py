@@ -20,6 +20,7 @@ from itertools import islice
 
 from so8t.agent.holdback import HoldBack
 from so8t.chat import ALLOW_PREFIX, Format, Thinking, final_cue, has_marker, neutralise
+from so8t.llama import Engine
 from so8t.scoring.prompts import Prompt, Prompter
 
 SHINGLE = 20  # characters; SPEC 3.22: no 20-character piece of the thinking may leave
@@ -45,7 +46,7 @@ class Spoken:
     cut: bool
 
 
-def speak(prompter: Prompter, prompt: Prompt, user: str, fmt: Format, *, reserved: set[int], limits: Limits, show: Show | None = None) -> Spoken:
+def speak(prompter: Prompter[Engine], prompt: Prompt, user: str, fmt: Format, *, reserved: set[int], limits: Limits, show: Show | None = None) -> Spoken:
     """Generate the final answer to an allowed request.
 
     Args:
@@ -100,7 +101,7 @@ class _Shown:
             self.show(piece)
 
 
-def _think(prompter: Prompter, begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
+def _think(prompter: Prompter[Engine], begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
     text = b""
     for count, token in enumerate(prompter.engine.stream(begun.ids, forbid=silent, cuts=begun.cuts), start=1):
         if prompter.engine.is_eog(token) or count > limit:
@@ -118,7 +119,7 @@ def _closed(thinking: Thinking, fmt: Format) -> str:
     return f"{text}{gap}{final_cue(fmt)}"
 
 
-def _text(prompter: Prompter, forced: Prompt, silent: set[int], limit: int, follow: Show | None) -> tuple[str, bool]:
+def _text(prompter: Prompter[Engine], forced: Prompt, silent: set[int], limit: int, follow: Show | None) -> tuple[str, bool]:
     """The generated answer, and whether the model ended it; `follow` hears every piece of it."""
     decoder, text = codecs.getincrementaldecoder("utf-8")("ignore"), ""
     for token in islice(prompter.engine.stream(forced.ids, forbid=silent, cuts=forced.cuts), limit):

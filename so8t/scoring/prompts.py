@@ -9,7 +9,7 @@ Covered: the prompt, its cut, the cue after it, the digest of all that. Not cove
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from so8t.chat import CUE, neutralise, prompt_of
 from so8t.errors import ArtifactError, DataError
@@ -63,10 +63,13 @@ class Vocabulary(Protocol):
         """Whether it is a control or user-defined token."""
 
 
-class Prompter:
+V = TypeVar("V", bound=Vocabulary)
+
+
+class Prompter(Generic[V]):
     """Renders and tokenises prompts for one opened file; `keys` are the file's own unless given."""
 
-    def __init__(self, engine: Vocabulary, system: str, keys: dict[str, Any] | None = None) -> None:
+    def __init__(self, engine: V, system: str, keys: dict[str, Any] | None = None) -> None:
         keys = read_keys(engine.path) if keys is None else keys
         self.engine, self.system = engine, system
         self.template = chat_template_of(keys, engine.path)

@@ -48,7 +48,7 @@ class Reading:
 class Reader(Protocol):
     """Anything that reads verdicts: a GGUF in process, a Hugging Face model (hf), a server (served)."""
 
-    prompter: Prompter
+    prompter: Prompter[Any]
 
     def read(self, text: str) -> Reading:
         """Read the verdict of one user's text."""

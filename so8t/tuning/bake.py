@@ -81,7 +81,7 @@ def read_recipe(folder: Path, scale: float) -> Recipe:
     config = adapter.read_config(folder)
     lora: dict[str, tuple[Tensor, Tensor]] = {}
     scaling, turned = 0.0, {}
-    settings = read_json(folder / "adapter_config.json") if (folder / adapter.PEFT).is_file() else {"peft_type": None}
+    settings: dict[str, Any] = read_json(folder / "adapter_config.json") if (folder / adapter.PEFT).is_file() else {"peft_type": None}
     if settings["peft_type"] == "OFT":
         turned = _oft_rotations(load_file(folder / adapter.PEFT))
     elif settings["peft_type"] == "LORA":

@@ -53,7 +53,7 @@ def _head_verdicts(objective: Objective, batch: Batch) -> Int[Tensor, " batch"]:
 def _verdict_facts(gold: ndarray, predicted: ndarray) -> dict[str, float]:
     found = rates(gold, predicted)
     kept = ("accuracy", "false_allow_rate", "allow_rate_on_allow")
-    return {"macro_f1": macro_f1(gold, predicted), **{name: found[name].value for name in kept if found[name].value is not None}}  # type: ignore[dict-item]
+    return {"macro_f1": macro_f1(gold, predicted), **{name: value for name in kept if (value := found[name].value) is not None}}
 
 
 @torch.no_grad()

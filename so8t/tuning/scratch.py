@@ -168,7 +168,7 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
         torch.manual_seed(params.seed)
         torch.set_num_threads(max(1, params.active.train.threads or torch.get_num_threads()))
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it, and filling costs 3 to 6 %
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it; filling costs 3 to 6 %
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
         examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)
