@@ -108,9 +108,9 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
     yield Need("verify", facts.files * (OVERHEAD_S + params.verify.prompts * facts.tokens_per_row * READ * 2 * n / speed), 4 * n + 1e9, 0)
     tail = facts.tokens_per_row * 0.4
     yield Need("score", facts.files * (OVERHEAD_S / 2 + scored * (tail + 12) * READ * n / speed), 2 * n + 5e8, 400 * scored * facts.files)
-    yield Need("calibrate, compare", OVERHEAD_S * (facts.files + 1), 5e8, 1e6)
+    yield Need("calibrate, evaluate, compare", OVERHEAD_S * (2 * facts.files + 1), 5e8, 1e6)
     made = params.evaluation.generate_rows * params.evaluation.generate_tokens + params.evaluation.long_rows * params.evaluation.long_tokens
-    yield Need("evaluate", facts.files * OVERHEAD_S + 4 * made * READ * n / speed, 2 * n + 5e8, 1e6)
+    yield Need("serve", facts.files * OVERHEAD_S + 4 * made * READ * n / speed, 2 * n + 5e8, 1e6)
     yield Need("release, report", OVERHEAD_S * 3, 5e8, BITS[params.release.type] / 8 * n)
 
 

@@ -15,7 +15,7 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.argument("cards", type=Folder)
 @click.argument("out", type=File)
 @click.option("--prepare", type=File, required=True, help="reports/metrics/prepare.json, for the baselines")
-@click.option("--answers", type=Folder, required=True, help="directory of the evaluate stage's answers, for retention")
+@click.option("--answers", type=Folder, required=True, help="directory of the serve stage's answers, for retention")
 @click.option("--plots", type=click.Path(path_type=Path), required=True, help="directory of CSV tables for `dvc plots`")
 def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plots: Path) -> None:
     """Compare the released type of A and B by their SCORES and CARDS; write OUT."""

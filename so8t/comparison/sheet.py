@@ -52,7 +52,7 @@ def make(a: Path, b: Path, *, seed: int, limit: int | None) -> tuple[list[dict[s
     """Rows of the blank sheet, and the key.
 
     Args:
-        a: answers of A, as the `evaluate` stage writes them.
+        a: answers of A, as the `serve` stage writes them.
         b: answers of B.
         seed: of the order of rows and sides.
         limit: most rows; all when null.
@@ -62,7 +62,7 @@ def make(a: Path, b: Path, *, seed: int, limit: int | None) -> tuple[list[dict[s
     """
     first, second = read_answers(a, "served"), read_answers(b, "served")
     if not first or set(first) != set(second) or any(first[i]["text"] != second[i]["text"] for i in first):
-        raise DataError("A and B have no answers to the same requests", where=str(b), fix="run `dvc repro evaluate`")
+        raise DataError("A and B have no answers to the same requests", where=str(b), fix="run `dvc repro serve`")
     differ = [name for name in sorted(first) if first[name]["final"] != second[name]["final"]]
     generator = random.Random(seed)
     generator.shuffle(differ)

@@ -1,7 +1,7 @@
-"""One file's evaluation from start to end: score files and decisions in, metrics file and tables out.
+"""One file's evaluation from start to end: score files, decisions and what running it gave in, metrics file and tables out.
 
-Covered: which splits, what the metrics file looks like, the look written down. Not covered: decisions and prompts,
-which arrive as functions because they belong to siblings; A against B (comparison).
+Covered: which splits, what the metrics file looks like, the look written down. Not covered: decisions, which arrive as a
+function because they belong to a sibling; running the file (serve); A against B (comparison).
 """
 
 from collections.abc import Callable
@@ -13,21 +13,18 @@ import numpy as np
 from numpy import ndarray
 
 from so8t.errors import ArtifactError
-from so8t.evaluation import served, tables, verdicts
-from so8t.evaluation.served import Prompter, Served
+from so8t.evaluation import tables, verdicts
+from so8t.evaluation.served import Served
 from so8t.evaluation.verdicts import Bootstrap, Judged
-from so8t.files import write_json, write_jsonl
+from so8t.files import write_json
 from so8t.identity import semantic_digest
-from so8t.llama import Engine
 from so8t.metrics import Scores, read_meta, read_scores
 from so8t.params import Params, Readout
-from so8t.progress import Progress
 from so8t.records.looks import look
 
 SCHEMA = "so8t.evaluate/1"
 SPLITS = ("test_iid", "test_cells", "test_phrases")
 HEADLINE = SPLITS[0]  # what the certificate speaks about: rows exchangeable with the calibration rows
-NOT_RUN = Served({name: {"status": "not_run"} for name in ("generation", "stability", "retention", "speed")}, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +33,11 @@ class Job:
 
     file: Path
     scores: Path
-    prepared: Path
     readout: Readout
     meta: dict[str, Any]
 
     @classmethod
-    def open(cls, file: Path, scores: Path, prepared: Path, readout: Readout) -> "Job":
+    def open(cls, file: Path, scores: Path, readout: Readout) -> "Job":
         """Check that the scores are of this very file.
 
         Raises:
@@ -50,7 +46,7 @@ class Job:
         meta = read_meta(scores)
         if semantic_digest(file) != meta["semantic_digest"]:
             raise ArtifactError("the scores are of another file", where=str(scores), fix="run `dvc repro score`")
-        return cls(file, scores, prepared, readout, meta)
+        return cls(file, scores, readout, meta)
 
     @property
     def model(self) -> str:
@@ -79,15 +75,6 @@ def judge(job: Job, decide: Callable[[Scores], tuple[ndarray, ndarray]]) -> dict
     return judged
 
 
-def run(job: Job, make_prompter: Callable[[Engine, str], Prompter], params: Params, progress: Progress) -> Served:
-    """Run the file itself: answers, long texts, speed, retention."""
-    tokens = params.active.base.tokens.model_dump().values()
-    setup = served.Setup(params.evaluation, params.data.system, tuple(tokens), params.scoring.threads,
-                         params.scoring.n_ctx, params.seed)
-    rows = served.Rows.read(job.prepared / f"{HEADLINE}.jsonl", job.prepared / "valid.jsonl")
-    return served.measure(job.file, make_prompter, rows=rows, setup=setup, progress=progress)
-
-
 def _readouts(job: Job) -> dict[str, Any]:
     found = {}
     for split in SPLITS:
@@ -106,8 +93,8 @@ def _rounded(value: Any) -> Any:
 
 
 def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *, threshold: float, out: Path,
-          plots: Path, answers: Path) -> str:
-    """Write the metrics file, the tables and the answers (no row where the file was not run); return the summary line."""
+          plots: Path) -> str:
+    """Write the metrics file and the tables; return the summary line."""
     boot = Bootstrap(params.evaluation.bootstrap, params.seed)
     splits = {name: verdicts.split_metrics(one, boot) for name, one in judged.items()}
     write_json(out, _rounded({
@@ -116,7 +103,6 @@ def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *,
         "sampled": bool(job.meta.get("sampled", False)), "file_bytes": job.file.stat().st_size,
         "splits": splits, "readouts": _readouts(job), **found.sections,
     }))
-    write_jsonl(answers, found.answers)
     tables.write(plots, tables.make(judged, headline=HEADLINE, threshold=threshold, delta=params.calibration.delta,
                                     latencies=found.latencies))
     return summary(splits[HEADLINE])

@@ -169,6 +169,7 @@ STAGES: dict[str, list[tuple[str, Check]]] = {
     "verify": [("GGUF files", gguf_files)],
     "score": [("GGUF files", gguf_files)],
     "calibrate": [("GGUF files", gguf_files)],
+    "serve": [("GGUF files", gguf_files)],
     "evaluate": [("GGUF files", gguf_files), ("card", released_card)],
     "compare": [("card", released_card)],
     "release": [("GGUF files", gguf_files), ("card", released_card)],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-STAGE_NAMES = ("synthesize", "prepare", "base", "train", "bake", "convert", "imatrix", "quantize", "verify", "score", "calibrate", "evaluate", "compare",
-               "release", "report", "ask", "register")
+STAGE_NAMES = ("synthesize", "prepare", "base", "train", "bake", "convert", "imatrix", "quantize", "verify", "score", "calibrate", "serve", "evaluate",
+               "compare", "release", "report", "ask", "register")
 
 
 @click.command()

@@ -18,7 +18,7 @@ from so8t.comparison.arm import Side
 from so8t.comparison.retention import retention
 from so8t.comparison.run import compare, rules_of
 from so8t.evaluation import evaluate as ev
-from so8t.evaluation.served import Served
+from so8t.evaluation.served import NOT_RUN, Served
 from so8t.evaluation.speed import distribution
 from so8t.files import read_json, write_json, write_jsonl
 from so8t.metrics import read_meta
@@ -100,11 +100,11 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     card = calibrate(folder, card_path, readout=getattr(params.scoring.readout, model), limits=params.calibration, seed=params.seed)
     gguf.parent.mkdir(parents=True, exist_ok=True)
     gguf.write_bytes(b"0" * {"F16": 9000, "Q8_0": 5000, "Q5_K_M": 3600, "Q4_K_M": 3000}[kind])
-    job = ev.Job(gguf, folder, root / "data/prepared", card.readout, read_meta(folder))
-    found = ran(model, seed) if kind in RUN else ev.NOT_RUN
+    job = ev.Job(gguf, folder, card.readout, read_meta(folder))
+    found = ran(model, seed) if kind in RUN else NOT_RUN
     ev.write(job, ev.judge(job, partial(cards.judge, card)), found, params, threshold=card.thresholds.escalate,
-             out=root / f"reports/metrics/evaluate-{folder.name}.json", plots=root / f"reports/plots/{folder.name}",
-             answers=root / f"data/answers/{folder.name}.jsonl")
+             out=root / f"reports/metrics/evaluate-{folder.name}.json", plots=root / f"reports/plots/{folder.name}")
+    write_jsonl(root / f"data/answers/{folder.name}.jsonl", found.answers)
     drift = {"prompts": 32, "positions": 900, "top1": 0.98, "max_abs_error": 0.4, "kl_mean": 0.002, "verdict_flips": 1}
     exact = {"prompts": 32, "positions": 900, "top1": 0.999, "max_abs_error": 0.01, "kl_mean": 1e-6, "verdict_probability_max_error": 0.002}
     write_json(root / f"reports/metrics/verify-{folder.name}.json", {

@@ -53,14 +53,17 @@ def place(tmp_path_factory):
     return root
 
 
-def evaluate(place, *more, file="b-Q4_K_M.gguf"):
-    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", "card.json", "--prepared", "prepared", "--out",
-                 "out.json", "--plots", "plots", "--answers", "answers.jsonl", *more)
+def serve(place, *more):
+    return stage(place, "serve", "b-Q4_K_M.gguf", "served.json", "--prepared", "prepared", "--answers", "answers.jsonl", *more)
+
+
+def evaluate(place, file="b-Q4_K_M.gguf", card="card.json"):
+    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", card, "--served", "served.json", "--out", "out.json", "--plots", "plots")
 
 
 def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
-    done = evaluate(place)
-    assert done.returncode == 0, done.stderr
+    for done in (serve(place), evaluate(place)):
+        assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
     assert (found["model"], found["type"], found["readout"]) == ("b", "Q4_K_M", "prefill")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"run"}
@@ -70,13 +73,14 @@ def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
 
 
 def test_each_test_split_is_written_down_as_a_look(place):
-    assert evaluate(place, "--no-generate").returncode == 0
+    assert evaluate(place).returncode == 0
     looks = [json.loads(line) for line in (place / "database" / "looks.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {"test_iid", "test_cells", "test_phrases"}
 
 
 def test_a_file_that_is_not_run_says_so(place):
-    assert evaluate(place, "--no-generate").returncode == 0
+    assert serve(place, "--no-generate").returncode == 0
+    assert evaluate(place).returncode == 0
     found = read_json(place / "out.json")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}
     assert (place / "answers.jsonl").read_bytes() == b""
@@ -93,9 +97,16 @@ def test_an_edited_card_is_refused(place):
     card = read_json(place / "card.json")
     card["thresholds"]["escalate"] = 0.9
     (place / "edited.json").write_text(json.dumps(card), encoding="utf-8")
-    done = stage(place, "evaluate", "b-Q4_K_M.gguf", "--scores", "b-Q4_K_M", "--card", "edited.json", "--prepared", "prepared",
-                 "--out", "out.json", "--plots", "plots", "--answers", "answers.jsonl")
+    assert evaluate(place, card="edited.json").returncode == 5
+
+
+def test_what_was_measured_of_another_file_is_refused(place):
+    held = read_json(place / "served.json")
+    (place / "served.json").write_text(json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8")
+    done = evaluate(place)
+    (place / "served.json").write_text(json.dumps(held), encoding="utf-8")
     assert done.returncode == 5
+    assert "measured of another file" in done.stderr
 
 
 def test_help_is_quick_enough_to_be_asked_for(place):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from so8t.chat import ALLOW_PREFIX, parse
-from so8t.evaluation import generation, retention, served, speed
+from so8t.evaluation import generation, retention, serve, speed
 from so8t.llama import Engine
 from so8t.params import Evaluation
 from so8t.progress import Progress
@@ -32,7 +32,7 @@ def engine(path):
 def setup_of(**changed):
     counts = {"bootstrap": 200, "generate_rows": 3, "generate_tokens": 8, "long_rows": 1, "long_tokens": 40,
               "speed_rows": 3, "retention_rows": 4, **changed}
-    return served.Setup(Evaluation(**counts), "system", RESERVED, 1, 512, 7)
+    return serve.Setup(Evaluation(**counts), "system", RESERVED, 1, 512, 7)
 
 
 def split(path, count, verdict="ALLOW"):
@@ -70,9 +70,9 @@ def test_the_answer_is_generated_after_the_fed_label(engine):
 
 
 def test_rows_are_spread_over_the_whole_file():
-    assert served.spread(range(10), 3) == [0, 3, 6]
-    assert served.spread([1, 2], 5) == [1, 2]
-    assert served.spread([1, 2], 0) == []
+    assert serve.spread(range(10), 3) == [0, 3, 6]
+    assert serve.spread([1, 2], 5) == [1, 2]
+    assert serve.spread([1, 2], 0) == []
 
 
 def test_timed_prompts_leave_one_number_each_behind(engine):
@@ -88,7 +88,7 @@ def test_the_timed_cue_is_what_the_reader_evaluates(engine, monkeypatch):
 
     reader = GgufReader(engine, "system")
     prompt = reader.prompter.prompt("request")
-    fed = {tuple(ids[:-1]) for ids, _, _ in served._cues(reader.prompter, prompt)}
+    fed = {tuple(ids[:-1]) for ids, _, _ in serve._cues(reader.prompter, prompt)}
     asked, original = [], engine.logits_from
     monkeypatch.setattr(engine, "logits_from", lambda ids, start, cuts=(): (asked.append(tuple(ids)), original(ids, start, cuts=cuts))[1])
     reader.read_prompt(prompt)
@@ -97,10 +97,10 @@ def test_the_timed_cue_is_what_the_reader_evaluates(engine, monkeypatch):
 
 
 def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path):
-    rows = served.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
+    rows = serve.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
     progress = Progress("t")
     first, second = (
-        served.measure(path, Prompter, rows=rows, setup=setup_of(), progress=progress).sections for _ in range(2))
+        serve.measure(path, Prompter, rows=rows, setup=setup_of(), progress=progress).sections for _ in range(2))
     assert first["generation"]["n"] == 3
     assert first["stability"]["tokens"] == 40
     assert first["retention"]["n"] == 4
@@ -116,8 +116,8 @@ def test_what_is_written_of_answers_is_final_text_and_numbers_and_never_thinking
     secret = "極秘の思考"
     turn = f"{ALLOW_PREFIX}# 思考ステップ\n{secret}\n# 最終回答\n公開の答え"
     monkeypatch.setattr(generation, "answer", lambda *_, **given: generation.Answer([1], turn, parse(turn), given["reference"]))
-    rows = served.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
-    said = served.measure(path, Prompter, rows=rows, setup=setup_of(), progress=Progress("t")).answers
+    rows = serve.Rows.read(split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None))
+    said = serve.measure(path, Prompter, rows=rows, setup=setup_of(), progress=Progress("t")).answers
     assert [one["final"] for one in said if one["kind"] == "served"] == ["公開の答え"] * 3
     assert {one["kind"] for one in said} == {"served", "likelihood", "plain"}
     assert secret not in json.dumps(said, ensure_ascii=False)

@@ -26,11 +26,12 @@ from so8t.operations.store import CACHE, Out, entries, lock_here, object_path
 from so8t.params import read_yaml
 
 STAGES = ("synthesize", "prepare", "base", "train", "train_report", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0",
-          "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "evaluate@b-Q4_K_M", "compare", "release", "report")
+          "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "serve@b-Q4_K_M", "evaluate@b-Q4_K_M",
+          "compare", "release", "report")
 LIMIT_S = 600
 PAGE = 4096
 CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
-TIMED = ("speed",)  # keys of a metrics file that hold times, not results
+TIMED = ("speed", "latencies")  # keys of a metrics file that hold times, not results
 HOOK = Path(__file__).with_name("power")  # a sitecustomize of its own: what the disk holds at a random fsync
 
 
@@ -255,15 +256,14 @@ FAULTS: dict[str, Callable[[Scene], str]] = {f.__name__: f for f in (kill_all, s
 
 def digests(root: Path, stage: str) -> dict[str, str]:
     """Digests of a stage's outputs; of a file that also holds times, of all but these."""
-    return {out.path: _without_times(root / out.path) if stage.startswith("evaluate") else out.md5 for out in lock_here(root) if out.stage == stage}
+    return {out.path: _without_times(root / out.path) if stage.startswith("serve") else out.md5 for out in lock_here(root) if out.stage == stage}
 
 
 def _without_times(path: Path) -> str:
-    if path.is_dir():
-        return ",".join(f"{p.name}:{_without_times(p)}" for p in sorted(path.iterdir()) if p.stem != "latency")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        text = json.dumps({k: v for k, v in json.loads(text).items() if k not in TIMED}, sort_keys=True)
+        held = json.loads(text)
+        text = json.dumps([{k: v for k, v in part.items() if k not in TIMED} for part in (held, held.pop("sections"))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
