@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy import ndarray
 
 from so8t.errors import ArtifactError
 from so8t.evaluation import tables, verdicts
-from so8t.evaluation.served import Served
+from so8t.evaluation.served import Served, rounded
 from so8t.evaluation.verdicts import Bootstrap, Judged
 from so8t.files import write_json
 from so8t.identity import semantic_digest
@@ -83,21 +82,12 @@ def _readouts(job: Job) -> dict[str, Any]:
     return found
 
 
-def _rounded(value: Any) -> Any:
-    """Floats with nine digits after the point: more than any of them carries, few enough to read."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return round(float(value), 9) if isinstance(value, float | np.floating) else value
-
-
 def write(job: Job, judged: dict[str, Judged], found: Served, params: Params, *, threshold: float, out: Path,
           plots: Path) -> str:
     """Write the metrics file and the tables; return the summary line."""
     boot = Bootstrap(params.evaluation.bootstrap, params.seed)
     splits = {name: verdicts.split_metrics(one, boot) for name, one in judged.items()}
-    write_json(out, _rounded({
+    write_json(out, rounded({
         "schema": SCHEMA, "model": job.model, "type": job.type, "file": job.meta["file"],
         "semantic_digest": job.meta["semantic_digest"], "readout": job.readout,
         "sampled": bool(job.meta.get("sampled", False)), "file_bytes": job.file.stat().st_size,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from so8t.errors import ArtifactError
 from so8t.files import read_json, write_json
 
@@ -30,7 +32,16 @@ NOT_RUN = Served({name: {"status": "not_run"} for name in ("generation", "stabil
 
 def save(found: Served, semantic_digest: str, out: Path) -> None:
     """Write what was found of the file with this digest."""
-    write_json(out, {"schema": SCHEMA, "semantic_digest": semantic_digest, **asdict(found)})
+    write_json(out, {"schema": SCHEMA, "semantic_digest": semantic_digest, **rounded(asdict(found))})
+
+
+def rounded(value: Any) -> Any:
+    """Floats with nine digits after the point: more than any of them carries, few enough to read."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return round(float(value), 9) if isinstance(value, float | np.floating) else value
 
 
 def load(path: Path, semantic_digest: str) -> Served:
