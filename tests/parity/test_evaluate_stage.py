@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from so8t.evaluation import served
 from so8t.files import read_json
 from tests.fakes.tiny_gguf import write_tiny
 
@@ -114,3 +116,8 @@ def test_help_is_quick_enough_to_be_asked_for(place):
     assert done.returncode == 0
     assert "numpy" not in subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "stages/evaluate.py"), "--help"], cwd=place,
                                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stderr
+
+
+def test_numbers_of_any_width_survive_the_hand_over(tmp_path):
+    served.save(served.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]), "d" * 64, tmp_path / "served.json")
+    assert served.load(tmp_path / "served.json", "d" * 64) == served.Served({"speed": {"ci95": [0.5, 0.333333333]}}, [0.25])
