@@ -171,12 +171,12 @@ def _require_space(out: Path, n_bytes: int) -> None:
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out`; on success its files move to `out`'s directory, each atomically."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out)
     folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(out)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         yield folder
         for file in sorted(folder.iterdir()):
             fsync_path(file)

@@ -36,7 +36,7 @@ def score(model: Path, out: Path, prepared: Path, ollama: tuple[str, str] | None
         raise click.UsageError("give one of --ollama and --llama-server")
     values = params.load()
     limits = values.scoring
-    job = Job(model, prepared, out, values.data.system, limits.n_ctx, limits.threads, max_samples)
+    job = Job(model, prepared, out, values.data.system, limits.n_ctx, limits.threads, max_samples, limits.readers)
     done = _score(job, values, Progress("score@command"), ollama, llama_server)
     click.echo(f"score: {done.rows} prompts{', sampled' if max_samples else ''}, {done.fresh} now, {done.per_second:.1f} prompts/s; "
                f"rows with a label that was not seen: {done.unseen}; {out}")

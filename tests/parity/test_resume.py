@@ -194,8 +194,8 @@ def test_a_loss_that_is_lost_stops_the_run_and_keeps_the_last_checkpoint(place, 
     def poison():
         plain = step._backward
 
-        def backward(t, micro, counts, settings, weight):
-            sums = plain(t, micro, counts, settings, weight)
+        def backward(t, *rest):
+            sums = plain(t, *rest)
             if len(t.rows) == 10:
                 sums["loss"] = float("nan") if what == "nan" else sums["loss"] * 100
             return sums

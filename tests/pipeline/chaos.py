@@ -303,7 +303,8 @@ def choose(count: int, chance: random.Random) -> Iterator[tuple[str, str]]:
     chance.shuffle(stages)
     chance.shuffle(faults)
     for number in range(count):
-        yield stages[number % len(stages)], faults[(number + number // len(stages)) % len(faults)]
+        round_of, at = divmod(number, len(stages))
+        yield stages[at], faults[(at + round_of) % len(faults)]
 
 
 @contextmanager
