@@ -29,24 +29,29 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def alive(pid: int) -> bool:
-    """Whether a process may still run; on Windows, where asking by signal would end it, always yes."""
-    if os.name == "nt":
-        return True
+def alive(pid: int, by: float | None = None) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not.
+
+    Args:
+        pid: its number, which the system may since have given to another one.
+        by: seconds since the epoch; a process that began after it is another one.
+    """
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and (by is None or process.create_time() <= by)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def _clear_left(path: Path) -> None:
     """Remove what killed runs left of this very output; a running one's is not touched."""
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         pid = left.name.split(".")[-2]
-        if pid.isdigit() and not alive(int(pid)):
+        if pid.isdigit() and not alive(int(pid), by=left.stat().st_mtime):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 

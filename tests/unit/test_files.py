@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from so8t import files
 from so8t.errors import ArtifactError, DataError, ResourceError
 from so8t.files import atomic_dir, atomic_file, read_json, read_jsonl, sha256_tree, write_json, write_jsonl, write_text
 
@@ -92,3 +95,17 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_a_running_ones_is_not
     with atomic_dir(tmp_path / "folder") as folder:
         (folder / "file").touch()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.json", "folder", running.name, others.name])
+
+
+def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not files.alive(child.pid)
+    child.wait()
+
+
+def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
+    mine = psutil.Process()
+    assert files.alive(mine.pid, by=mine.create_time() + 1)
+    assert not files.alive(mine.pid, by=mine.create_time() - 1)
