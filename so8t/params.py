@@ -209,7 +209,6 @@ class Release(Section):
 
     model: Literal["a", "b"]
     type: FileType
-    names: Names
     num_ctx: int = Field(ge=256, le=4096)
     temperature: Positive = Field(description="sampling temperature of prose; not the verdict temperature")
     top_p: Probability
@@ -328,6 +327,7 @@ class Train(Section):
 class Profile(Section):
     """What differs between machines."""
 
+    names: Names
     base: Base
     scratch: Scratch | None
     train: Train

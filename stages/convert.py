@@ -20,7 +20,7 @@ def main(model_dir: Path, out: Path, model: str, bake: Path | None) -> None:
 
         source = weights_dir(run.params.active.base, model_dir) if model == "a" else model_dir
         keys = true_keys(source, run.params, base=model_dir, bake=bake)
-        run.summary = convert_recorded(source, out, keys=keys, name=getattr(run.params.release.names, model),
+        run.summary = convert_recorded(source, out, keys=keys, name=getattr(run.params.active.names, model),
                                        context_profile=run.params.active.base.context_profile, progress=run.progress)
 
 

@@ -47,7 +47,7 @@ def entry_of(params: Params, model: ModelName, models: Path, *, allow_uncertifie
     if not certified and not allow_uncertified:
         raise GateError(f"{found.file.name} is not certified ({', '.join(card.reasons)})", where=str(found.card),
                         fix="add labelled data and calibrate again, or pass --allow-uncertified, which marks the name")
-    name = getattr(params.release.names, model) + ("" if certified else UNCERTIFIED)
+    name = getattr(params.active.names, model) + ("" if certified else UNCERTIFIED)
     return Entry(name, found.file, params.data.system, params.data.format, parameters_of(params),
                  params.release.answer_tokens, expose_thinking)
 

@@ -81,7 +81,7 @@ def _entry(file: Path, params: Params) -> Entry:
     limits = params.release
     parameters: modelfile.Parameters = {"temperature": limits.temperature, "top_p": limits.top_p, "top_k": limits.top_k,
                                         "num_ctx": limits.num_ctx, "num_predict": limits.answer_tokens}
-    return Entry(getattr(limits.names, limits.model), file, params.data.system, params.data.format, parameters,
+    return Entry(getattr(params.active.names, limits.model), file, params.data.system, params.data.format, parameters,
                  limits.answer_tokens, expose_thinking=False)
 
 

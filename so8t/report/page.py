@@ -60,7 +60,8 @@ class Page:
 
     def name(self) -> Number:
         """Registered name of the released model."""
-        return self.sources.show(PARAMS, f"/release/names/{self.model}", "text")
+        profile = self.sources.value(PARAMS, "/profile")
+        return self.sources.show(PARAMS, f"/profiles/{profile}/names/{self.model}", "text")
 
     def kind(self) -> Number:
         """Released type."""

@@ -66,7 +66,7 @@ def call(models: Path, address: str, *arguments: str) -> Any:
 def test_both_models_register_and_the_uncertified_one_is_marked(models: Path, tmp_path: Path, params: Params) -> None:
     with running(tmp_path / "server", good) as fake:
         result = call(models, fake.address, "a", "b", "--allow-uncertified")
-    names = [f"{params.release.names.a}-uncertified:latest", f"{params.release.names.b}:latest"]
+    names = [f"{params.active.names.a}-uncertified:latest", f"{params.active.names.b}:latest"]
     assert result.exit_code == 0, result.output
     assert list(fake.models) == names
     assert result.output.count("same semantic digest") == result.output.count("equals the chat template") == 2

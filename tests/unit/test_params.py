@@ -78,3 +78,10 @@ def test_no_value_has_a_default_in_code() -> None:
                 if isinstance(inner, type) and hasattr(inner, "model_fields") and inner not in seen:
                     seen.add(inner)
                     todo.append(inner)
+
+
+def test_real_profiles_register_under_the_founding_names() -> None:
+    held = load(ROOT / "params.yaml")
+    found = {name: (profile.names.a, profile.names.b) for name, profile in held.profiles.items()}
+    assert found.pop("demo") == ("so8t-base", "so8t-retrained")
+    assert set(found.values()) == {("borea-phi35-so8t-base", "borea-phi35-so8t-retrained")}
