@@ -65,8 +65,8 @@ def make_adapter(base: Path, folder: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from so8t.template import Template
     from so8t.tuning import adapter, gate
-    from so8t.tuning.batches import Template
     from so8t.tuning.heads import Heads
     from so8t.tuning.streamed import skeleton
 
@@ -91,8 +91,9 @@ def make_adapter(base: Path, folder: Path) -> None:
 def bake(base: Path, adapter_folder: Path, out: Path) -> None:
     """Bake with the full proof: parity before the cast, what the cast costs, and the drift of NF4."""
     from so8t.progress import Progress
+    from so8t.template import Template
     from so8t.tuning.bake import bake as run
-    from so8t.tuning.batches import Example, Template
+    from so8t.tuning.batches import Example
 
     template = Template.of(base)
     texts = ["防衛システムの公開資料の要約を作ってください。" * 4, "Which parts of this report are public? " * 6, "手順書の確認をお願いします。" * 8]

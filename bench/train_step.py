@@ -101,9 +101,9 @@ def variant(name: str, args: argparse.Namespace) -> Variant:
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=BETAS, fused=CUDA) if trained else None
     ids = torch.randint(10, VOCAB, (args.tokens,), generator=torch.Generator().manual_seed(1)).tolist()
-    batch = collate([[Example(tuple(ids), args.tokens // 3, 0, 0)]], 0).to(DEVICE)
-    counts = {"lm": float(args.tokens), "safety": 1.0, "authority": 1.0, "pet": float(args.tokens * args.layers)}
-    weights, bank = Loss(cmd_weight=0.9, safety_weight=0.1), Bank(gates, heads)
+    batch = collate([[Example(tuple(ids), args.tokens // 3, 0, 0, (args.tokens // 3 + 5, args.tokens // 3 + 8))]], 0).to(DEVICE)
+    counts = {"lm": float(args.tokens), "safety": 1.0, "authority": 1.0, "label": 3.0, "pet": float(args.tokens * args.layers)}
+    weights, bank = Loss(cmd_weight=0.9, safety_weight=0.1, label_weight=0.1), Bank(gates, heads)
 
     def loss() -> torch.Tensor:
         return weigh(objective(batch), counts, weights, 0.05 if "+pet" in name else 0.0)

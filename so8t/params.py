@@ -99,6 +99,7 @@ class Loss(Section):
 
     cmd_weight: float = Field(ge=0.0, description="language model, completion tokens only")
     safety_weight: float = Field(ge=0.0, description="verdict and authority cross-entropy at the end of the prompt")
+    label_weight: float = Field(ge=0.0, description="once more the language loss of the tokens that spell the verdict after the cue")
 
 
 class Quant(Section):

@@ -15,8 +15,9 @@ from so8t.stage import stage
 @click.argument("out", type=click.Path(path_type=Path))
 def main(base: Path, adapter: Path, texts: Path, out: Path) -> None:
     with stage("bake") as run:
+        from so8t.template import Template
         from so8t.tuning.bake import bake
-        from so8t.tuning.batches import Template, example_of
+        from so8t.tuning.batches import example_of
         from so8t.tuning.load import base_dir
 
         folder = base_dir(run.params.active.base, base)

@@ -17,14 +17,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--split", "splits", multiple=True, default=("valid",), show_default=True, help="A prepared split; repeatable.")
 def main(base: Path, adapter: Path, prepared: Path, out: Path, splits: tuple[str, ...]) -> None:
     with stage("probe") as run:
-        import torch
-
         from so8t.files import write_json
-        from so8t.tuning.load import base_dir
+        from so8t.tuning.load import base_dir, settle
         from so8t.tuning.probe import probe
 
-        torch.set_num_threads(run.params.active.train.threads or torch.get_num_threads())
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        settle(run.params.active.train.threads)
         found = probe(base_dir(run.params.active.base, base), adapter, prepared, list(splits), run.params.data.system, run.progress)
         write_json(out, found)
         first = found["splits"][splits[0]]

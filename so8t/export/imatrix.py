@@ -12,15 +12,15 @@ from typing import Any
 
 import gguf
 import numpy as np
-from gguf import GGUFWriter, SpecialVocab
+from gguf import GGUFWriter
 from numpy.typing import NDArray
 
 from so8t import identity
-from so8t.chat import prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.export.arch import read_model
 from so8t.export.source import read_config
 from so8t.files import atomic_file, read_jsonl
+from so8t.template import Template
 
 Sums = dict[str, tuple[NDArray[np.float64], int]]
 
@@ -79,19 +79,13 @@ def _shared(rows: list[list[int]]) -> int:
 
 
 def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Iterator[list[int]]:
-    """Token ids of `rows` prepared conversations, rendered with the model's own chat template.
+    """Token ids of `rows` prepared conversations, rendered as training renders them.
 
     Those with the smallest SHA-256 of their id: a sample of the whole file that does not change when rows are put before others.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-    template = SpecialVocab(model_dir).chat_template
-    if not isinstance(template, str):
-        raise DataError("the model has no chat template", where=str(model_dir), fix="copy the base model's tokenizer files")
+    template = Template.of(model_dir)
     for row in nsmallest(rows, (row for _, row in read_jsonl(texts)), key=lambda row: hashlib.sha256(str(row["id"]).encode()).digest()):
-        text = prompt_of(template, system, row["text"]) + row["response"]
-        yield tokenizer.encode(text, add_special_tokens=False).ids
+        yield template.ids(template.conversation(system, row["text"], row["response"]))
 
 
 def _accumulate(entry: list[Any], begins: dict[str, int]) -> Any:

@@ -38,7 +38,6 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "oft": ("PEFT OFT, block 8", LORA | {"train.adapter": "oft"}),
     "plain": ("+ plain heads", LORA | {"heads.enabled": "true", "heads.mode": "plain"}),
 }
-DEFAULT = ("lora", "gate", "pet", "triality", "all", "oft")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ def convert_pt(checkpoint: Path, out: Path, ftype: str, vocab_dir: Path, drop: t
     """
     from so8t.export.convert import Recipe, convert
     from so8t.records.ledger import conversion
+    from so8t.template import Template
     from so8t.tuning import distilled
-    from so8t.tuning.batches import Template
     from so8t.tuning.heads import role_token_ids
 
     found = distilled.read(checkpoint)

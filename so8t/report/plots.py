@@ -241,7 +241,7 @@ def training(page: Page) -> Figure | None:
         if one.get_legend_handles_labels()[1]:
             one.legend(frameon=False, fontsize=8)
 
-    draw(axes[0][0], ("loss", "lm", "safety", "authority"), "training losses")
+    draw(axes[0][0], ("loss", "lm", "safety", "authority", "label"), "training losses")
     draw(axes[0][1], ("valid_loss", "valid_verdict"), "validation", "o")
     draw(axes[1][0], ("pet", "lambda"), "PET penalty and its weight")
     draw(axes[1][1], ("max_angle", "mean_angle"), "rotation angles, rad")

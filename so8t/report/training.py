@@ -16,7 +16,7 @@ from typing import Any
 from so8t.errors import DataError
 
 SCHEMA = "so8t.train/1"
-LOSSES = ("loss", "lm", "safety", "authority", "pet", "pet_raw")
+LOSSES = ("loss", "lm", "safety", "authority", "label", "pet", "pet_raw")
 NORMS = ("grad_norm_lora", "grad_norm_gate", "grad_norm_head")
 POINTS = 400  # rows kept for plots; validated rows are always kept
 Row = dict[str, float | None]

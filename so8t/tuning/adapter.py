@@ -16,11 +16,11 @@ from so8t.rotation import BLOCK
 from so8t.tuning import gate as gate_module
 from so8t.tuning.gate import Gate
 from so8t.tuning.heads import Heads
+from so8t.tuning.load import OWN
 from so8t.tuning.streamed import Source
 
 SCHEMA = "so8t.adapter/1"
 CONFIG, GATES, HEADS, PEFT = "so8t_config.json", "so8t_gates.safetensors", "so8t_heads.safetensors", "adapter_model.safetensors"
-OWN = (".lora_", ".oft_")  # PEFT's trained parts, by name
 WEIGHTS = "so8t_weights.safetensors"  # the base's own weights, only after full fine-tuning
 CARD = """---
 library_name: peft
@@ -166,6 +166,6 @@ def describe(params: Params, heads: Heads | None, base_digest: str, data_digest:
     shape = {"width": heads.prototypes.shape[1], "token_ids": heads.token_ids, "mode": heads.mode} if heads else None
     train = params.active.train
     return {"heads": shape, "base_sha256": base_digest, "data_sha256": data_digest, "pet_lambda": params.pet.weight,
-            "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight,
+            "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight, "label_weight": params.loss.label_weight,
             "quantization": train.quantization, "compute_dtype": train.compute_dtype, "adapter": train.adapter,
             "seed": params.train_seed, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}

@@ -1,10 +1,9 @@
-"""Prepared rows to token batches: the tokenizer's own chat template, completion-only labels, two ways to batch.
+"""Prepared rows to token batches: completion-only labels, the tokens that spell the verdict, two ways to batch.
 
 Prompt and completion are tokenised together; the prompt's ids must be a prefix of the whole, or training and serving
 would disagree. Packing restarts position ids and passes no attention mask (any other combination mixes samples).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from so8t.chat import neutralise, prompt_of, render
+from so8t.chat import CUE
 from so8t.errors import DataError
-from so8t.files import read_json, read_jsonl
+from so8t.files import read_jsonl
+from so8t.template import Template
 from so8t.verdict import AUTHORITIES, VERDICTS
 
 IGNORE = -100
@@ -23,54 +23,29 @@ MEGABATCH = 16  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """A tokenizer and its chat template, read from a model's directory without transformers."""
-
-    tokenizer: Any
-    chat: str
-    bos: str
-    eos: str
-
-    @classmethod
-    def of(cls, folder: Path) -> "Template":
-        """Read `tokenizer.json`, `tokenizer_config.json` and, where it stands apart, `chat_template.jinja`."""
-        from tokenizers import Tokenizer
-
-        config = read_json(folder / "tokenizer_config.json", fix="the base model's folder must hold its tokenizer files")
-        apart = folder / "chat_template.jinja"
-        chat = apart.read_text(encoding="utf-8") if apart.is_file() else config.get("chat_template")
-        if not isinstance(chat, str):
-            raise DataError("the tokenizer has no chat template", where=str(folder), fix="use an instruct model")
-        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), chat, _text(config.get("bos_token")), _text(config.get("eos_token")))
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids, nothing added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def _text(token: Any) -> str:
-    return str(token["content"]) if isinstance(token, dict) else str(token or "")
-
-
-@dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation: token ids, how many of them are prompt, and the class indices (-1 = unknown)."""
+    """One conversation: token ids, how many of them are prompt, the class indices (-1 = unknown), and where the label stands."""
 
     ids: tuple[int, ...]
     prompt: int
     verdict: int
     authority: int
+    label: tuple[int, int] = (0, 0)  # first token that spells the verdict after `# 判定`, and the one behind the last
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids with labels, the sample of each position (-1 = padding) and where prompts end."""
+    """Token ids with targets, the sample of each position (-1 = padding), where prompts end and where verdicts are spelt.
+
+    A row of `spelt` is the batch row, the position of a token and the number of its prompt.
+    """
 
     ids: Int[Tensor, "batch time"]
     labels: Int[Tensor, "batch time"]
     samples: Int[Tensor, "batch time"]
     positions: Int[Tensor, "batch time"]
     ends: Int[Tensor, "prompts 2"]
+    spelt: Int[Tensor, "spelt 3"]
     verdicts: Int[Tensor, " prompts"]
     authorities: Int[Tensor, " prompts"]
 
@@ -90,18 +65,27 @@ def example_of(row: dict[str, Any], template: Template, system: str) -> Example:
     Raises:
         DataError: the prompt's tokens are not a prefix of the conversation's.
     """
-    text = row["text"].strip()  # Hugging Face and llama.cpp disagree on wide spaces after a special token
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(text)}]
-    whole = render(template.chat, [*messages, {"role": "assistant", "content": row["response"]}],
-                   add_generation_prompt=False, bos=template.bos, eos=template.eos)
-    prompt = template.ids(prompt_of(template.chat, system, text, bos=template.bos, eos=template.eos))
-    ids = template.ids(whole)
-    if ids[: len(prompt)] != prompt:
+    whole = template.conversation(system, row["text"], row["response"])
+    encoding = template.tokenizer.encode(whole, add_special_tokens=False)
+    asked = template.prompt(system, row["text"])
+    prompt = template.ids(asked)
+    if encoding.ids[: len(prompt)] != prompt:
         raise DataError("the prompt's tokens change when the answer follows", where=row["id"],
                         fix="report this row's tokenizer; the chat template must end the prompt with a whole token")
     verdict = VERDICTS.index(row["verdict"]) if row["verdict"] else -1
     authority = AUTHORITIES.index(row["authority"]) if row["authority"] else -1
-    return Example(tuple(ids), len(prompt), verdict, authority)
+    label = _spelt(encoding.offsets, whole, len(asked), row["verdict"]) if row["verdict"] else (0, 0)
+    return Example(tuple(encoding.ids), len(prompt), verdict, authority, label)
+
+
+def _spelt(offsets: list[tuple[int, int]], whole: str, asked: int, verdict: str) -> tuple[int, int]:
+    """The tokens that spell the verdict after the cue; (0, 0) where the answer does not say it."""
+    cue = whole.find(f"{CUE}{verdict}\n", asked)
+    if cue < 0:
+        return 0, 0
+    start, stop = cue + len(CUE), cue + len(CUE) + len(verdict)
+    inside = [index for index, (first, last) in enumerate(offsets) if first < stop and last > start]
+    return inside[0], inside[-1] + 1
 
 
 def read_examples(path: Path, template: Template, system: str, max_length: int) -> tuple[list[Example], int]:
@@ -145,7 +129,8 @@ def collate(rows: list[list[Example]], pad: int) -> Batch:
     ids = torch.full((len(rows), width), pad)
     labels, samples = torch.full_like(ids, IGNORE), torch.full_like(ids, -1)
     positions = torch.zeros_like(ids)
-    ends, verdicts, authorities = [], [], []
+    ends: list[tuple[int, int]] = []
+    verdicts, authorities, spelt = [], [], []
     for r, row in enumerate(rows):
         at = 0
         for number, example in enumerate(row):
@@ -154,18 +139,14 @@ def collate(rows: list[list[Example]], pad: int) -> Batch:
             labels[r, at + example.prompt : stop] = ids[r, at + example.prompt : stop]
             samples[r, at:stop] = number
             positions[r, at:stop] = torch.arange(len(example.ids))
+            spelt += [(r, at + position, len(ends)) for position in range(*example.label)]
             ends.append((r, at + example.prompt - 1))
             verdicts.append(example.verdict)
             authorities.append(example.authority)
             at = stop
         positions[r, at:] = torch.arange(width - at)
-    return Batch(ids, labels, samples, positions, torch.tensor(ends), torch.tensor(verdicts), torch.tensor(authorities))
-
-
-def batches_of(examples: list[Example], size: int, pad: int) -> Iterator[Batch]:
-    """Batches in file order: for validation."""
-    for start in range(0, len(examples), size):
-        yield collate([[example] for example in examples[start : start + size]], pad)
+    return Batch(ids, labels, samples, positions, torch.tensor(ends), torch.tensor(spelt, dtype=torch.long).reshape(-1, 3),
+                 torch.tensor(verdicts), torch.tensor(authorities))
 
 
 def statistics(examples: list[Example], dropped: int, plan: list[list[list[int]]]) -> dict[str, float]:

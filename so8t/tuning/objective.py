@@ -1,7 +1,9 @@
-"""The loss: cmd_weight x language + safety_weight x (safety + authority) + lambda x PET, on full-vocabulary logits.
+"""The loss: cmd_weight x language + safety_weight x (safety + authority) + label_weight x label + lambda x PET.
 
 Language: cross-entropy over completion tokens, in chunks, with the reserved columns as the baked model will have them.
 Safety and authority: cross-entropy over their own rows at the end of each prompt.
+Label: the language loss of the few tokens that spell the verdict, which is lost among an answer's other tokens otherwise.
+All on full-vocabulary logits.
 """
 
 from dataclasses import dataclass
@@ -24,18 +26,20 @@ CHUNK = 1024  # completion tokens per piece of cross-entropy: bounds the logits 
 
 @dataclass(slots=True)
 class Parts:
-    """Sums and counts of the loss parts of one micro-batch; weights are applied over the whole step."""
+    """Sums of the loss parts of one micro-batch (weights and counts are of the whole step), and what validation counts.
+
+    Verdicts are judged by the heads; without heads, by whether the label is spelt right token by token.
+    """
 
     lm: Tensor
-    lm_count: Tensor
     safety: Tensor
-    safety_count: Tensor
     authority: Tensor
-    authority_count: Tensor
+    label: Tensor
     pet: Tensor
     pet_raw: Tensor
-    pet_count: Tensor
+    lm_count: Tensor
     verdict_hits: Tensor
+    verdict_count: Tensor
 
 
 class PetTap:
@@ -53,11 +57,11 @@ class PetTap:
         self.samples, self.total = samples, None
         self.valid = pet.valid_triples(samples)
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """(sums of normalised and raw penalty, number of triples x layers); ends the tap."""
+    def take(self) -> Tensor:
+        """Sums of normalised and raw penalty; ends the tap."""
         assert self.total is not None
         total, self.samples, self.total = self.total, None, None
-        return total, self.valid.sum() * self.layers
+        return total
 
     def _hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self.samples is not None:
@@ -93,15 +97,16 @@ class Objective(nn.Module):
         return dtype
 
     def forward(self, batch: Batch) -> Parts:
-        """Sums and counts of every loss part."""
+        """Every part of the loss, summed."""
         if self.tap is not None:
             self.tap.begin(batch.samples)
         hidden = self.hidden(batch)
-        zero = hidden.new_zeros((), dtype=torch.float32)
-        sums, triples = self.tap.take() if self.tap is not None else (torch.zeros(2, device=hidden.device), zero)
+        pet_sums = self.tap.take() if self.tap is not None else torch.zeros(2, device=hidden.device)
         lm, lm_count = self._language(hidden, batch)
-        safety, authority, counts = self._verdicts(hidden, batch, zero)
-        return Parts(lm, lm_count, safety, counts[0], authority, counts[1], sums[0], sums[1], triples, counts[2])
+        label, spelt_right, spelt = self._label(hidden, batch)
+        safety, authority, hits = self._verdicts(hidden, batch)
+        judged = (spelt_right, spelt) if self.heads is None else (hits, (batch.verdicts >= 0).sum())
+        return Parts(lm, safety, authority, label, pet_sums[0], pet_sums[1], lm_count, *judged)
 
     def _language(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         targets = batch.labels[:, 1:]
@@ -116,14 +121,21 @@ class Objective(nn.Module):
     def _chunk(self, states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(self.logits(states).float(), labels, reduction="sum")
 
-    def _verdicts(self, hidden: Tensor, batch: Batch, zero: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def _label(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of the tokens that spell verdicts, prompts whose verdict is spelt right, and prompts that have one."""
+        rows, positions, prompts = batch.spelt.unbind(1)
+        logits, targets = self.logits(hidden[rows, positions - 1]).float(), batch.ids[rows, positions]
+        wrong = torch.zeros_like(batch.verdicts).index_add(0, prompts, (logits.argmax(1) != targets).long())
+        spelt = torch.unique(prompts)
+        return cross_entropy(logits, targets, reduction="sum"), (wrong[spelt] == 0).sum(), torch.tensor(len(spelt), device=hidden.device)
+
+    def _verdicts(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         if self.heads is None:
-            return zero, zero, (zero, zero, zero)
+            return (hidden.new_zeros((), dtype=torch.float32),) * 3
         roles = self.heads(hidden[batch.ends[:, 0], batch.ends[:, 1]])
         safety = cross_entropy(roles[:, :3], batch.verdicts, reduction="sum", ignore_index=-1)
         authority = cross_entropy(roles[:, 3:], batch.authorities, reduction="sum", ignore_index=-1)
-        hits = (roles[:, :3].argmax(1) == batch.verdicts).sum()
-        return safety, authority, ((batch.verdicts >= 0).sum(), (batch.authorities >= 0).sum(), hits)
+        return safety, authority, (roles[:, :3].argmax(1) == batch.verdicts).sum()
 
 
 def weigh(parts: Parts, counts: dict[str, float], weights: Loss, pet_weight: float) -> Tensor:
@@ -131,4 +143,6 @@ def weigh(parts: Parts, counts: dict[str, float], weights: Loss, pet_weight: flo
     language = weights.cmd_weight * parts.lm / max(counts["lm"], 1.0)
     verdicts = parts.safety / max(counts["safety"], 1.0) + parts.authority / max(counts["authority"], 1.0)
     loss = language + weights.safety_weight * verdicts
+    if weights.label_weight:
+        loss = loss + weights.label_weight * parts.label / max(counts["label"], 1.0)
     return loss + pet_weight * parts.pet / max(counts["pet"], 1.0) if pet_weight else loss

@@ -15,13 +15,14 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from so8t.chat import CUE, neutralise, prompt_of
+from so8t.chat import CUE
 from so8t.files import read_jsonl
 from so8t.metrics import macro_f1, rates
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter
-from so8t.tuning.batches import IGNORE, Batch, Example, Template, collate, example_of
-from so8t.tuning.load import load_full
+from so8t.tuning.batches import IGNORE, Batch, Example, collate, example_of
+from so8t.tuning.load import OWN, load_full
 from so8t.tuning.objective import Objective
 from so8t.verdict import VERDICTS
 
@@ -31,7 +32,7 @@ SIZE = 32  # rows of a batch
 
 def cue_examples(row: dict[str, Any], template: Template, system: str) -> list[Example]:
     """The prompt and `# 判定`, followed by each of the three labels; only the label's tokens count."""
-    prompt = prompt_of(template.chat, system, neutralise(row["text"].strip()), bos=template.bos, eos=template.eos) + CUE
+    prompt = template.prompt(system, row["text"]) + CUE
     start = len(template.ids(prompt))
     return [Example(tuple(template.ids(f"{prompt}{verdict}\n")), start, VERDICTS.index(row["verdict"]), -1) for verdict in VERDICTS]
 
@@ -86,7 +87,7 @@ def probe(base: Path, folder: Path, prepared: Path, splits: list[str], system: s
     config = adapter.read_config(folder)
     model, gates, heads = adapter.load(folder, load_full(base))
     objective, template = Objective(model, heads, use_pet=False).eval(), Template.of(base)
-    own = [tensor.numel() for name, tensor in model.named_parameters() if any(part in name for part in adapter.OWN)]
+    own = [tensor.numel() for name, tensor in model.named_parameters() if any(part in name for part in OWN)]
     numbers = {"adapter": sum(own), "gates": sum(g.theta.numel() for g in gates.values()), "heads": sum(p.numel() for p in heads.parameters()) if heads else 0}
     found = {}
     for name in splits:

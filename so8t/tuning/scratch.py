@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING, render
+from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING
 from so8t.errors import DataError
 from so8t.files import atomic_dir, read_jsonl, write_json
 from so8t.params import Params, Scratch
 from so8t.progress import Progress
-from so8t.tuning.batches import IGNORE, Example, Template, collate, epoch_order
+from so8t.template import Template
+from so8t.tuning.batches import IGNORE, Example, collate, epoch_order
+from so8t.tuning.load import settle
 from so8t.verdict import VERDICTS
 
 END, EOS = "<|end|>", "<|endoftext|>"
@@ -37,11 +39,6 @@ CLIP = 1.0
 WEIGHT_DECAY = 0.01
 SHUFFLES = 4  # orders of bare values per row
 WORDINGS = 16  # how often each rule and each verdict's name is read: an output row that was never asked for cannot be raised later
-
-
-def language_of(row: dict[str, Any]) -> Iterator[str]:
-    """The row's answer, apart from its request: wording is learnt, what it is an answer to is not."""
-    yield f"{FINAL_HEADING}{row['final']}"
 
 
 def wordings(rows: list[dict[str, Any]]) -> list[str]:
@@ -131,9 +128,8 @@ def _config(scratch: Scratch, eos: int) -> Any:
 
 
 def _example(messages: list[dict[str, str]], template: Template, whole: bool) -> Example:
-    prompt = template.ids(render(template.chat, messages[:-1], add_generation_prompt=True, bos="", eos=template.eos))
-    ids = template.ids(render(template.chat, messages, add_generation_prompt=False, bos="", eos=template.eos))
-    return Example(tuple(ids), 1 if whole else len(prompt), -1, -1)
+    start = 1 if whole else len(template.ids(template.render(messages[:-1], prompt=True)))
+    return Example(tuple(template.ids(template.render(messages))), start, -1, -1)
 
 
 def _sentence(text: str, template: Template) -> Example:
@@ -141,8 +137,8 @@ def _sentence(text: str, template: Template) -> Example:
 
 
 def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Any, template: Template) -> list[Example]:
-    """Distinct answers and the wordings, then all neighbouring tasks of all rows; a row's first conversation also teaches its request's language."""
-    sentences = sorted({sentence for row in rows for sentence in language_of(row)})
+    """Distinct answers apart from their requests, the wordings, then all neighbouring tasks; a row's first also teaches its request's language."""
+    sentences = sorted({f"{FINAL_HEADING}{row['final']}" for row in rows})
     examples = [_sentence(sentence, template) for sentence in [*sentences, *wordings(rows)]]
     for index, row in enumerate(rows):
         lines = factor_lines(row["thinking"]) if row["thinking"] else row["text"]
@@ -166,9 +162,7 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, p
         train_tokenizer(folder, [f"{row['text']}\n{row['response']}" for row in rows] + [params.data.system], scratch.vocab_size)
         template = Template.of(folder)
         torch.manual_seed(params.seed)
-        torch.set_num_threads(max(1, params.active.train.threads or torch.get_num_threads()))
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it; filling costs 3 to 6 %
+        settle(params.active.train.threads)
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
         examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)

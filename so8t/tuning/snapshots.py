@@ -39,8 +39,8 @@ def export(run: str, step: int, base: Path, prepared: Path, params: Params, out:
     Raises:
         ArtifactError: no such checkpoint, or params.yaml now describes other tensors.
     """
+    from so8t.template import Template
     from so8t.tuning import adapter
-    from so8t.tuning.batches import Template
     from so8t.tuning.load import base_dir
     from so8t.tuning.trainee import build
 

@@ -19,7 +19,7 @@ from so8t.tuning.objective import Parts, weigh
 from so8t.tuning.ranks import Ranks
 from so8t.tuning.trainee import GROUPS, Trainee, group_of
 
-PARTS = ("lm", "safety", "authority", "pet", "pet_raw")
+PARTS = ("lm", "safety", "authority", "label", "pet", "pet_raw")
 OPENING = 10  # steps whose mean loss says what an exploded loss is
 MONITOR_STEPS = 10  # rotation angles are measured this often: an eigenvalue problem for every block
 PRIME = 1_000_003
@@ -59,8 +59,9 @@ def run_step(t: Trainee, micro: list[list[list[Example]]], moment: Moment, param
     torch.manual_seed(params.train_seed * PRIME + moment.step * ranks.world + ranks.rank)  # dropout is a function of the step
     t.objective.train()
     whole = [collate(rows, t.pad) for rows in micro]
-    sums = _backward(t, [_share(rows, batch, t.pad, ranks) for rows, batch in zip(micro, whole, strict=True)],
-                     collate(micro[0][:1], t.pad), _counts(t, whole), params, weight)
+    mine = [_share(rows, batch, t.pad, ranks) for rows, batch in zip(micro, whole, strict=True)]
+    spare = collate(micro[0][:1], t.pad) if params.active.train.shard else None
+    sums = _backward(t, mine, spare, _counts(t, whole), params, weight)
     ranks.add_gradients(t.tensors.values())
     sums = ranks.totals(sums, t.device)
     norms = _clip(t, params.active.train.max_grad_norm)
@@ -82,7 +83,7 @@ def _share(rows: list[list[Example]], whole: Batch, pad: int, ranks: Ranks) -> B
 def idle(row: list[Example], pad: int) -> Batch:
     """A row that counts for nothing: every position is padding and no verdict is known."""
     batch = collate([row], pad)
-    return replace(batch, labels=torch.full_like(batch.labels, IGNORE), samples=torch.full_like(batch.samples, -1),
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORE), samples=torch.full_like(batch.samples, -1), spelt=batch.spelt[:0],
                    verdicts=torch.full_like(batch.verdicts, -1), authorities=torch.full_like(batch.authorities, -1))
 
 
@@ -91,15 +92,17 @@ def _counts(t: Trainee, micro: list[Batch]) -> dict[str, float]:
     pet = sum(int(valid_triples(b.samples).sum()) for b in micro) * t.objective.tap.layers if t.objective.tap is not None else 0
     return {"lm": float(sum(int((b.labels[:, 1:] >= 0).sum()) for b in micro)),
             "safety": float(sum(int((b.verdicts >= 0).sum()) for b in micro)),
-            "authority": float(sum(int((b.authorities >= 0).sum()) for b in micro)), "pet": float(pet), "pet_raw": float(pet)}
+            "authority": float(sum(int((b.authorities >= 0).sum()) for b in micro)),
+            "label": float(sum(len(b.spelt) for b in micro)), "pet": float(pet), "pet_raw": float(pet)}
 
 
-def _backward(t: Trainee, micro: list[Batch | None], spare: Batch, counts: dict[str, float], params: Params, weight: float) -> dict[str, float]:
+def _backward(t: Trainee, micro: list[Batch | None], spare: Batch | None, counts: dict[str, float], params: Params, weight: float) -> dict[str, float]:
+    """Sums of the loss parts; a rank that has no rows of a micro-batch runs `spare` for nothing where the others need its weights."""
     sums = dict.fromkeys(("loss", *PARTS), 0.0)
     with t.bank.step():
         for batch in micro:
-            if batch is None:  # fewer rows than ranks
-                if params.active.train.shard:  # the others need this rank's weights, forward and backward
+            if batch is None:
+                if spare is not None:
                     (0.0 * t.objective(spare.to(t.device)).lm).backward()
                 continue
             parts: Parts = t.objective(batch.to(t.device))
@@ -143,7 +146,7 @@ def _angles(t: Trainee, moment: Moment) -> dict[str, float]:
 def validate(t: Trainee, valid: list[Example], size: int, ranks: Ranks) -> dict[str, float]:
     """Language loss per completion token and share of right verdicts on `valid`."""
     t.objective.eval()
-    totals = dict.fromkeys(("lm", "lm_count", "verdict_hits", "safety_count"), 0.0)
+    totals = dict.fromkeys(("lm", "lm_count", "verdict_hits", "verdict_count"), 0.0)
     batches = [valid[start : start + size] for start in range(0, len(valid), size)]
     with t.bank.step():
         for turn in range(0, len(batches), ranks.world):
@@ -153,4 +156,4 @@ def validate(t: Trainee, valid: list[Example], size: int, ranks: Ranks) -> dict[
             for name in totals:
                 totals[name] += float(getattr(parts, name))
     totals = ranks.totals(totals, t.device)
-    return {"valid_loss": totals["lm"] / max(totals["lm_count"], 1.0), "valid_verdict": totals["verdict_hits"] / max(totals["safety_count"], 1.0)}
+    return {"valid_loss": totals["lm"] / max(totals["lm_count"], 1.0), "valid_verdict": totals["verdict_hits"] / max(totals["verdict_count"], 1.0)}

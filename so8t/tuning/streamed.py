@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from so8t.files import read_json
-from so8t.tuning.load import bare, decoder_layers
+from so8t.tuning.load import OWN, bare, decoder_layers
 
 Source = Callable[[str], Tensor]
 INDEX = "model.safetensors.index.json"
@@ -93,7 +93,7 @@ def attach(model: Any, source: Source) -> Any:
 
 
 def _is_base(name: str) -> bool:
-    return not any(own in name for own in (".lora_", ".oft_", "so8t_gate"))
+    return not any(own in name for own in (*OWN, "so8t_gate"))
 
 
 def _fill(module: nn.Module, prefix: str, source: Source) -> None:

@@ -19,16 +19,17 @@ from so8t.errors import ArtifactError, Interrupted
 from so8t.files import read_json, sha256_file, sha256_tree, write_text
 from so8t.params import Params, Train
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter, checkpoint, memory, ranks
-from so8t.tuning.batches import Example, Template, epoch_order, pack, read_examples, statistics
-from so8t.tuning.load import base_dir, decoder_layers
+from so8t.tuning.batches import Example, epoch_order, pack, read_examples, statistics
+from so8t.tuning.load import base_dir, decoder_layers, settle
 from so8t.tuning.ranks import Ranks
 from so8t.tuning.step import Moment, run_step, validate
 from so8t.tuning.trainee import Trainee, build, summary_of
 
-MODULES = ["so8t.rotation", "so8t.triality", "so8t.pet", "so8t.chat", *(f"so8t.tuning.{name}" for name in (
+MODULES = ["so8t.rotation", "so8t.triality", "so8t.pet", "so8t.chat", "so8t.template", *(f"so8t.tuning.{name}" for name in (
     "adapter", "bank", "batches", "gate", "heads", "load", "objective", "step", "train", "trainee"))]
-COLUMNS = ["step", "progress", "lr", "loss", "lm", "safety", "authority", "pet", "pet_raw", "lambda", "grad_norm_lora",
+COLUMNS = ["step", "progress", "lr", "loss", "lm", "safety", "authority", "label", "pet", "pet_raw", "lambda", "grad_norm_lora",
            "grad_norm_gate", "grad_norm_head", "max_angle", "mean_angle", "orthogonality", "tokens", "valid_loss", "valid_verdict"]
 NOT_THE_RUN = {"save_seconds", "save_steps", "keep", "select", "resume_from", "launcher", "processes", "shard"}  # change no step of it
 
@@ -41,10 +42,7 @@ def train(base: Path, prepared: Path, out: Path, log_csv: Path, params: Params, 
         GateError: the loss is not finite or has exploded; the last checkpoint is kept.
     """
     settings, siblings = params.active.train, ranks.join()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it; filling costs 3 to 6 %
+    settle(settings.threads)
     folder = base_dir(params.active.base, base)
     template = Template.of(folder)
     (examples, dropped), (valid, _) = (read_examples(prepared / f"{name}.jsonl", template, params.data.system, settings.max_length)
@@ -165,7 +163,7 @@ def _resume(t: Trainee, root: Path, settings: Train, steps: int, progress: Progr
 
 
 def _tell(progress: Progress, row: dict[str, Any], steps: int, seconds: float) -> None:
-    shown = {key: row[key] for key in ("loss", "lm", "safety", "authority", "pet", "pet_raw", "valid_loss", "valid_verdict") if row[key] is not None}
+    shown = {key: row[key] for key in ("loss", "lm", "safety", "authority", "label", "pet", "pet_raw", "valid_loss", "valid_verdict") if row[key] is not None}
     progress.emit("step", step=row["step"], of=steps, **shown, tokens_per_s=round(row["tokens"] / seconds, 1))
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from so8t.errors import ArtifactError
 from so8t.params import Params, Train
+from so8t.template import Template
 from so8t.tuning import adapter, gate
 from so8t.tuning.bank import Bank
-from so8t.tuning.batches import Template
 from so8t.tuning.heads import Heads, role_token_ids
 from so8t.tuning.load import DTYPES, load_for_training
 from so8t.tuning.objective import Objective

@@ -135,14 +135,15 @@ def other_files(root: Path) -> dict[str, Any]:
     from so8t.report.training import read_log, summarise, thin, to_csv
 
     log = root / "data/train_log.csv"
-    head = ("step,progress,lr,loss,lm,safety,authority,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,mean_angle,"
+    head = ("step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,mean_angle,"
             "orthogonality,tokens,valid_loss,valid_verdict")
     lines = [head]
     for step in range(1, 201):
         decay = float(np.exp(-step / 60))
         valid = f"{1 + decay:.4f},{1 - 0.6 * decay:.4f}" if step % 20 == 0 else ","
-        lines.append(f"{step},{step / 200},0.001,{1 + 2 * decay:.5f},{0.8 + decay:.5f},{decay:.5f},{0.5 * decay:.5f},{0.2 + 0.1 * decay:.5f},9,"
-                     f"{0.01 if step < 40 else 0.05 if step < 120 else 0.1},1,0.5,0.7,{step / 400},{step / 2000},2e-7,640,{valid}")
+        losses = ",".join(f"{value:.5f}" for value in (1 + 2 * decay, 0.8 + decay, decay, 0.5 * decay, 0.4 * decay, 0.2 + 0.1 * decay))
+        weight = 0.01 if step < 40 else 0.05 if step < 120 else 0.1
+        lines.append(f"{step},{step / 200},0.001,{losses},9,{weight},1,0.5,0.7,{step / 400},{step / 2000},2e-7,640,{valid}")
     log.write_text("\n".join(lines) + "\n", encoding="utf-8")
     rows = read_log(log)
     write_json(root / "reports/metrics/train.json", summarise(rows))

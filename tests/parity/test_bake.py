@@ -10,9 +10,10 @@ from so8t import rotation
 from so8t.errors import ArtifactError, GateError
 from so8t.files import read_json
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter
 from so8t.tuning.bake import bake
-from so8t.tuning.batches import Example, Template
+from so8t.tuning.batches import Example
 from so8t.tuning.load import load_full
 from so8t.tuning.parity import LIMIT
 from so8t.tuning.train import build

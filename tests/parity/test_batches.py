@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from so8t.errors import DataError
-from so8t.tuning.batches import IGNORE, Template, collate, epoch_order, example_of, pack, read_examples
+from so8t.template import Template
+from so8t.tuning.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
 from so8t.tuning.load import load_full
 from so8t.tuning.objective import Objective, weigh
 from tests.fakes.tuning import params, prepared, rows, tiny_base
@@ -34,7 +35,7 @@ def model_of(base):
 def test_packed_rows_give_the_logits_and_gradients_of_separate_ones(bases, examples, kind):
     model = model_of(bases[kind])
     objective = Objective(model, None, use_pet=True)
-    counts = {"lm": 50.0, "safety": 1.0, "authority": 1.0, "pet": 100.0}
+    counts = {"lm": 50.0, "safety": 1.0, "authority": 1.0, "label": 15.0, "pet": 100.0}
     packed = collate([examples[:3], examples[3:]], 0)  # rows of unlike length: padding is there too
     parts = objective(packed)
     weigh(parts, counts, params().loss, 0.05).backward()
@@ -80,6 +81,52 @@ def test_the_prompt_is_masked_and_the_end_token_is_learnt(bases, examples):
         cue = template.tokenizer.decode(batch.ids[0, example.prompt :].tolist(), skip_special_tokens=False)
         assert cue.startswith("# 判定\n")
         assert batch.ends.tolist() == [[0, example.prompt - 1]]
+
+
+def _spelt(batch, prompt):
+    return [int(batch.ids[row, position]) for row, position, number in batch.spelt.tolist() if number == prompt]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tokens_that_spell_the_verdict_are_found_also_where_rows_are_packed(bases, kind):
+    template = Template.of(bases[kind])
+    wanted = [row | {"text": f"# 判定\n{row['verdict']}\n{row['text']}"} for row in rows(6)]  # a request may say it, too
+    made = [example_of(row, template, SYSTEM) for row in wanted]
+    batch = collate([made[:4], made[4:]], 0)
+    for number, (row, example) in enumerate(zip(wanted, made, strict=True)):
+        assert template.tokenizer.decode(_spelt(batch, number)).strip() == row["verdict"]
+        assert example.label[0] > example.prompt
+
+
+def test_an_answer_that_does_not_say_its_verdict_has_no_spelt_tokens(bases):
+    template = Template.of(bases["phi3"])
+    silent = [row | {"response": "# 最終回答\nはい。"} for row in rows(2)] + [rows(3)[2] | {"verdict": None}]
+    assert len(collate([[example_of(row, template, SYSTEM)] for row in silent], 0).spelt) == 0
+
+
+def test_the_label_loss_is_the_language_loss_of_the_spelt_tokens_alone(bases, examples):
+    objective, batch = Objective(load_full(bases["phi3"]), None, use_pet=False), collate([examples[:3], examples[3:]], 0)
+    with torch.no_grad():
+        losses = torch.log_softmax(objective.logits(objective.hidden(batch)).float(), -1)
+        parts = objective(batch)
+    want = sum(-float(losses[row, position - 1, batch.ids[row, position]]) for row, position, _ in batch.spelt.tolist())
+    assert float(parts.label) == pytest.approx(want, rel=1e-5)
+    assert 0.0 < want < float(parts.lm)
+
+
+def test_without_heads_a_verdict_is_right_when_every_token_of_it_is(bases, examples):
+    objective = Objective(load_full(bases["phi3"]), None, use_pet=False)
+    batch = collate([[example] for example in examples], 0)
+    rights = iter([1.0] * (len(batch.spelt) - 1) + [0.0])  # one token of the last verdict is wrong
+
+    def logits(states):
+        right = torch.tensor([next(rights) for _ in states])
+        rows, positions, _ = batch.spelt.unbind(1)
+        return torch.zeros(len(states), int(batch.ids.max()) + 1).scatter(1, batch.ids[rows, positions][:, None], (2 * right - 1)[:, None])
+
+    objective.logits = logits
+    _, hits, count = objective._label(objective.hidden(batch), batch)
+    assert (int(hits), int(count)) == (len(examples) - 1, len(examples))
 
 
 def test_labels_of_packed_rows_do_not_cross_samples(examples):

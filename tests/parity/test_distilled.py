@@ -149,6 +149,6 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(tmp_pat
 
 
 def distilled_token(folder, name):
-    from so8t.tuning.batches import Template
+    from so8t.template import Template
 
     return Template.of(folder).tokenizer.token_to_id(name)

@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 
+from so8t.template import Template
 from so8t.tuning import gate
-from so8t.tuning.batches import Template, collate, example_of
+from so8t.tuning.batches import collate, example_of
 from so8t.tuning.load import decoder_layers
 from so8t.tuning.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base

@@ -8,8 +8,9 @@ from so8t import rotation
 from so8t.errors import ArtifactError
 from so8t.files import read_json, write_json
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter, bake, memory, parity, train
-from so8t.tuning.batches import Template, example_of
+from so8t.tuning.batches import example_of
 from so8t.tuning.trainee import build, group_of
 from tests.fakes.tuning import params, prepared, rows, stir, tiny_base
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from so8t.template import Template
 from so8t.tuning import adapter, load
-from so8t.tuning.batches import Template, collate, example_of
+from so8t.tuning.batches import collate, example_of
 from so8t.tuning.train import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 

@@ -80,7 +80,7 @@ def test_two_processes_follow_the_loss_curve_of_one(place, alone, tmp_path):
     one, two = log(alone), log(tmp_path)
     assert len(one) == len(two)
     for left, right in zip(one, two, strict=True):
-        for key in ("loss", "lm", "safety", "authority", "pet", "tokens"):
+        for key in ("loss", "lm", "safety", "authority", "label", "pet", "tokens"):
             assert float(right[key]) == pytest.approx(float(left[key]), rel=2e-3, abs=1e-5), (left["step"], key)
     assert float(two[-1]["valid_loss"]) == pytest.approx(float(one[-1]["valid_loss"]), rel=1e-3)
     for name, theta in gates(alone).items():

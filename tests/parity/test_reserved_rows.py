@@ -12,9 +12,10 @@ from so8t.export.convert import Recipe, convert
 from so8t.llama import Engine
 from so8t.params import RoleTokens, spare_row
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter
 from so8t.tuning.bake import bake
-from so8t.tuning.batches import Template, collate, example_of
+from so8t.tuning.batches import collate, example_of
 from so8t.tuning.heads import role_token_ids
 from so8t.tuning.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base

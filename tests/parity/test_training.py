@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from so8t.progress import Progress
+from so8t.template import Template
 from so8t.tuning import adapter, parity, train
 from so8t.tuning.bake import bake
-from so8t.tuning.batches import Template, collate, example_of, read_examples, statistics
+from so8t.tuning.batches import collate, example_of, read_examples, statistics
 from so8t.tuning.objective import Objective, weigh
 from so8t.tuning.ranks import Ranks
 from so8t.tuning.step import Moment, run_step, validate
@@ -60,7 +61,7 @@ def test_watching_pet_with_weight_zero_changes_no_gradient(base, examples):
         trainee = build(base, params(), Template.of(base))
         stir(trainee)
         objective = Objective(trainee.objective.model, trainee.heads, use_pet=watched)
-        counts = {"lm": 10.0, "safety": 8.0, "authority": 8.0, "pet": 10.0}
+        counts = {"lm": 10.0, "safety": 8.0, "authority": 8.0, "label": 24.0, "pet": 10.0}
         weigh(objective(collate([[e] for e in examples], 0)), counts, params().loss, 0.0).backward()
         grads.append([t.grad.clone() for t in trainee.tensors.values()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
@@ -70,7 +71,7 @@ def test_watching_pet_with_weight_zero_changes_no_gradient(base, examples):
 def test_accumulation_changes_nothing_but_rounding(base, examples, split):
     whole, log = weights_after(base, examples, [range(8)], params())
     parts, parted = weights_after(base, examples, split, params())
-    for key in ("loss", "lm", "safety", "authority", "pet"):
+    for key in ("loss", "lm", "safety", "authority", "label", "pet"):
         assert parted[0][key] == pytest.approx(log[0][key], rel=1e-4)
     assert all(torch.allclose(whole[n], parts[n], rtol=0, atol=2e-4) for n in whole)
 

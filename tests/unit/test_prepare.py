@@ -289,7 +289,8 @@ def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_path: Path) -> None:
-    from so8t.tuning.batches import Template, example_of
+    from so8t.template import Template
+    from so8t.tuning.batches import example_of
     from tests.fakes.tiny_models import train_bpe
 
     splits, counts = run(tmp_path, (synthetic[:60], "auto", 1.0))

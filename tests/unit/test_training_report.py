@@ -7,7 +7,7 @@ import pytest
 from so8t.errors import DataError
 from so8t.report.training import POINTS, read_log, speed, summarise, thin, to_csv
 
-HEAD = ("step,progress,lr,loss,lm,safety,authority,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"
+HEAD = ("step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"
         "mean_angle,orthogonality,tokens,valid_loss,valid_verdict")
 
 
@@ -15,7 +15,7 @@ def log(path, steps):
     lines = [HEAD]
     for step in range(1, steps + 1):
         valid = f"{2 - step / steps},{step / steps}" if step % 10 == 0 else ","
-        lines.append(f"{step},{step / steps},0.001,{3 - step / steps},1,0.5,0.4,0.2,9,0.05,1,{step},1,{step / 100},0.01,1e-7,64,{valid}")
+        lines.append(f"{step},{step / steps},0.001,{3 - step / steps},1,0.5,0.4,0.3,0.2,9,0.05,1,{step},1,{step / 100},0.01,1e-7,64,{valid}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
