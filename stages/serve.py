@@ -20,14 +20,16 @@ def main(file: Path, out: Path, prepared: Path, answers: Path, generate: bool | 
     """Write what running FILE gave to OUT and what it answered to --answers."""
     with stage("serve", file.stem) as run:
         from so8t.evaluation import serve
-        from so8t.evaluation.served import NOT_RUN, save
+        from so8t.evaluation.served import HEADLINE, NOT_RUN, save
         from so8t.files import write_jsonl
         from so8t.identity import semantic_digest
         from so8t.scoring.prompts import Prompter
 
         wanted = file.stem.partition("-")[2] in ("F16", run.params.release.type) if generate is None else generate
-        rows = serve.Rows.read(prepared / "test_iid.jsonl", prepared / "valid.jsonl")
-        found = serve.measure(file, Prompter, rows=rows, setup=serve.setup_of(run.params), progress=run.progress) if wanted else NOT_RUN
+        found = NOT_RUN
+        if wanted:
+            rows = serve.Rows.read(prepared / f"{HEADLINE}.jsonl", prepared / "valid.jsonl")
+            found = serve.measure(file, Prompter, rows=rows, setup=serve.setup_of(run.params), progress=run.progress)
         write_jsonl(answers, found.answers)
         save(found, semantic_digest(file), out)
         run.summary = f"{len(found.answers)} answers and likelihoods" if wanted else "not run: neither F16 nor release.type"

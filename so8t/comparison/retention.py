@@ -60,7 +60,7 @@ def retention(a: Path, b: Path, *, draws: int, seed: int) -> dict[str, Any]:
     """The section `retention` of ab.json.
 
     Args:
-        a: answers of A, as `evaluate` writes them.
+        a: answers of A, as the stage `serve` writes them.
         b: answers of B.
         draws: of the bootstrap and of the exchange test.
         seed: of both.
@@ -72,7 +72,7 @@ def retention(a: Path, b: Path, *, draws: int, seed: int) -> dict[str, Any]:
     for name, (kind, value, weight) in KINDS.items():
         first, second = read_answers(a, kind), read_answers(b, kind)
         if set(first) != set(second) and first and second:
-            raise DataError("A and B did not answer the same rows", where=str(b), fix="run `dvc repro evaluate`")
+            raise DataError("A and B did not answer the same rows", where=str(b), fix="run `dvc repro serve`")
         rows = (_table(side, value, weight) for side in (first, second))
         found[name] = compare_rows(*rows, draws=draws, seed=seed) if first and second else NOT_RUN
     return found

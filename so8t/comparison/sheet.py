@@ -9,6 +9,7 @@ a choice that is no choice. Covered: CSV (for Excel too), a page to read and pri
 import csv
 import io
 import random
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -160,7 +161,7 @@ def tally(sheet: Path, key: Path) -> Tally:
         DataError: unknown or repeated row, unknown choice, changed text; `where` is `file:line`.
         ArtifactError: the key is not one, or was edited.
     """
-    places, chosen = read_key(key)["rows"], dict[str, int]()
+    places, chosen = read_key(key)["rows"], dict[str, int | None]()  # None: no choice
     for line, row in _lines(sheet):
         where, name, choice = f"{sheet}:{line}", row[ROW].strip(), row[CHOICE].strip()
         place = places.get(name)
@@ -172,6 +173,6 @@ def tally(sheet: Path, key: Path) -> Tally:
             raise DataError(f"the texts of row {name} were changed", where=where, fix="copy the choices into the sheet as it was made")
         if choice and choice.casefold() not in CHOICES:
             raise DataError(f"unknown choice {choice[:20]!r}", where=where, fix=CHOICE_FIX)
-        chosen[name] = 0 if not choice else CHOICES[choice.casefold()] * (1 if place["first"] == "b" else -1) or 2
-    counts = list(chosen.values())
-    return Tally(counts.count(1), counts.count(2), counts.count(-1), len(places) - sum(value != 0 for value in counts))
+        chosen[name] = CHOICES[choice.casefold()] * (1 if place["first"] == "b" else -1) if choice else None
+    counts = Counter(value for value in chosen.values() if value is not None)
+    return Tally(counts[1], counts[0], counts[-1], len(places) - counts.total())

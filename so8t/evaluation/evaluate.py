@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from so8t.errors import ArtifactError
 from so8t.evaluation import tables, verdicts
-from so8t.evaluation.served import Served, rounded
+from so8t.evaluation.served import HEADLINE, SPLITS, Served, rounded
 from so8t.evaluation.verdicts import Bootstrap, Judged
 from so8t.files import write_json
 from so8t.identity import semantic_digest
@@ -22,8 +22,6 @@ from so8t.params import Params, Readout
 from so8t.records.looks import look
 
 SCHEMA = "so8t.evaluate/1"
-SPLITS = ("test_iid", "test_cells", "test_phrases")
-HEADLINE = SPLITS[0]  # what the certificate speaks about: rows exchangeable with the calibration rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from so8t.errors import ArtifactError
 from so8t.files import read_json, write_json
 
 SCHEMA = "so8t.served/1"
+SPLITS = ("test_iid", "test_cells", "test_phrases")
+HEADLINE = SPLITS[0]  # what the certificate speaks about: rows exchangeable with the calibration rows
 
 
 @dataclass(frozen=True, slots=True)

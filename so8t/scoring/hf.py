@@ -38,11 +38,9 @@ class HfVocabulary:
         self.n_vocab = len(self._tokenizer)
         self._added = set(self._tokenizer.added_tokens_decoder)
 
-    def tokenize(self, text: str, *, special: bool = True, add_special: bool = False) -> list[int]:
-        """Token ids; control tokens are always read as such, BOS and EOS only where asked for."""
-        if not special:
-            raise NotImplementedError("only whole prompts are tokenised here")
-        return list(self._tokenizer(text, add_special_tokens=add_special)["input_ids"])
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; control tokens are read as such, no BOS or EOS is added."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def token_text(self, token: int) -> str:
         """The token as the vocabulary spells it."""

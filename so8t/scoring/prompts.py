@@ -53,8 +53,8 @@ class Vocabulary(Protocol):
     path: Path
     n_vocab: int
 
-    def tokenize(self, text: str, *, special: bool = True, add_special: bool = False) -> list[int]:
-        """Token ids of a text."""
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; control tokens are read as such, no BOS or EOS is added."""
 
     def token_text(self, token: int) -> str:
         """The token as the vocabulary spells it."""
@@ -123,7 +123,7 @@ class Prompter(Generic[V]):
         return prompt_of(self.template, self.system, harmless, bos=self._bos, eos=self._eos)
 
     def _ids(self, text: str) -> list[int]:
-        return self.engine.tokenize(text, special=True, add_special=False)
+        return self.engine.tokenize(text)
 
 
 def _special(engine: Vocabulary, keys: dict[str, Any], key: str) -> str:

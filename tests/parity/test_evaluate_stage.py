@@ -80,8 +80,9 @@ def test_each_test_split_is_written_down_as_a_look(place):
     assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {"test_iid", "test_cells", "test_phrases"}
 
 
-def test_a_file_that_is_not_run_says_so(place):
-    assert serve(place, "--no-generate").returncode == 0
+def test_a_file_that_is_not_run_says_so_without_reading_a_row(place):
+    (place / "nothing").mkdir()
+    assert serve(place, "--no-generate", "--prepared", "nothing").returncode == 0
     assert evaluate(place).returncode == 0
     found = read_json(place / "out.json")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}

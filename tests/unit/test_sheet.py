@@ -191,5 +191,6 @@ def test_a_cost_is_found_with_its_size_and_none_is_none(tmp_path: Path) -> None:
 def test_files_that_were_not_run_say_so_and_other_rows_are_refused(tmp_path: Path) -> None:
     a, b = likelihoods(tmp_path / "a.jsonl", 0, 1), likelihoods(tmp_path / "b.jsonl", 0, 2, rows=10)
     assert retention.retention(a, tmp_path / "none.jsonl", draws=100, seed=1) == {name: {"status": "not_run"} for name in retention.KINDS}
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         retention.retention(a, b, draws=100, seed=1)
+    assert caught.value.fix == "run `dvc repro serve`"
