@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_of(path: Path) -> Path:
+    """Where this process writes what will be `path`: beside it, so that a rename is enough."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
@@ -47,12 +48,13 @@ def alive(pid: int, by: float | None = None) -> bool:
         return True
 
 
-def _clear_left(path: Path) -> None:
+def clear_left(path: Path) -> None:
     """Remove what killed runs left of this very output; a running one's is not touched."""
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         pid = left.name.split(".")[-2]
-        if pid.isdigit() and not alive(int(pid), by=left.stat().st_mtime):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run clears it too
+            if pid.isdigit() and not alive(int(pid), by=left.stat().st_ctime):  # a copy may have its source's mtime, older than the process
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
@@ -68,10 +70,10 @@ def disk_error(error: OSError, path: Path) -> Exception:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename, on any error remove it."""
-    temporary = _temporary(path)
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_left(path)
+        clear_left(path)
         yield temporary
         fsync_path(temporary)
         temporary.replace(path)
@@ -85,9 +87,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it replaces `path`, on any error it is removed."""
-    temporary = _temporary(path)
+    temporary = temporary_of(path)
     try:
-        _clear_left(path)
+        clear_left(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary

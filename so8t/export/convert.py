@@ -8,7 +8,6 @@ Covered: F32, F16, BF16, Q8_0; sharded input; one or several output files. Not c
 """
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from so8t.export import arch as architectures
 from so8t.export.arch import ContextProfile, Planned
 from so8t.export.source import Source, read_config, to_float32
 from so8t.export.vocab import Vocabulary, read_vocabulary
-from so8t.files import disk_error, fsync_path
+from so8t.files import clear_left, disk_error, fsync_path, temporary_of
 from so8t.identity import KeyValue, TensorInfo
 
 FileType = Literal["F32", "F16", "BF16", "Q8_0"]
@@ -171,10 +170,10 @@ def _require_space(out: Path, n_bytes: int) -> None:
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out`; on success its files move to `out`'s directory, each atomically."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+    folder = temporary_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
+        clear_left(out)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         yield folder
@@ -186,14 +185,6 @@ def _staging(out: Path) -> Iterator[Path]:
         raise disk_error(error, out) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what a killed run of ours left beside `out`."""
-    for folder in out.parent.glob(f".{out.name}.*.part"):
-        owner = folder.name.removesuffix(".part").rpartition(".")[2]
-        if folder.is_dir() and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(writer: GGUFWriter, path: Path, source: Source, works: list[_Work], report: Report | None) -> list[list[Written]]:

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 from so8t import __version__
 from so8t.errors import DataError
+from so8t.files import alive
 from so8t.progress import database_dir
 from so8t.records import db
 
@@ -79,21 +80,14 @@ def _now() -> str:
 
 
 def _process() -> str:
-    """This process as `host:pid:start`; the start time tells it from a later process with the same number."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
-
-
-def _process_start(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    """This process as `host:pid:now`; the time tells it from a later process with the same number."""
+    return f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
 
 
 def _is_alive(process: str) -> bool:
     """Whether the process still runs; one of another host counts as alive, because we cannot know."""
-    host, pid, start = process.rsplit(":", 2)
-    return host != socket.gethostname() or (start == _process_start(int(pid)) and start != "")
+    host, pid, then = process.rsplit(":", 2)
+    return host != socket.gethostname() or alive(int(pid), by=float(then or 0))  # rows of older code hold ticks since the boot, or nothing: dead
 
 
 def _torch_version() -> str | None:

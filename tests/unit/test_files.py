@@ -97,6 +97,14 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_a_running_ones_is_not
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.json", "folder", running.name, others.name])
 
 
+def test_a_running_processs_copy_of_an_old_file_is_not_touched(tmp_path: Path) -> None:
+    running = tmp_path / f".out.json.{os.getppid()}.part"
+    running.touch()
+    os.utime(running, (0, 0))  # as shutil.copy2 leaves it
+    write_text(tmp_path / "out.json", "{}")
+    assert running.exists()
+
+
 def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:

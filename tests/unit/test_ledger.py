@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -121,6 +122,20 @@ def test_a_killed_process_is_marked_failed_at_the_next_start(path: Path) -> None
         dead = next(s for s in book.sessions() if s["model_name"] == "victim")
     assert (dead["conversion_status"], dead["error_message"]) == ("failed", "its process died without ending the session")
     assert alive
+
+
+def test_a_row_of_older_code_is_read_and_one_of_another_machine_is_left_alone(path: Path) -> None:
+    run(path)
+    host = socket.gethostname()
+    processes = {"mine": f"{host}:{os.getpid()}:{time.time()}", "ticks": f"{host}:{os.getpid()}:3456789", "none": f"{host}:{os.getpid()}:", "far": "other:1:5"}
+    with Ledger(path) as book:
+        for name, process in processes.items():
+            book.connection.execute("INSERT INTO conversion_sessions (session_id, model_name, model_type, source_path, start_time, process)"
+                                    " VALUES (?, ?, 't', 'in', '2026-01-01', ?)", (name, name, process))
+    run(path)
+    with Ledger(path) as book:
+        found = {s["session_id"]: s["conversion_status"] for s in book.sessions() if s["session_id"] in processes}
+    assert found == {"mine": "in_progress", "ticks": "failed", "none": "failed", "far": "in_progress"}
 
 
 def test_processes_write_at_once_without_lock_errors(path: Path) -> None:
