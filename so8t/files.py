@@ -1,11 +1,13 @@
-"""Files that are whole or absent: atomic writes, JSONL with line numbers, digests."""
+"""Files that are whole or absent: atomic writes, JSONL with line numbers, CSV text, digests."""
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -166,6 +168,22 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"expected a JSON object, found {type(row).__name__}", where=where, fix='write {"text": ..., "label": ...}')
     return row
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, numbers: str = "", end: str = "\n") -> str:
+    """CSV with a head; null is an empty cell.
+
+    Args:
+        columns: names, in order.
+        rows: values by name.
+        numbers: format of every value, such as `.8g`; empty where not all of them are numbers.
+        end: what ends a line.
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator=end)
+    writer.writeheader()
+    writer.writerows({name: None if value is None else format(value, numbers) for name, value in row.items()} for row in rows)
+    return out.getvalue()
 
 
 def sha256_file(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from so8t.comparison.retention import read_answers
 from so8t.errors import ArtifactError, DataError
-from so8t.files import read_json, sha256_file, sha256_json, write_json, write_text
+from so8t.files import csv_text, read_json, sha256_file, sha256_json, write_json, write_text
 from so8t.metrics import clopper_pearson
 from so8t.metrics.paired import binomial_two_sided
 
@@ -101,11 +101,8 @@ def write(folder: Path, key: Path, rows: list[dict[str, str]], secret: dict[str,
 
 def to_csv(rows: list[dict[str, str]]) -> str:
     """CSV; a text that a spreadsheet would calculate gets an apostrophe in front."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows({name: f"'{text}" if text.startswith(FORMULA) else text for name, text in row.items()} for row in rows)
-    return out.getvalue()
+    harmless = ({name: f"'{text}" if text.startswith(FORMULA) else text for name, text in row.items()} for row in rows)
+    return csv_text(COLUMNS, harmless, end="\r\n")
 
 
 def to_html(rows: list[dict[str, str]]) -> str:

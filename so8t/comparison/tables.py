@@ -3,12 +3,11 @@
 The report draws its own figures from ab.json; these say the same for `dvc plots`. Not covered: drawing.
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from so8t.files import atomic_dir
+from so8t.files import atomic_dir, csv_text
 from so8t.verdict import VERDICTS
 
 
@@ -29,7 +28,4 @@ def write(folder: Path, split: Mapping[str, Any]) -> None:
     tables = {"flips": (("a", "b"), flips(split["flips"]["matrix"])), "forest": (("endpoint", "part", "difference"), forest(split["differences"]))}
     with atomic_dir(folder) as temporary:
         for name, (columns, rows) in tables.items():
-            with (temporary / f"{name}.csv").open("w", encoding="utf-8", newline="") as out:
-                writer = csv.DictWriter(out, columns, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            (temporary / f"{name}.csv").write_text(csv_text(columns, rows), encoding="utf-8", newline="\n")

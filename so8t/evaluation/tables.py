@@ -4,8 +4,6 @@ One fact per row; numbers keep six digits. Covered: reliability before and after
 false-allow/allow curve with the decided point, false-allow rate per domain, latency. Not covered: drawing.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from so8t import metrics
 from so8t.evaluation.verdicts import Judged, curve
-from so8t.files import atomic_dir
+from so8t.files import atomic_dir, csv_text
 from so8t.metrics.intervals import upper_bound
 from so8t.verdict import VERDICTS
 
@@ -81,11 +79,7 @@ def make(judged: dict[str, Judged], *, headline: str, threshold: float, delta: f
 
 def to_csv(columns: Sequence[str], rows: Table) -> str:
     """CSV text; floats with six significant digits after the point, null as an empty cell."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    return out.getvalue()
+    return csv_text(columns, ({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows))
 
 
 def write(folder: Path, tables: dict[str, Table]) -> None:

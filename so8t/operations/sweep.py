@@ -5,8 +5,6 @@ Each worker runs in a folder of its own that DVC makes; its progress and logs go
 Not covered: choosing a graphics card per worker (use one worker per card).
 """
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError, ToolError
-from so8t.files import atomic_file, write_text
+from so8t.files import atomic_file, csv_text, write_text
 from so8t.operations.git import dvc, file_at, git
 from so8t.params import load
 
@@ -105,11 +103,7 @@ def find(tree: Any, key: str) -> Any:
 
 def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
     """table.md, table.csv and plot.svg."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "table.csv", text.getvalue())
+    write_text(out / "table.csv", csv_text(COLUMNS, rows))
     shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
     lines = [f"# {key}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *("| " + " | ".join(cells) + " |" for cells in shown)]
     write_text(out / "table.md", "\n".join(lines) + "\n")

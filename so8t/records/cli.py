@@ -1,7 +1,5 @@
 """`so8t ledger ...`: what was converted, when, and how it ended."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +54,7 @@ def show(db: Path | None, session: str) -> None:
 @click.pass_obj
 def export(db: Path | None, kind: str, table: str | None) -> None:
     """Print all rows of the five tables, or of one."""
+    from so8t.files import csv_text
     from so8t.records.ledger import TABLES
 
     with _open(db) as book:
@@ -65,8 +64,4 @@ def export(db: Path | None, kind: str, table: str | None) -> None:
         return
     if table is None:
         raise click.UsageError("csv needs --table")
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(tables[table][0]) if tables[table] else [])
-    writer.writeheader()
-    writer.writerows(tables[table])
-    click.echo(out.getvalue(), nl=False)
+    click.echo(csv_text(list(tables[table][0]) if tables[table] else [], tables[table], end="\r\n"), nl=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import DataError
+from so8t.files import csv_text
 
 SCHEMA = "so8t.train/1"
 LOSSES = ("loss", "lm", "safety", "authority", "label", "pet", "pet_raw")
@@ -97,8 +98,4 @@ def speed(events: Path) -> list[Row]:
 
 def to_csv(rows: list[Row]) -> str:
     """CSV with the log's own columns."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else f"{value:.8g}" for key, value in row.items()} for row in rows)
-    return out.getvalue()
+    return csv_text(list(rows[0]), rows, numbers=".8g")

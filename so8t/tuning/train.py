@@ -5,8 +5,6 @@ step), so that a resumed run equals an uninterrupted one bit for bit on a CPU. S
 same loop; the first one writes.
 """
 
-import csv
-import io
 import math
 import shutil
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 
 from so8t.errors import ArtifactError, Interrupted
-from so8t.files import read_json, sha256_file, sha256_tree, write_text
+from so8t.files import csv_text, read_json, sha256_file, sha256_tree, write_text
 from so8t.params import Params, Train
 from so8t.progress import Progress
 from so8t.template import Template
@@ -196,9 +194,4 @@ def _choose(t: Trainee, root: Path, settings: Train) -> int:
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else f"{value:.8g}" for key, value in row.items()})
-    return out.getvalue()
+    return csv_text(COLUMNS, rows, numbers=".8g")

@@ -11,7 +11,7 @@ import pytest
 
 from so8t import files
 from so8t.errors import ArtifactError, DataError, ResourceError
-from so8t.files import atomic_dir, atomic_file, read_json, read_jsonl, sha256_tree, write_json, write_jsonl, write_text
+from so8t.files import atomic_dir, atomic_file, csv_text, read_json, read_jsonl, sha256_tree, write_json, write_jsonl, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -53,6 +53,12 @@ def test_rows_survive_the_round_trip(tmp_path: Path) -> None:
     rows = [{"text": "許可\u3000😀"}, {"text": "\u2028"}]
     assert write_jsonl(tmp_path / "r.jsonl", rows) == 2
     assert [row for _, row in read_jsonl(tmp_path / "r.jsonl")] == rows
+
+
+def test_csv_has_a_head_empty_nulls_and_the_asked_for_numbers_and_ends() -> None:
+    rows = [{"name": 'a,"b"', "x": None}, {"x": 1 / 3, "name": "許可"}]
+    assert csv_text(("name", "x"), rows) == 'name,x\n"a,""b""",\n許可,0.3333333333333333\n'
+    assert csv_text(("x",), [{"x": 1 / 3}, {"x": 12}], numbers=".3g", end="\r\n") == "x\r\n0.333\r\n12\r\n"
 
 
 def test_a_missing_file_says_its_absolute_path(tmp_path: Path) -> None:
