@@ -1,26 +1,22 @@
 """The figures of reports/data.md, as SVG text that is the same byte for byte for the same data.
 
-Drawn from the metrics and the table of lengths alone. Labels are English, because a Japanese font may be missing; glyphs
-are drawn as paths, so a reader needs no font at all.
+Drawn from the metrics and the table of lengths alone. Labels are English, because a Japanese font may be missing.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from so8t import drawing
 from so8t.corpus.split import SPLITS
+from so8t.drawing import BLUE, LIMIT, ORANGE
 from so8t.verdict import VERDICTS
 
-mpl.use("svg")
-COLOURS = dict(zip((*map(str, VERDICTS), "none"), ("#2f8f5b", "#d98c1f", "#b03a2e", "#8a8f94"), strict=True))
-LIMIT: dict[str, Any] = {"color": "#c0392b", "linestyle": "--", "linewidth": 1}
-SETTINGS: dict[Any, Any] = {"svg.hashsalt": "so8t", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-                            "font.family": "DejaVu Sans"}
+RED, GREY = "#b03a2e", "#8a8f94"
+COLOURS = dict(zip((*map(str, VERDICTS), "none"), ("#2f8f5b", ORANGE, RED, GREY), strict=True))
 NGRAM_LIMIT, FACTOR_LIMIT = 0.95, 0.5  # the generator's own limits on accuracy
 FACTORS = 16  # bars of single factors shown
 Table = list[tuple[str, int, int]]  # what, length, rows
@@ -35,24 +31,13 @@ def draw(metrics: Mapping[str, Any], lengths: str) -> dict[str, tuple[str, str]]
     """
     cells = [line.rsplit(",", 2) for line in lengths.splitlines()[1:]]
     table: Table = [(what, int(length), int(rows)) for what, length, rows in cells]
-    found: dict[str, tuple[str, str]] = {}
-    with mpl.rc_context(SETTINGS):
-        for name, (title, make) in FIGURES.items():
-            figure = make(metrics, table)
-            if figure is not None:
-                found[name] = (_svg(figure), title)
-    return found
-
-
-def _svg(figure: Figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+    drawn = drawing.draw({name: make for name, (_, make) in FIGURES.items()}, metrics, table)
+    return {name: (text, FIGURES[name][0]) for name, text in drawn.items()}
 
 
 def _axes(columns: int = 1, *, width: float = 6.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    figure, (axes,) = drawing.blank(columns, width=width, height=height)
+    return figure, list(axes)
 
 
 def _ascii(names: list[str]) -> list[str]:
@@ -98,7 +83,7 @@ def lengths(_metrics: Mapping[str, Any], table: Table) -> Figure | None:
     figure, axes = _axes(len(kinds), width=3.2 * len(kinds))
     for axis, kind in zip(axes, kinds, strict=True):
         points = [(length, n) for what, length, n in table if what == kind]
-        axis.hist([length for length, _ in points], weights=[n for _, n in points], bins=30, color="#1f6fb4")
+        axis.hist([length for length, _ in points], weights=[n for _, n in points], bins=30, color=BLUE)
         axis.set(xlabel=kind, ylabel="rows")
     return figure
 
@@ -112,7 +97,7 @@ def probes(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
     figure, (axes,) = _axes()
     for index, (name, splits) in enumerate(shown.items()):
         places = [SPLITS.index(split) + 0.4 * index - 0.2 for split in splits]
-        axes.bar(places, [splits[s]["accuracy"] or 0.0 for s in splits], width=0.38, label=name, color=("#8a8f94", "#1f6fb4")[index])
+        axes.bar(places, [splits[s]["accuracy"] or 0.0 for s in splits], width=0.38, label=name, color=(GREY, BLUE)[index])
     axes.axhline(NGRAM_LIMIT, **LIMIT)
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
     axes.set_xticks(range(len(SPLITS)), SPLITS, rotation=30, ha="right")
@@ -127,7 +112,7 @@ def factors(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
     if not best:
         return None
     figure, (axes,) = _axes(height=0.8 + 0.22 * len(best))
-    axes.barh(range(len(best)), [value for _, value in best], color="#1f6fb4")
+    axes.barh(range(len(best)), [value for _, value in best], color=BLUE)
     axes.set_yticks(range(len(best)), _ascii([name for name, _ in best]))
     axes.axvline(FACTOR_LIMIT, **LIMIT)
     axes.set(xlim=(0, 1), xlabel="accuracy of the verdict from this factor alone")
@@ -140,7 +125,7 @@ def groups(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
     if not have:
         return None
     figure, (axes,) = _axes(height=2.8)
-    axes.bar(range(len(have)), list(have.values()), color="#b03a2e", width=0.6)
+    axes.bar(range(len(have)), list(have.values()), color=RED, width=0.6)
     axes.set_xticks(range(len(have)), _ascii(list(have)), rotation=30, ha="right")
     axes.set_ylabel("unsafe calibration groups")
     return figure

@@ -9,12 +9,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from so8t.errors import ArtifactError, ToolError
-from so8t.files import atomic_file, csv_text, write_text
+from so8t.files import csv_text, write_text
 from so8t.operations.git import dvc, file_at, git
 from so8t.params import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WAITING = ("Queued", "Running")
 POLL_S = 5.0
@@ -103,31 +106,27 @@ def find(tree: Any, key: str) -> Any:
 
 def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
     """table.md, table.csv and plot.svg."""
+    from so8t import drawing
+
     write_text(out / "table.csv", csv_text(COLUMNS, rows))
     shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
     lines = [f"# {key}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *("| " + " | ".join(cells) + " |" for cells in shown)]
     write_text(out / "table.md", "\n".join(lines) + "\n")
-    _plot(key, rows, out / "plot.svg")
+    write_text(out / "plot.svg", drawing.draw({"plot": _curves}, key, rows)["plot"])
 
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plot(key: str, rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib as mpl
+def _curves(key: str, rows: list[dict[str, Any]]) -> "Figure":
+    from so8t.drawing import blank
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, ((axes,),) = blank(height=4.0)
     for column in ("false_allow_rate", "allow_rate", "macro_f1", "ece"):
         points = [(float(row["value"]), float(row[column])) for row in rows if isinstance(row[column], int | float)]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=column)
-    axes.set_xlabel(key)
-    axes.set_ylim(0, 1)
+    axes.set(xlabel=key, ylim=(0, 1))
     axes.legend()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    return figure

@@ -1,39 +1,22 @@
 """The figures, as SVG text that is the same byte for byte for the same files.
 
 Drawn only from result files and their CSV tables; a figure whose data are missing is null. Labels are English, because
-a Japanese font may be missing; glyphs are drawn as paths, so a reader needs no font at all.
+a Japanese font may be missing.
 """
 
-import io
 from collections.abc import Callable
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from so8t import drawing
+from so8t.drawing import BLUE, LIMIT, ORANGE, blank
 from so8t.report.page import AB, HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Page
 
-mpl.use("svg")
-COLOURS = {"a": "#7f8c8d", "b": "#1f6fb4"}
-SPLIT_COLOURS = dict(zip(SPLITS, ("#1f6fb4", "#d98c1f", "#8a4fa8"), strict=True))
-LIMIT = {"color": "#c0392b", "linestyle": "--", "linewidth": 1}
+COLOURS = {"a": "#7f8c8d", "b": BLUE}
+SPLIT_COLOURS = dict(zip(SPLITS, (BLUE, ORANGE, "#8a4fa8"), strict=True))
 VERDICTS = ("ALLOW", "ESCALATE", "DENY")
-SETTINGS: dict[Any, Any] = {"svg.hashsalt": "so8t", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-            "font.family": "DejaVu Sans"}
 Table = list[dict[str, str]]
-
-
-def _figure(columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float = 3.8) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def svg(figure: Figure) -> str:
-    """A figure as SVG text without date or program name."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
 
 
 def ascii_name(name: str, index: int) -> str:
@@ -50,9 +33,9 @@ def reliability(page: Page) -> Figure | None:
     rows = page.sources.table(f"{page.tables(page.model, page.type)}/reliability.csv")
     if not rows:
         return None
-    figure, ((axes,),) = _figure(width=4.6, height=4.2)
+    figure, ((axes,),) = blank(width=4.6, height=4.2)
     axes.plot([0, 1], [0, 1], color="#bbb", linewidth=1, zorder=0)
-    for kind, colour in (("before", "#d98c1f"), ("after", "#1f6fb4")):
+    for kind, colour in (("before", ORANGE), ("after", BLUE)):
         some = [row for row in rows if row["kind"] == kind]
         total = sum(_floats(some, "n")) or 1.0
         x, y = _floats(some, "confidence"), _floats(some, "accuracy")
@@ -76,28 +59,26 @@ def _matrix(axes: Axes, counts: list[list[int]], rows: str, columns: str) -> Non
     axes.tick_params(length=0)
 
 
-def confusion(page: Page) -> Figure | None:
-    """Counts and row shares on the three splits."""
-    found = [page.sources.value(page.released, f"/splits/{split}/confusion") for split in SPLITS]
+def _matrices(page: Page, file: str, key: str, rows: str, columns: str) -> Figure | None:
+    """One matrix of counts per split."""
+    found = [page.sources.value(file, f"/splits/{split}/{key}") for split in SPLITS]
     if any(matrix is None for matrix in found):
         return None
-    figure, (axes,) = _figure(3, width=9.6, height=3.4)
+    figure, (axes,) = blank(3, width=9.6, height=3.4)
     for one, split, matrix in zip(axes, SPLITS, found, strict=True):
-        _matrix(one, matrix, "label" if split == HEADLINE else "", "decided")
+        _matrix(one, matrix, rows if split == HEADLINE else "", columns)
         one.set_title(split)
     return figure
+
+
+def confusion(page: Page) -> Figure | None:
+    """Counts and row shares on the three splits."""
+    return _matrices(page, page.released, "confusion", "label", "decided")
 
 
 def flips(page: Page) -> Figure | None:
     """What A decided against what B decided."""
-    found = [page.sources.value(AB, f"/splits/{split}/flips/matrix") for split in SPLITS]
-    if any(matrix is None for matrix in found):
-        return None
-    figure, (axes,) = _figure(3, width=9.6, height=3.4)
-    for one, split, matrix in zip(axes, SPLITS, found, strict=True):
-        _matrix(one, matrix, "A decided" if split == HEADLINE else "", "B decided")
-        one.set_title(split)
-    return figure
+    return _matrices(page, AB, "flips/matrix", "A decided", "B decided")
 
 
 def far_allow(page: Page) -> Figure | None:
@@ -105,7 +86,7 @@ def far_allow(page: Page) -> Figure | None:
     tables = {model: page.sources.table(f"{page.tables(model, page.type)}/far_allow.csv") for model in MODELS}
     if not any(tables.values()):
         return None
-    figure, ((axes,),) = _figure(width=5.6, height=4.0)
+    figure, ((axes,),) = blank(width=5.6, height=4.0)
     largest = 0.1
     for model, rows in tables.items():
         curve, point = ([row for row in rows if row["kind"] == kind] for kind in ("curve", "decided"))
@@ -147,7 +128,7 @@ def forest(page: Page) -> Figure | None:
         return None
     open_ended = [name for name in names if name in ("ece", "brier_score", "nll")]
     rates = [name for name in names if name not in open_ended]
-    figure, ((left, right),) = _figure(2, width=9.6, height=0.9 + 0.42 * len(rates))
+    figure, ((left, right),) = blank(2, width=9.6, height=0.9 + 0.42 * len(rates))
     _differences(page, left, rates)
     _differences(page, right, open_ended)
     left.set_title("rates and macro-F1")
@@ -163,7 +144,7 @@ def latency(page: Page) -> Figure | None:
     tables = {model: page.sources.table(f"{page.tables(model, page.type)}/latency.csv") for model in MODELS}
     if not any(tables.values()):
         return None
-    figure, ((axes,),) = _figure(height=3.2)
+    figure, ((axes,),) = blank(height=3.2)
     for model, rows in tables.items():
         axes.step([1000 * x for x in _floats(rows, "seconds")], _floats(rows, "share"), where="post", color=COLOURS[model],
                   label=f"{model.upper()} {page.type} (n={len(rows)})")
@@ -181,7 +162,7 @@ def domains(page: Page) -> Figure | None:
     if not rows:
         return None
     names = list(dict.fromkeys(row["domain"] for row in rows))
-    figure, ((axes,),) = _figure(height=3.4)
+    figure, ((axes,),) = blank(height=3.4)
     for offset, split in enumerate(SPLITS):
         some = [row for row in rows if row["split"] == split and row["false_allow_rate"]]
         x = [names.index(row["domain"]) + 0.2 * (offset - 1) for row in some]
@@ -216,7 +197,7 @@ def _sizes(page: Page, axes: Axes, model: str, metric: str) -> bool:
 
 def size_quality(page: Page) -> Figure | None:
     """Accuracy and share of true ALLOW allowed against file size; hollow = not certified."""
-    figure, (axes,) = _figure(2, width=8.6, height=3.6)
+    figure, (axes,) = blank(2, width=8.6, height=3.6)
     drawn = [_sizes(page, one, model, metric) for one, metric in zip(axes, ("allow_rate_on_allow", "accuracy"), strict=True) for model in MODELS]
     for one, title in zip(axes, ("allowed of true ALLOW (hollow: not certified)", "accuracy of decisions"), strict=True):
         one.set(xlabel="file size, MiB", title=title, ylim=(-0.02, 1.18), xlim=(0, None), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -230,7 +211,7 @@ def training(page: Page) -> Figure | None:
     rows = page.sources.table(TRAIN_TABLE)
     if not rows:
         return None
-    figure, axes = _figure(2, 2, width=8.6, height=5.2)
+    figure, axes = blank(2, 2, width=8.6, height=5.2)
 
     def draw(one: Axes, columns: tuple[str, ...], title: str, marker: str = "") -> None:
         for column in columns:
@@ -256,10 +237,4 @@ FIGURES: dict[str, Callable[[Page], Figure | None]] = {
 
 def draw(page: Page) -> dict[str, str]:
     """Every figure whose data exist, as SVG text by name."""
-    found: dict[str, str] = {}
-    with mpl.rc_context(SETTINGS):
-        for name, make in FIGURES.items():
-            figure = make(page)
-            if figure is not None:
-                found[name] = svg(figure)
-    return found
+    return drawing.draw(FIGURES, page)
