@@ -2,7 +2,7 @@
 
 DVC runs one stage after another, and two whole `dvc repro` collide on the first stage that both want ("is busy"). Single
 stages do not: DVC gives the repository's lock back while a command runs, `--wait-for-lock` waits for it before and after, and
-independent stages write different outputs. A stage whose `meta` says `alone: true` (it uses every core, or measures time) has
+independent stages write different outputs. A stage whose `meta` says `alone: true` (it fills the cores itself, or measures time) has
 the machine for itself, and its output is shown as it comes; what runs beside others is shown when it ends.
 Covered: the graph of one dvc.yaml. Not covered: a graphics card per stage, other machines, memory (two files of a large model are
 loaded at once: see `so8t plan`).
