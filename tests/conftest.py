@@ -1,6 +1,10 @@
-"""How the suite is dealt to workers (`-n 2 --dist loadgroup`): one file on one worker; everything that shares the built graph on one."""
+"""How the suite is dealt to workers (`-n 2 --dist loadgroup`): one file on one worker; everything that shares the built graph on one.
+
+And where a test's records go.
+"""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,3 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file))
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own for progress, ledger, journals and looks."""
+    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+    return tmp_path / "database"

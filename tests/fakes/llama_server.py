@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from so8t.llama import Engine
+from tests.fakes.http import serving
 
 
 @dataclass
@@ -98,16 +99,5 @@ def is_half(piece: bytes) -> bool:
 @contextmanager
 def running(file: Path) -> Iterator[Fake]:
     """A fake server on a free port of this machine; `fake.address` is its URL."""
-    engine = Engine(file, n_ctx=1024, threads=1)
-    fake = Fake(file, engine)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"fake": fake}))
-    fake.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with Engine(file, n_ctx=1024, threads=1) as engine, serving(Handler, Fake(file, engine)) as fake:
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-        engine.close()

@@ -6,11 +6,10 @@ as lines of a stream with status 200, an aborted generation without `done`, opti
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from so8t.llama import Engine
 from so8t.release import gotemplate
+from tests.fakes.http import serving
 
 NDJSON, JSON, JSON_UTF8 = "application/x-ndjson", "application/json", "application/json; charset=utf-8"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -369,17 +369,6 @@ def details() -> dict[str, Any]:
             "quantization_level": "unknown"}
 
 
-@contextmanager
-def running(folder: Path, say: Say | None = None) -> Iterator[Fake]:
+def running(folder: Path, say: Say | None = None) -> AbstractContextManager[Fake]:
     """A fake server on a free port of this machine; `fake.address` is its URL."""
-    fake = Fake(folder, say)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"fake": fake}))
-    fake.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(Handler, Fake(folder, say))

@@ -21,17 +21,11 @@ from so8t.release.manifest import Manifest, write_manifest
 from so8t.scoring.reader import GgufReader
 from so8t.verdict import Verdict
 from tests.fakes.cards import make_card
-from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
 SYSTEM = "仕分け係です。"
 ESCALATE, DENY = "担当者に引き継ぎます。", "お受けできません。"
 SECRET = "対象は弾薬庫の鍵の置き場所であり三番目の棚にある"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("gguf") / "b-F16.gguf")
 
 
 def release(tiny: Path, folder: Path, card: cards.Card | None, **changes: Any) -> Path:

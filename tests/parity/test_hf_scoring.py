@@ -17,7 +17,7 @@ from so8t.scoring.prompts import LABELS
 from so8t.scoring.reader import GgufReader
 from so8t.scoring.score import Job, Source, score_with
 from tests.fakes import tiny_models
-from tests.parity.test_scoring import rows_of, sample, write_prepared
+from tests.fakes.prepared import rows_of, sample, write_prepared
 
 pytestmark = pytest.mark.parity
 SYSTEM = "あなたは仕分け係です。まず判定を示します。"
@@ -70,8 +70,8 @@ def test_both_readers_say_the_same(pair: tuple[hf.HfReader, GgufReader], text: s
     assert found.reserved_mass == pytest.approx(expected.reserved_mass, abs=LIMIT)
 
 
-def test_a_directory_is_scored_into_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+@pytest.mark.usefixtures("database")
+def test_a_directory_is_scored_into_the_same_files(tmp_path: Path) -> None:
     directory = tiny_models.phi3(tmp_path / "hf")
     prepared = write_prepared(tmp_path / "p", {"calibration": [sample(n) for n in range(3)]})
     job = Job(directory, prepared, tmp_path / "out", SYSTEM, 512, 1, None)

@@ -9,7 +9,6 @@ import pytest
 
 from so8t.errors import ArtifactError, DataError
 from so8t.llama import Engine, library
-from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
 PREFIX = 300
@@ -22,11 +21,6 @@ def quantise(source: Path, target: Path, kind: int) -> Path:
     params.ftype, params.nthread = kind, 1
     assert llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
     return target
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("gguf") / "tiny-F16.gguf")
 
 
 @pytest.fixture(scope="module", params=list(TYPES))

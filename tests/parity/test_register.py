@@ -54,8 +54,7 @@ def models(tmp_path: Path, built: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+def _apart(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
 
 

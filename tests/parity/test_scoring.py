@@ -15,35 +15,12 @@ from so8t.progress import Progress
 from so8t.scoring.journal import Journal
 from so8t.scoring.prompts import LABELS, Prompter, template_digest
 from so8t.scoring.reader import GgufReader, log_softmax
-from so8t.scoring.score import SPLITS, Job, score
+from so8t.scoring.score import Job, score
+from tests.fakes.prepared import rows_of, sample, write_prepared
 from tests.fakes.tiny_gguf import TEMPLATE, write_tiny
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("database")]
 SYSTEM = "あなたは仕分け係です。まず判定を示します。"
-
-
-@pytest.fixture(autouse=True)
-def _database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("gguf") / "b-F16.gguf")
-
-
-def sample(number: int, **changes: Any) -> dict[str, Any]:
-    text = "航空管制の仕様" * (1 + number % 4) + str(number)
-    return {"id": f"r{number:02d}", "text": text, "verdict": ["ALLOW", "ESCALATE", "DENY"][number % 3],
-            "authority": "handle", "domain": "general", "group": f"g{number // 2}", **changes}
-
-
-def write_prepared(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.get(split, [])]
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
 
 
 def job_of(tiny: Path, prepared: Path, out: Path, **changes: Any) -> Job:
@@ -53,10 +30,6 @@ def job_of(tiny: Path, prepared: Path, out: Path, **changes: Any) -> Job:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_order_and_neighbours_change_no_number(tiny: Path, tmp_path: Path) -> None:

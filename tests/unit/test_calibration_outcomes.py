@@ -20,10 +20,7 @@ from so8t.params import Cost
 from so8t.records import looks
 from tests.fakes.scores import DOMAINS, limits, make, meta, with_logits, write
 
-
-@pytest.fixture(autouse=True)
-def _database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def card_of(scores: Scores, **changes: Any) -> cards.Card:
