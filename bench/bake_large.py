@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench" / "results" / "bake_large.jsonl"
+TEXTS = ["防衛システムの公開資料の要約を作ってください。" * 4, "Which parts of this report are public? " * 6, "手順書の確認をお願いします。" * 8]
 BUDGET_MIB = 24 * 1024.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
                    "generation_config.json")
@@ -96,10 +97,21 @@ def bake(base: Path, adapter_folder: Path, out: Path) -> None:
     from so8t.tuning.batches import Example
 
     template = Template.of(base)
-    texts = ["防衛システムの公開資料の要約を作ってください。" * 4, "Which parts of this report are public? " * 6, "手順書の確認をお願いします。" * 8]
-    examples = [Example(tuple(template.ids(text)[:160]), 8, -1, -1) for text in texts]
+    examples = [Example(tuple(template.ids(text)[:160]), 8, -1, -1) for text in TEXTS]
     report = run(base, adapter_folder, out, examples, Progress("bench"))
     print(json.dumps({key: report[key] for key in ("parity", "shipped", "drift")}))
+
+
+def verify(baked: Path, file: Path, texts: Path) -> None:
+    """What stage `verify` does with an F16 file: every tensor, token ids, and logits against the Hugging Face directory in float32."""
+    from so8t.export.verify import Subject
+    from so8t.export.verify import verify as run
+    from so8t.files import write_jsonl
+    from so8t.params import load
+
+    write_jsonl(texts, ({"id": str(i), "text": text, "response": "# 判定\nESCALATE\n# 最終回答\n担当者に確認します。"} for i, text in enumerate(TEXTS)))
+    facts = run(Subject(file, "F16", texts, hf=baked), load(ROOT / "params.yaml")).facts
+    print(json.dumps({"tensors": facts["tensors"]["count"], "tokens": facts["tokens"], "logits": facts["logits"]}))
 
 
 def watched(what: str, command: list[str]) -> tuple[float, float, str]:
@@ -133,11 +145,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--tokenizer", type=Path, default=ROOT.parent / "shared" / "fixtures" / "phi-3.5-mini")
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--only", choices=["base", "adapter", "bake"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["base", "adapter", "bake", "verify"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     work = args.work.resolve()
     steps = {"base": lambda: make_base(work / "base", args.layers, args.tokenizer.resolve()), "adapter": lambda: make_adapter(work / "base", work / "adapter"),
-             "bake": lambda: bake(work / "base", work / "adapter", work / "baked")}
+             "bake": lambda: bake(work / "base", work / "adapter", work / "baked"),
+             "verify": lambda: verify(work / "baked", work / "b-F16.gguf", work / "texts.jsonl")}
     if args.only:
         steps[args.only]()
         return
@@ -147,7 +160,7 @@ def main() -> None:
     me = [sys.executable, __file__, str(work), "--layers", str(args.layers), "--tokenizer", str(args.tokenizer.resolve())]
     gguf = [sys.executable, "-m", "so8t.cli", "gguf"]
     commands = {"base": [*me, "--only", "base"], "adapter": [*me, "--only", "adapter"], "bake": [*me, "--only", "bake"],
-                "convert": [*gguf, "convert", str(work / "baked"), str(work / "b-F16.gguf")],
+                "convert": [*gguf, "convert", str(work / "baked"), str(work / "b-F16.gguf")], "verify F16": [*me, "--only", "verify"],
                 "quantize Q4_K_M": [*gguf, "quantize", str(work / "b-F16.gguf"), str(work / "b-Q4_K_M.gguf"), "--type", "Q4_K_M", "--threads", "2"]}
     for what, command in commands.items():
         seconds, peak, text = watched(what, command)

@@ -15,6 +15,7 @@ from typing import Any
 
 from so8t.errors import ArtifactError, DataError, ResourceError
 
+START_SLACK_S = 5.0  # the system knows the start of a process by a boot time in whole seconds, which clock corrections move
 MAX_LINE_BYTES = 8 << 20  # a longer JSONL line is a mistake, not a sample
 
 
@@ -43,7 +44,7 @@ def alive(pid: int, by: float | None = None) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and (by is None or process.create_time() <= by)
+        return process.status() != psutil.STATUS_ZOMBIE and (by is None or process.create_time() <= by + START_SLACK_S)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -99,7 +99,7 @@ def needs(params: Params, facts: Facts) -> Iterator[Need]:
         yield Need("base", OVERHEAD_S + 2 * n / 5e8, 3e8, 2e7)
     tokens = train.epochs * facts.rows["train"] * facts.tokens_per_row
     yield Need("train", OVERHEAD_S + tokens * TRAINED * n / speed, facts.training, 0.05 * n)
-    yield Need("bake", OVERHEAD_S + 64 * facts.tokens_per_row * READ * 3 * n / speed, min(12 * n + 1e9, 2.4e10), 4 * n if scratch else 2 * n)
+    yield Need("bake", OVERHEAD_S + 64 * facts.tokens_per_row * READ * 3 * n / speed, 2 * n + 1e9, 4 * n if scratch else 2 * n)
     yield Need("convert", OVERHEAD_S * 2 + 2 * 2 * n / 1.5e8, 3e8, 2 * 2 * n)
     tokens = params.quant.imatrix_rows * facts.tokens_per_row if params.quant.imatrix else 0.0
     yield Need("imatrix", 2 * (OVERHEAD_S / 2 + tokens * READ * n / speed), 4 * n + 1e9 if tokens else 2e8, 1e8)

@@ -122,4 +122,4 @@ def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
 def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
     mine = psutil.Process()
     assert files.alive(mine.pid, by=mine.create_time() + 1)
-    assert not files.alive(mine.pid, by=mine.create_time() - 1)
+    assert not files.alive(mine.pid, by=mine.create_time() - 60)
