@@ -162,7 +162,7 @@ def work(wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: 
 
 @contextmanager
 def placed_graph(root: Path) -> Iterator[None]:
-    """The probe's graph under the name that DVC reads; a second graph that stayed would show in every `dvc status`."""
+    """The probe's graph under the name that DVC reads, which git must not ignore; if it stayed, every `dvc status` would show it."""
     shutil.copyfile(root / GRAPH, root / PLACED)
     try:
         yield

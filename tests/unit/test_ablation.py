@@ -1,5 +1,7 @@
 """The ablation's plan and its statistics, on results whose answer is known."""
 
+import subprocess
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -82,3 +84,9 @@ def test_raw_rows_do_not_break_the_table_of_benchmarks(tmp_path, monkeypatch) ->
     assert CliRunner().invoke(bench_table).exit_code == 0
     assert ablation.known(tmp_path, "demo").keys() == {Run("lora", 1, 1.0)}
     assert ablation.known(tmp_path, "h200") == {}
+
+
+@pytest.mark.parametrize("name", [str(ablation.PLACED), str(ablation.PLACED.with_suffix(".lock"))])
+def test_git_ignores_neither_the_placed_graph_nor_its_lock(name: str) -> None:
+    """DVC refuses a graph or a lock that git ignores."""
+    assert subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False).returncode == 1
