@@ -84,7 +84,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even what is not there; the first error is the one to tell
+            temporary.unlink()
 
 
 @contextmanager

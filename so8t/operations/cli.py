@@ -81,6 +81,10 @@ def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
     from so8t.errors import ArtifactError
     from so8t.operations import fsck as checking
 
+    if not checking.lock_is_whole():
+        if not mend:
+            raise ArtifactError("half of it is missing: DVC was killed while it wrote", where="dvc.lock", fix="so8t fsck --repair, then dvc repro")
+        click.echo(f"dvc.lock set aside in {checking.QUARANTINE}; restored from {checking.restore_lock()}")
     found = [*checking.cache(), *checking.workspace(), *(checking.remote(name=name) if with_remote else [])]
     for finding in found:
         click.echo(f"{finding.problem}: {finding.place} {finding.path} (should be {finding.wanted})", err=True)

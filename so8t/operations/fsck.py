@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from so8t.errors import So8tError, ToolError
-from so8t.operations.git import dvc
-from so8t.operations.store import CACHE, Out, entries, lock_here, md5_file, md5_of, object_path
+from so8t.files import write_text
+from so8t.operations.git import dvc, file_at
+from so8t.operations.store import CACHE, LOCK, Out, entries, lock_here, md5_file, md5_of, object_path
 
 QUARANTINE = Path(".dvc/tmp/so8t-quarantine")
 Place = Literal["workspace", "cache", "remote"]
@@ -27,6 +28,35 @@ class Finding:
     path: str
     problem: Literal["damaged", "missing", "unreadable"]
     wanted: str
+
+
+def lock_is_whole(root: Path = Path()) -> bool:
+    """Whether DVC can read dvc.lock. It writes the file in place, so a DVC that is killed at that moment leaves half of it."""
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        try:
+            Lockfile(repo, str(root / LOCK)).load()
+        except DvcException:
+            return False
+    return True
+
+
+def restore_lock(root: Path = Path()) -> str:
+    """Set a torn dvc.lock aside and put the one that git knows in its place; say where it is from.
+
+    What ran since is not lost: DVC's run cache gives it back to the next `dvc repro`.
+    """
+    known = next((text for revision in ("", "HEAD") if (text := file_at(revision, LOCK, root)) is not None), None)
+    aside = root / QUARANTINE
+    aside.mkdir(parents=True, exist_ok=True)
+    _set_aside(root / LOCK, aside / f"{LOCK}-{len(list(aside.iterdir()))}")
+    if known is None:
+        return "nowhere: the next `dvc repro` writes it anew"
+    write_text(root / LOCK, known)
+    return "git"
 
 
 def workspace(root: Path = Path()) -> Iterator[Finding]:

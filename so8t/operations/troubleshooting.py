@@ -84,6 +84,7 @@ def page() -> str:
     lines += ["## Everyday questions about DVC", "",
               "| you see | do |", "|---|---|",
               "| conflict in `dvc.lock` after a merge | `git checkout --ours dvc.lock`, `dvc repro`, commit |",
+              "| `'./dvc.lock' validation failed` | DVC was killed while it wrote it: `so8t fsck --repair`, `dvc repro` |",
               "| everything wants to run after a comment was edited | `dvc commit -f STAGE` records the new code without running |",
               "| `dvc pull` says a file is missing | it was never pushed: `dvc data status --not-in-remote` where it was made, then `dvc push` |",
               "| `Unable to acquire lock` / `rwlock` busy | a run is going on (`so8t doctor` names its process); if that process is gone, delete "

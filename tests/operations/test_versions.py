@@ -135,6 +135,19 @@ def test_gto_reads_the_tags_as_we_do(clone: Path) -> None:
     assert theirs == {v.version for v in versions.registered(clone)}
 
 
+@pytest.mark.parametrize("keep", [0.5, 0.97])
+def test_a_lock_that_a_killed_dvc_left_half_written_is_found_and_comes_back_from_git(clone: Path, keep: float) -> None:
+    lock = clone / "dvc.lock"
+    whole = lock.read_text(encoding="utf-8")
+    assert fsck.lock_is_whole(clone)
+    torn = whole[: whole.rindex("md5", 0, int(len(whole) * keep)) + 1]
+    lock.write_text(torn, encoding="utf-8")
+    assert not fsck.lock_is_whole(clone)
+    assert fsck.restore_lock(clone) == "git"
+    assert lock.read_text(encoding="utf-8") == whole
+    assert [path.read_text(encoding="utf-8") for path in (clone / fsck.QUARANTINE).iterdir()] == [torn]
+
+
 def test_fsck_finds_a_flipped_bit_that_dvc_calls_up_to_date_and_repairs_it(clone: Path) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "checkout", "-q", "-f"], cwd=clone, check=True)

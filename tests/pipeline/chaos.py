@@ -272,14 +272,19 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
     scene, before = Scene(root, stage, chance), digests(root, stage)
     with kept(root):
         seen = FAULTS[fault](scene)
+        recovery = "dvc repro"
         code, said = scene.run(*scene.repro())
+        if code and "dvc.lock" in said:  # DVC was killed while it wrote it
+            recovery = "so8t fsck --repair, dvc repro"
+            scene.run("so8t", "fsck", "--repair")
+            code, said = scene.run(*scene.repro())
         if code:
             raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
         left = [str(p) for folder in ("models", "data", "reports") for p in (root / folder).glob("**/.*.part")]
         wrong = [*left, *(f.path for f in (*fsck.cache(root), *fsck.workspace(root)))]
         after = digests(root, stage)
         wrong += [name for name, digest in before.items() if after.get(name) != digest]
-    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", ""), "dvc repro", not wrong)
+    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", ""), recovery, not wrong)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -123,3 +124,20 @@ def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
     mine = psutil.Process()
     assert files.alive(mine.pid, by=mine.create_time() + 1)
     assert not files.alive(mine.pid, by=mine.create_time() - 60)
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_read_only_disk_is_told_as_such_for_files_and_folders(read_only_disk: Path) -> None:
+    with pytest.raises(ResourceError, match="cannot be written"):
+        files.write_text(read_only_disk / "a.json", "{}")
+    with pytest.raises(ResourceError, match="cannot be written"), files.atomic_dir(read_only_disk / "folder"):
+        pass
