@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -60,14 +61,21 @@ def clear_left(path: Path) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """The error to raise for a failed write: what to do about a full or read-only disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def disk_error(error: Exception, path: Path) -> Exception:
+    """The error to raise for a failed write: what to do about a full or read-only disk; else the error itself."""
+    number = error.errno if isinstance(error, OSError) else _errno_in(str(error))
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("the disk is full; nothing was left half-written", where=str(path),
                              fix="free some space (`so8t plan` prints what is needed) and run the same command again")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ResourceError("the directory cannot be written", where=str(path), fix="check its owner and mode, or change `paths.*`")
     return error
+
+
+def _errno_in(text: str) -> int | None:
+    """The number that libraries written in Rust, safetensors among them, put at the end of their own kind of error."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
 
 
 @contextmanager
@@ -81,8 +89,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         temporary.replace(path)
         fsync_path(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from error
+    except Exception as error:
+        if (told := disk_error(error, path)) is error:
+            raise
+        raise told from error
     finally:
         with suppress(OSError):  # a read-only disk refuses even what is not there; the first error is the one to tell
             temporary.unlink()
@@ -104,8 +114,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         temporary.replace(path)
         fsync_path(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from error
+    except Exception as error:
+        if (told := disk_error(error, path)) is error:
+            raise
+        raise told from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -127,17 +128,28 @@ def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
 
 
 @pytest.fixture
-def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of its own with the mount options of the test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)], capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_read_only_disk_is_told_as_such_for_files_and_folders(read_only_disk: Path) -> None:
+@pytest.mark.parametrize("disk", ["ro"], indirect=True)
+def test_a_read_only_disk_is_told_as_such_for_files_and_folders(disk: Path) -> None:
     with pytest.raises(ResourceError, match="cannot be written"):
-        files.write_text(read_only_disk / "a.json", "{}")
-    with pytest.raises(ResourceError, match="cannot be written"), files.atomic_dir(read_only_disk / "folder"):
+        files.write_text(disk / "a.json", "{}")
+    with pytest.raises(ResourceError, match="cannot be written"), files.atomic_dir(disk / "folder"):
         pass
+
+
+@pytest.mark.parametrize("disk", ["size=64k"], indirect=True)
+def test_a_full_disk_is_told_as_such_also_where_the_library_has_errors_of_its_own(disk: Path) -> None:
+    from safetensors.numpy import save_file
+
+    with pytest.raises(ResourceError, match="the disk is full"), files.atomic_dir(disk / "model") as folder:
+        save_file({"a": np.zeros(1 << 20)}, folder / "model.safetensors")
+    assert list(disk.iterdir()) == []
