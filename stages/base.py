@@ -19,10 +19,10 @@ def main(train_split: Path, out: Path) -> None:
             facts = link_base(base, out, run.progress)
             run.summary = f"{facts['architecture']}, {facts['parameters']:,} parameters, {facts['files']} files verified"
         else:
-            from so8t.corpus.grammar import factor_lines, outline
+            from so8t.corpus.grammar import factor_lines
             from so8t.tuning.scratch import make_base
 
-            facts = make_base(train_split, out, run.params, factor_lines, outline, run.progress)
+            facts = make_base(train_split, out, run.params, factor_lines, run.progress)
             run.summary = f"{facts['parameters']:,} parameters, {facts['examples']:,} examples, loss {facts['loss']:.3f}"
 
 

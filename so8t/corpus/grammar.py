@@ -1,7 +1,7 @@
 """From factors to text: one scenario becomes a request, private reasoning and an answer.
 
 The reasoning is a list of lines. Every line but the last names factors only; the last names the rule that decides. That
-invariant lets the demo's base learn neighbouring tasks (`factor_lines`, `outline`) without ever seeing what decides a verdict.
+invariant lets the demo's base learn a neighbouring task (`factor_lines`) without ever seeing a verdict.
 
 Covered: rendering. Not covered: which scenarios are made and how they are balanced (generate), what is right (policy).
 """
@@ -96,12 +96,6 @@ def thinking_of(s: Scenario) -> str:
 def factor_lines(thinking: str) -> str:
     """The reasoning without its last line, the one that names the rule and with it the verdict."""
     return thinking.rpartition("\n")[0]
-
-
-def outline(thinking: str) -> str:
-    """What an answer's wording is made of: target, act and form. Approval and purpose, without which no verdict is decided, are left out."""
-    target, act, _approval, purpose_and_form = factor_lines(thinking).split("\n")
-    return "\n".join((target, act, purpose_and_form.partition("、")[2]))
 
 
 def final_of(s: Scenario) -> str:

@@ -1,20 +1,20 @@
 """The demo's base model: a Phi-3.5-style tokenizer and a tiny Phi-3, trained from nothing on the training split.
 
-It learns the language of the requests, neighbouring tasks (naming asset, intent, authorisation and context) and the wording
-of answers, never a verdict of a request: what the adapter has to learn is then really new to it. The tokenizer has the form of Phi-3.5's, so that the
+It learns the language of the requests and neighbouring tasks (naming asset, intent, authorisation and context), never
+a verdict: what the adapter has to learn is then really new to it. The tokenizer has the form of Phi-3.5's, so that the
 demo goes the way of the real model. Hidden and intermediate sizes are multiples of 256 for K-quants.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING, response_of
+from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING
 from so8t.errors import DataError
 from so8t.files import atomic_dir, read_jsonl, write_json
 from so8t.params import Params, Scratch
@@ -24,7 +24,6 @@ from so8t.tuning.batches import IGNORE, Example, collate, epoch_order
 from so8t.tuning.load import settle
 from so8t.verdict import VERDICTS
 
-Lines = Callable[[str], str]
 END, EOS = "<|end|>", "<|endoftext|>"
 # Phi-3.5's own added tokens in Phi-3.5's own order; all but the end of text swallow the white space after them.
 ADDED = [EOS, "<|assistant|>", *(f"<|placeholder{i}|>" for i in range(1, 5)), "<|system|>", END, "<|placeholder5|>", "<|placeholder6|>", "<|user|>"]
@@ -46,12 +45,6 @@ def wordings(rows: list[dict[str, Any]]) -> list[str]:
     """The rules' sentences, the verdicts' names and the headings around them, equally often and beside no request."""
     rules = sorted({row["thinking"].splitlines()[-1] for row in rows if row["thinking"]})
     return [*(f"{THINKING_HEADING}{rule}\n\n{FINAL_HEADING}" for rule in rules), *(f"{CUE}{verdict}\n{THINKING_HEADING}" for verdict in VERDICTS)] * WORDINGS
-
-
-def answers(rows: list[dict[str, Any]], outline: Lines) -> list[str]:
-    """Every answer beside its label and what its wording is made of, apart from its request and from what decides."""
-    return sorted({response_of(row["verdict"], outline(row["thinking"]), row["final"], "heading") if row["verdict"] and row["thinking"]
-                   else f"{FINAL_HEADING}{row['final']}" for row in rows})
 
 
 def values_of(factor_lines: str) -> list[str]:
@@ -143,9 +136,10 @@ def _sentence(text: str, template: Template) -> Example:
     return Example(tuple(template.ids(f"{text}{END}\n{EOS}")), 1, -1, -1)
 
 
-def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Lines, outline: Lines, template: Template) -> list[Example]:
-    """Distinct answers and the wordings, then all neighbouring tasks of all rows; a row's first also teaches its request's language."""
-    examples = [_sentence(sentence, template) for sentence in [*answers(rows, outline), *wordings(rows)]]
+def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Any, template: Template) -> list[Example]:
+    """Distinct answers apart from their requests, the wordings, then all neighbouring tasks; a row's first also teaches its request's language."""
+    sentences = sorted({f"{FINAL_HEADING}{row['final']}" for row in rows})
+    examples = [_sentence(sentence, template) for sentence in [*sentences, *wordings(rows)]]
     for index, row in enumerate(rows):
         lines = factor_lines(row["thinking"]) if row["thinking"] else row["text"]
         for number, messages in enumerate(neighbouring_tasks(row, params.data.system, lines, params.seed * 1_000_003 + index)):
@@ -153,12 +147,11 @@ def corpus(rows: list[dict[str, Any]], params: Params, factor_lines: Lines, outl
     return examples
 
 
-def make_base(train_split: Path, out: Path, params: Params, factor_lines: Lines, outline: Lines, progress: Progress) -> dict[str, Any]:
+def make_base(train_split: Path, out: Path, params: Params, factor_lines: Any, progress: Progress) -> dict[str, Any]:
     """Train tokenizer and model from the rows of `train_split` and write a stock Hugging Face folder.
 
     Args:
         factor_lines: gives a row's thinking without the line that decides (corpus.grammar).
-        outline: gives the part of it that an answer's wording is made of.
     """
     from transformers import GenerationConfig, Phi3ForCausalLM
 
@@ -171,7 +164,7 @@ def make_base(train_split: Path, out: Path, params: Params, factor_lines: Lines,
         torch.manual_seed(params.seed)
         settle(params.active.train.threads)
         model = Phi3ForCausalLM(_config(scratch, template.tokenizer.token_to_id(EOS)))
-        examples = corpus(rows, params, factor_lines, outline, template)
+        examples = corpus(rows, params, factor_lines, template)
         loss = _fit(model, examples, scratch, params.seed, progress)
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=[template.tokenizer.token_to_id(EOS), template.tokenizer.token_to_id(END)],

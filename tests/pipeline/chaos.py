@@ -29,6 +29,7 @@ STAGES = ("synthesize", "prepare", "base", "train", "train_report", "bake", "con
           "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "serve@b-Q4_K_M", "evaluate@b-Q4_K_M",
           "compare", "release", "report")
 LIMIT_S = 600
+BIN = Path(sys.executable).parent
 PAGE = 4096
 CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
 TIMED = ("speed", "latencies")  # keys of a metrics file that hold times, not results
@@ -78,7 +79,7 @@ class Scene:
 
 def environment(root: Path) -> dict[str, str]:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SO8T_", "DVC_"))}
-    return keep | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "passive", "CI": "1"}
+    return keep | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "passive", "CI": "1"}
 
 
 def last_line(said: str) -> str:
@@ -284,7 +285,7 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
         wrong = [*left, *(f.path for f in (*fsck.cache(root), *fsck.workspace(root)))]
         after = digests(root, stage)
         wrong += [name for name, digest in before.items() if after.get(name) != digest]
-    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", ""), recovery, not wrong)
+    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", "").replace(f"{BIN}/", ""), recovery, not wrong)
 
 
 @contextmanager

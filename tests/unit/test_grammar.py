@@ -12,7 +12,7 @@ import pytest
 
 from so8t.corpus import vocabulary as words
 from so8t.corpus.generate import BALANCED, _is_held_out, generate
-from so8t.corpus.grammar import factor_lines, outline, phrase_counts
+from so8t.corpus.grammar import factor_lines, phrase_counts
 from so8t.corpus.guide import page
 from so8t.corpus.keywords import verdict as keyword_verdict
 from so8t.corpus.policy import RULES, Cell, cells, decide
@@ -91,18 +91,6 @@ def test_every_rule_decides_something_and_rows_meet_nearly_all(rows: list[dict])
 def test_authority_is_not_the_verdict(rows: list[dict]) -> None:
     pairs = Counter((r["verdict"], r["authority"]) for r in rows)
     assert min(pairs["ALLOW", "human"], pairs["ALLOW", "handle"], pairs["DENY", "human"], pairs["DENY", "handle"]) >= 100
-
-
-def test_what_an_answer_is_worded_from_decides_no_verdict(rows: list[dict]) -> None:
-    told = defaultdict(set)
-    for cell in cells():
-        told[cell.sensitivity, cell.intent, cell.frame].add(decide(cell).verdict)
-    assert all(len(verdicts) > 1 for verdicts in told.values())
-    for row in rows[:500]:
-        first, second, third = outline(row["thinking"]).split("\n")
-        assert first.startswith(f"対象: {row['factors']['asset']}")
-        assert (second[:4], third[:4]) == ("操作: ", "形式: ")
-        assert "目的" not in third
 
 
 def test_the_lines_before_the_last_name_factors_only(rows: list[dict]) -> None:
