@@ -13,7 +13,7 @@ from pathlib import Path
 
 from so8t.errors import ToolError
 
-SERVING = ("click", "gguf", "jaxtyping", "jinja2", "llama-cpp-python", "numpy", "pydantic", "ruamel-yaml", "scipy", "tqdm")  # what `so8t ask` imports
+SERVING = ("click", "gguf", "jaxtyping", "jinja2", "llama-cpp-python", "numpy", "psutil", "pydantic", "ruamel-yaml", "scipy", "tqdm")  # what `so8t ask` imports
 NOT_SERVED = {"fastapi", "uvicorn", "torch", "transformers"}  # never needed for asking
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
