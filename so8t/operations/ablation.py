@@ -6,6 +6,7 @@ where it was; a training that was killed goes on from its last checkpoint.
 """
 
 import json
+import os
 import re
 import shutil
 import time
@@ -54,11 +55,11 @@ class Run:
         part = "" if self.scale == 1.0 else f"-x{self.scale:g}".replace(".", "-")
         return f"ablation-{self.arm}-s{self.seed}{part}"
 
-    def settings(self, params: Params) -> list[str]:
+    def settings(self, params: Params, threads: int) -> list[str]:
         """`key=value` for `dvc exp run -S`."""
         own = f"profiles.{params.profile}.train"
         pairs = {key.replace("train.", f"{own}.") if key.startswith("train.") else key: value for key, value in ARMS[self.arm][1].items()}
-        pairs |= {f"{own}.seed": str(self.seed)}
+        pairs |= {f"{own}.seed": str(self.seed), f"{own}.threads": str(threads)}
         if self.scale != 1.0:
             pairs |= {f"{own}.epochs": f"{params.active.train.epochs * self.scale:g}"}
         return [f"{key}={value}" for key, value in pairs.items()]
@@ -90,7 +91,7 @@ def estimate(count: int, scale: float, workers: int, root: Path = Path()) -> flo
     return None if not ends else count * max(ends) * (scale + PROBE_SHARE) / workers
 
 
-def enqueue(wanted: Sequence[Run], params: Params, say: Callable[[str], None], root: Path = Path()) -> None:
+def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[str], None], root: Path = Path()) -> None:
     """Queue what is neither queued nor running; what failed, or was left by a worker that died, is queued again.
 
     Raises:
@@ -107,7 +108,7 @@ def enqueue(wanted: Sequence[Run], params: Params, say: Callable[[str], None], r
             dvc("queue", "remove", run.name, root=root)
             state = None
         if state is None and commit_of(run, root) is None:
-            flags = [word for pair in run.settings(params) for word in ("-S", pair)]
+            flags = [word for pair in run.settings(params, threads) for word in ("-S", pair)]
             dvc("exp", "run", "--queue", "--name", run.name, "--copy-paths", str(PLACED), *flags, TARGET, root=root)
             say(f"queued {run.name}")
 
@@ -155,7 +156,7 @@ def work(wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: 
     if not left:
         return
     with placed_graph(root):
-        enqueue(left, params, say, root)
+        enqueue(left, params, max(1, (os.cpu_count() or 1) // workers), say, root)
         dvc("queue", "start", "-j", str(workers), root=root)
         _await(wanted, left, params.profile, say, root)
 

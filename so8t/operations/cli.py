@@ -154,7 +154,7 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
 @click.option("--arms", default="lora,gate,pet,triality,all,oft", show_default=True, help="comma-separated; also: plain")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="trainings of each arm")
 @click.option("--scale", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0, show_default=True, help="share of the profile's steps")
-@click.option("--workers", default=1, show_default=True, help="experiments at a time; a training uses train.threads cores")
+@click.option("--workers", default=1, show_default=True, help="experiments at a time; they share the cores evenly")
 @click.option("--dry-run", is_flag=True, help="say what would run and for how long")
 @click.option("--table", "only_table", is_flag=True, help="only write docs/ablation.md again")
 def ablation(arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool, only_table: bool) -> None:

@@ -24,7 +24,7 @@ def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> N
     seen = set()
     for arm in ablation.ARMS:
         changed = read_yaml(ROOT / "params.yaml")
-        for pair in Run(arm, 3, 0.5).settings(Params.model_validate(raw)):
+        for pair in Run(arm, 3, 0.5).settings(Params.model_validate(raw), 1):
             key, value = pair.split("=")
             node = changed
             for part in key.split(".")[:-1]:
@@ -33,6 +33,7 @@ def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> N
             node[key.split(".")[-1]] = {"true": True, "false": False}.get(value, value)
         params = Params.model_validate(changed)
         assert params.train_seed == 3
+        assert params.active.train.threads == 1
         assert params.seed == raw["seed"]  # data and base stay
         assert params.active.train.epochs == pytest.approx(0.5 * raw["profiles"]["demo"]["train"]["epochs"])
         seen.add((params.gates.enabled, params.heads.enabled, params.heads.mode, params.pet.weight, params.active.train.adapter))
