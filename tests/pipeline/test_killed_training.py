@@ -15,7 +15,7 @@ from tests.pipeline.chaos import environment
 from tests.pipeline.conftest import REDUCED, copy_of_project, runner
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.nightly]
-SMALL = REDUCED | {"synthesize.rows": 400, "profiles.demo.train.epochs": 0.6, "profiles.demo.train.save_steps": 2, "profiles.demo.train.lora_dropout": 0.1}
+SMALL = REDUCED | {"synthesize.rows": 400, "profiles.demo.train.epochs": 5.0, "profiles.demo.train.save_steps": 2, "profiles.demo.train.lora_dropout": 0.1}
 KILLS = 20
 LIMIT_S = 300.0
 
@@ -65,4 +65,4 @@ def test_every_next_repro_ends_with_the_same_weights(tmp_path: Path) -> None:
         print(moments[-1], flush=True)
     assert sum(moment.startswith("killed") for moment in moments) >= KILLS * 3 // 4, moments
     assert any("half a checkpoint" in moment for moment in moments), moments
-    assert any("step-" in moment for moment in moments), moments
+    assert sum("step-" in moment for moment in moments) >= KILLS // 4, moments  # there was something to resume from
