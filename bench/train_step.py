@@ -219,10 +219,12 @@ def main() -> None:
              for name in names if "+" in name]
     lines += [line(f"memory, {name} over lora ({shape})", "MiB", saved[name], saved["lora"], "peft LoRA r16", saved[name] / saved["lora"], 1)
               for name in names if "+" in name]
-    if "boft" in names:
-        extra = statistics.median(g - base for g, base in zip(times["lora+gate"], times["lora"], strict=True))
-        theirs = statistics.median(o - base for o, base in zip(times["boft"], times["none"], strict=True))
-        lines.append(line(f"added by a rotation ({shape})", "s", extra, theirs, "peft BOFT block 8 on o_proj", extra / theirs, args.rounds))
+    extra = [g - base for g, base in zip(times["lora+gate"], times["lora"], strict=True)]
+    for peer, label in (("oft", "peft OFT block 8 on o_proj"), ("boft", "peft BOFT block 8 on o_proj")):
+        if peer in names:
+            theirs = [o - base for o, base in zip(times[peer], times["none"], strict=True)]
+            share = statistics.median(a / b for a, b in zip(extra, theirs, strict=True))
+            lines.append(line(f"added by a rotation ({shape})", "s", statistics.median(extra), statistics.median(theirs), label, share, args.rounds))
     for exact in (False, True):
         ours, theirs, share = rotations(args, exact)
         label = "peft OFT block 8, exact Cayley" if exact else "peft OFT block 8, its default series"
