@@ -73,5 +73,5 @@ sweep: setup ## pet.lambda 0.01, 0.05, 0.1 through DVC's queue, two at a time; t
 ablation: setup ## each part of training alone and together, 5 seeds, through DVC's queue; docs/ablation.md (hours; goes on when run again)
 	$(RUN) so8t ablation
 
-chaos: setup ## 24 faults over all stages; the table of docs/reliability.md (about an hour)
+chaos: setup ## 24 faults over all stages; the table of docs/reliability.md (a quarter of an hour on two cores)
 	$(RUN) python -m tests.pipeline.chaos --faults 24 --seed 1 --table docs/reliability.md
