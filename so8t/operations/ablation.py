@@ -7,7 +7,6 @@ where it was; a training that was killed goes on from its last checkpoint.
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 from so8t.errors import ParamsError, ToolError
 from so8t.files import read_jsonl
 from so8t.operations.git import call, dvc, file_at, git
-from so8t.operations.sweep import states
+from so8t.operations.sweep import active_workers, keep_working, states
 from so8t.params import Params, load
 
 GRAPH, PLACED = Path("bench/ablation/probe.yaml"), Path("bench/ablation/dvc.yaml")  # under DVC's name only while the queue works
@@ -98,7 +97,7 @@ def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[
         ToolError: DVC refused.
     """
     names = [run.name for run in wanted]
-    found, alive = states(names, root), workers_alive(root)
+    found, alive = states(names, root), active_workers(root) > 0
     for run in wanted:
         state = found.get(run.name)
         if state == "Running" and not alive:
@@ -111,12 +110,6 @@ def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[
             flags = [word for pair in run.settings(params, threads) for word in ("-S", pair)]
             dvc("exp", "run", "--queue", "--name", run.name, "--copy-paths", str(PLACED), *flags, TARGET, root=root)
             say(f"queued {run.name}")
-
-
-def workers_alive(root: Path = Path()) -> bool:
-    """Whether a worker of the queue is at work."""
-    said = re.search(r"(\d+) active", dvc("queue", "status", root=root).stdout)
-    return bool(said and int(said[1]))
 
 
 def commit_of(run: Run, root: Path = Path()) -> str | None:
@@ -157,8 +150,7 @@ def work(wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: 
         return
     with placed_graph(root):
         enqueue(left, params, max(1, (os.cpu_count() or 1) // workers), say, root)
-        dvc("queue", "start", "-j", str(workers), root=root)
-        _await(wanted, left, params.profile, say, root)
+        _await(wanted, left, params.profile, workers, say, root)
 
 
 @contextmanager
@@ -171,9 +163,11 @@ def placed_graph(root: Path) -> Iterator[None]:
         (root / PLACED).unlink(missing_ok=True)
 
 
-def _await(wanted: Sequence[Run], left: list[Run], profile: str, say: Callable[[str], None], root: Path) -> None:
+def _await(wanted: Sequence[Run], left: list[Run], profile: str, workers: int, say: Callable[[str], None], root: Path) -> None:
     began, first = time.monotonic(), len(left)
     while left:
+        if "Queued" in states([run.name for run in left], root).values():
+            keep_working(workers, root)
         time.sleep(POLL_S)
         found = states([run.name for run in left], root)
         done = [run for run in left if collect(run, profile, root)]

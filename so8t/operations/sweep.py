@@ -6,6 +6,10 @@ Not covered: choosing a graphics card per worker (use one worker per card).
 """
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,14 +52,31 @@ def work(names: Sequence[str], workers: int, report: Callable[[str], None], root
     Raises:
         ToolError: an experiment failed; the others have run.
     """
-    dvc("queue", "start", "-j", str(workers), root=root)
     said = ""
     while pending := [state for state in states(names, root).values() if state in WAITING]:
         if (line := f"{len(names) - len(pending)} of {len(names)} done") != said:
             report(said := line)
+        if "Queued" in pending:
+            keep_working(workers, root)
         time.sleep(POLL_S)
     if failed := [name for name, state in states(names, root).items() if state not in ("Success",)]:
         raise ToolError(f"failed: {', '.join(failed)}", where="dvc queue", fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`")
+
+
+def keep_working(workers: int, root: Path = Path()) -> None:
+    """Start workers of DVC's queue until as many are at work as are wanted; one that found nothing to take has gone.
+
+    They outlive this call and would hold its pipes open, so that whoever reads these would wait for the last experiment: they get none.
+    """
+    if active_workers(root) < workers:
+        subprocess.run([sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)], cwd=root, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"DVC_NO_ANALYTICS": "1"}, check=False)
+
+
+def active_workers(root: Path = Path()) -> int:
+    """How many workers of the queue are at work."""
+    said = re.search(r"(\d+) active", dvc("queue", "status", root=root).stdout)
+    return int(said[1]) if said else 0
 
 
 def states(names: Sequence[str], root: Path = Path()) -> dict[str, str]:

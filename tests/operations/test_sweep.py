@@ -54,6 +54,7 @@ def test_two_workers_give_what_one_run_after_another_gives(project: Path) -> Non
     values = ("0.01", "0.03", "0.1")  # none is the shipped one, whose result DVC has already
     said: list[str] = []
     sweep.work(sweep.queue("pet.lambda", values, project), 2, said.append, project)
+    assert said[0] == "0 of 3 done"  # told while the workers are at work
     rows = sweep.results("pet.lambda", values, project)
     alone = []
     for value in values:
