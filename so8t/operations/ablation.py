@@ -19,14 +19,13 @@ from typing import Any
 from so8t.errors import ParamsError, ToolError
 from so8t.files import read_jsonl
 from so8t.operations.git import call, dvc, file_at, git
-from so8t.operations.sweep import active_workers, keep_working, states
+from so8t.operations.sweep import POLL_S, keep_working, look
 from so8t.params import Params, load
 
 GRAPH, PLACED = Path("bench/ablation/probe.yaml"), Path("bench/ablation/dvc.yaml")  # under DVC's name only while the queue works
 TARGET = f"{PLACED}:probe"
 FOUND = "bench/ablation/probe.json"
 RESULTS = Path("bench/results/ablation.jsonl")
-POLL_S = 30.0  # each look costs a second of processor time
 PROBE_SHARE = 0.15  # of a full training's time
 LORA = {"gates.enabled": "false", "heads.enabled": "false", "pet.lambda": "0.0", "train.adapter": "lora"}
 ARMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -96,11 +95,10 @@ def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[
     Raises:
         ToolError: DVC refused.
     """
-    names = [run.name for run in wanted]
-    found, alive = states(names, root), active_workers(root) > 0
+    queue = look([run.name for run in wanted], root)
     for run in wanted:
-        state = found.get(run.name)
-        if state == "Running" and not alive:
+        state = queue.states.get(run.name)
+        if state == "Running" and not queue.workers:
             dvc("queue", "kill", "--force", run.name, root=root, check=False)
             state = "Failed"
         if state == "Failed":
@@ -166,16 +164,15 @@ def placed_graph(root: Path) -> Iterator[None]:
 def _await(wanted: Sequence[Run], left: list[Run], profile: str, workers: int, say: Callable[[str], None], root: Path) -> None:
     began, first = time.monotonic(), len(left)
     while left:
-        if "Queued" in states([run.name for run in left], root).values():
-            keep_working(workers, root)
+        queue = look([run.name for run in left], root)
+        keep_working(queue, workers, root)
         time.sleep(POLL_S)
-        found = states([run.name for run in left], root)
         done = [run for run in left if collect(run, profile, root)]
         left = [run for run in left if run not in done]
         if done:
             rate = (time.monotonic() - began) / (first - len(left))
             say(f"{len(wanted) - len(left)} of {len(wanted)} done ({', '.join(run.name for run in done)}); about {len(left) * rate / 60:.0f} min left")
-        stuck = [run.name for run in left if found.get(run.name) not in ("Queued", "Running") and not collect(run, profile, root)]
+        stuck = [run.name for run in left if queue.states.get(run.name) not in ("Queued", "Running") and not collect(run, profile, root)]
         if left and len(stuck) == len(left):
             raise ToolError(f"failed: {', '.join(stuck)}", where="dvc queue", fix=f"dvc queue logs {stuck[0]}; then run this again")
 

@@ -144,7 +144,7 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
     from so8t.progress import database_dir
 
     wanted = values or ("0.01", "0.05", "0.1")
-    sweeping.work(sweeping.queue(key, wanted), workers, click.echo)
+    sweeping.work(sweeping.enqueue(key, wanted), workers, click.echo)
     out = database_dir() / "sweeps" / key
     sweeping.write(key, sweeping.results(key, wanted), out)
     click.echo(f"{(out / 'table.md').read_text(encoding='utf-8')}\n{out}/plot.svg\ntake one: dvc exp apply {sweeping.name_of(key, wanted[0])}")

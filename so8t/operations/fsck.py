@@ -49,7 +49,8 @@ def restore_lock(root: Path = Path()) -> str:
 
     What ran since is not lost: DVC's run cache gives it back to the next `dvc repro`.
     """
-    known = next((text for revision in ("", "HEAD") if (text := file_at(revision, LOCK, root)) is not None), None)
+    index = ""  # as git names it before the colon: DVC stages the file whenever it has written all of it
+    known = next((text for revision in (index, "HEAD") if (text := file_at(revision, LOCK, root)) is not None), None)
     aside = root / QUARANTINE
     aside.mkdir(parents=True, exist_ok=True)
     _set_aside(root / LOCK, aside / f"{LOCK}-{len(list(aside.iterdir()))}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WAITING = ("Queued", "Running")
-POLL_S = 5.0
+POLL_S = 15.0  # each look costs a second of processor time
 COLUMNS = ("value", "false_allow_rate", "allow_rate", "macro_f1", "ece", "train_loss", "certified")
 
 
@@ -33,7 +34,7 @@ def name_of(key: str, value: str) -> str:
     return f"sweep-{key}-{value}".replace(".", "-").replace("_", "-").lower()
 
 
-def queue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
+def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
     """Queue one experiment per value; return their names.
 
     Raises:
@@ -53,39 +54,53 @@ def work(names: Sequence[str], workers: int, report: Callable[[str], None], root
         ToolError: an experiment failed; the others have run.
     """
     said = ""
-    while pending := [state for state in states(names, root).values() if state in WAITING]:
-        if (line := f"{len(names) - len(pending)} of {len(names)} done") != said:
+    while (queue := look(names, root)).waiting:
+        if (line := f"{len(names) - queue.waiting} of {len(names)} done") != said:
             report(said := line)
-        if "Queued" in pending:
-            keep_working(workers, root)
+        keep_working(queue, workers, root)
         time.sleep(POLL_S)
-    if failed := [name for name, state in states(names, root).items() if state not in ("Success",)]:
+    if failed := [name for name, state in queue.states.items() if state not in ("Success",)]:
         raise ToolError(f"failed: {', '.join(failed)}", where="dvc queue", fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`")
 
 
-def keep_working(workers: int, root: Path = Path()) -> None:
-    """Start workers of DVC's queue until as many are at work as are wanted; one that found nothing to take has gone.
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What DVC says of its queue: the state of each named task that it holds, and how many workers are at work."""
 
-    They outlive this call and would hold its pipes open, so that whoever reads these would wait for the last experiment: they get none.
-    """
-    if active_workers(root) < workers:
-        subprocess.run([sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)], cwd=root, stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"DVC_NO_ANALYTICS": "1"}, check=False)
+    states: dict[str, str]
+    workers: int
 
-
-def active_workers(root: Path = Path()) -> int:
-    """How many workers of the queue are at work."""
-    said = re.search(r"(\d+) active", dvc("queue", "status", root=root).stdout)
-    return int(said[1]) if said else 0
+    @property
+    def waiting(self) -> int:
+        """How many of the tasks are not through."""
+        return sum(state in WAITING for state in self.states.values())
 
 
-def states(names: Sequence[str], root: Path = Path()) -> dict[str, str]:
-    """State of each named task of the queue, as DVC prints it."""
+def look(names: Sequence[str], root: Path = Path()) -> Queue:
+    """The queue as it is now."""
+    said = dvc("queue", "status", root=root).stdout
     found = {}
-    for line in dvc("queue", "status", root=root).stdout.splitlines():
+    for line in said.splitlines():
         words = line.split()
         found.update({name: next((w for w in words if w in ("Success", "Failed", *WAITING)), "?") for name in names if name in words})
-    return found
+    active = re.search(r"(\d+) active", said)
+    return Queue(found, int(active[1]) if active else 0)
+
+
+def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
+    """While tasks wait, start workers until as many are at work as are wanted; one that found nothing to take has gone.
+
+    They outlive this call and would hold its pipes open, so that whoever reads these would wait for the last experiment: they get none.
+
+    Raises:
+        ToolError: DVC does not start them.
+    """
+    if "Queued" not in queue.states.values() or queue.workers >= workers:
+        return
+    command = [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)]
+    if subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                      env=os.environ | {"DVC_NO_ANALYTICS": "1"}, check=False).returncode:
+        raise ToolError("DVC does not start the workers of its queue", where="dvc queue", fix=f"see what `dvc queue start -j {workers}` says")
 
 
 def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[str, Any]]:

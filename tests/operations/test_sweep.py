@@ -53,7 +53,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_two_workers_give_what_one_run_after_another_gives(project: Path) -> None:
     values = ("0.01", "0.03", "0.1")  # none is the shipped one, whose result DVC has already
     said: list[str] = []
-    sweep.work(sweep.queue("pet.lambda", values, project), 2, said.append, project)
+    sweep.work(sweep.enqueue("pet.lambda", values, project), 2, said.append, project)
     assert said[0] == "0 of 3 done"  # told while the workers are at work
     rows = sweep.results("pet.lambda", values, project)
     alone = []
@@ -75,4 +75,4 @@ def test_an_unknown_key_is_refused_before_anything_is_queued(project: Path) -> N
     from so8t.errors import ToolError
 
     with pytest.raises(ToolError, match="lamda"):
-        sweep.queue("pet.lamda", ("1",), project)
+        sweep.enqueue("pet.lamda", ("1",), project)
