@@ -75,7 +75,7 @@ def list_models(as_json: bool) -> None:
 @click.command()
 @click.option("--remote/--no-remote", "with_remote", default=False, help="also read every object of the remote (all of it is transferred)")
 @click.option("--name", default=None, help="another remote than the default one")
-@click.option("--repair", "mend", is_flag=True, help="set damaged files aside and fetch them again")
+@click.option("--repair", "mend", is_flag=True, help="set damaged files aside and fetch them again; those of the remote: put the cache's there")
 def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
     """Re-hash outputs, cache and, if wanted, remote from their bytes: DVC itself trusts sizes and times."""
     from so8t.errors import ArtifactError
@@ -91,8 +91,8 @@ def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
     if with_remote and (lacking := checking.missing_in_remote(name=name)):
         click.echo(f"not pushed yet: {', '.join(lacking)}\n  fix: dvc push", err=True)
     if found and mend:
-        left = checking.repair(found)
-        found = [*checking.cache(), *checking.workspace()]
+        left = checking.repair(found, name=name)
+        found = [*checking.cache(), *checking.workspace(), *(checking.remote(name=name) if with_remote else [])]
         click.echo(f"set aside in {checking.QUARANTINE}; {'all is whole again' if not found and not left else f'not to be had: {left}'}")
     if found:
         raise ArtifactError(f"{len(found)} damaged or missing", where="so8t fsck", fix="so8t fsck --repair; what no remote has: dvc repro")

@@ -115,25 +115,51 @@ def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]
         return [out.path for out in lock_here(root) if out.cached and not odb.exists(out.md5)]
 
 
-def repair(findings: list[Finding], root: Path = Path()) -> list[str]:
-    """Set damaged objects and damaged outputs aside, fetch and check out again; return what stayed missing.
+def repair(findings: list[Finding], root: Path = Path(), name: str | None = None) -> list[str]:
+    """Set what is damaged aside, put, fetch and check out whole ones instead; return what stayed missing.
 
     A workspace file is set aside only where the cache or the remote gives back the good one afterwards, or where it
     is the damaged object itself (a link).
     """
-    aside = root / QUARANTINE
     bad = {f.wanted for f in findings if f.place == "cache" and f.problem == "damaged"}
     for finding in (f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"):
-        source = root / finding.path
-        aside.mkdir(parents=True, exist_ok=True)
-        target = aside / f"{finding.wanted}-{finding.place}-{len(list(aside.iterdir()))}"
-        _set_aside(source, target)
-    for out, name, md5 in _files_of(root):
+        _set_aside(root / finding.path, _aside(finding, root))
+    lost = _repair_remote([f for f in findings if f.place == "remote"], root, name)
+    for out, path, md5 in _files_of(root):
         if md5 in bad or out.md5 in bad:
-            (root / name).unlink(missing_ok=True)
+            (root / path).unlink(missing_ok=True)
     dvc("fetch", "--quiet", root=root, check=False)
     dvc("checkout", "--quiet", "--force", root=root, check=False)
-    return sorted({f.wanted for f in findings if f.place == "cache" and not object_path(f.wanted, root).is_file()})
+    return sorted(lost | {f.wanted for f in findings if f.place == "cache" and not object_path(f.wanted, root).is_file()})
+
+
+def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set[str]:
+    """Put the cache's own object where the remote's is damaged, or nothing: a missing object is told, a damaged one is not.
+
+    Not by `dvc push`: it takes an object that is there for pushed, and knows those of the workspace only.
+    """
+    from dvc.repo import Repo
+
+    if not findings:
+        return set()
+    lost = set()
+    with Repo(str(root)) as repo:
+        files = repo.cloud.get_remote_odb(name).fs
+        for finding in findings:
+            held = object_path(finding.wanted, root)
+            files.get_file(finding.path, str(_aside(finding, root)))
+            files.remove(finding.path)
+            if held.is_file() and md5_file(held) == finding.wanted.removesuffix(".dir"):
+                files.put_file(str(held), finding.path)
+            else:
+                lost.add(finding.wanted)
+    return lost
+
+
+def _aside(finding: Finding, root: Path) -> Path:
+    folder = root / QUARANTINE
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{finding.wanted}-{finding.place}-{len(list(folder.iterdir()))}"
 
 
 def _set_aside(source: Path, target: Path) -> None:

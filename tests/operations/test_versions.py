@@ -185,6 +185,41 @@ def test_fsck_reads_the_remote_from_its_bytes(clone: Path) -> None:
     assert [f.place for f in fsck.remote(clone)] == ["remote"]
 
 
+KILLED_AT_ITS_FIRST_OBJECT = """
+import fcntl, os, signal, sys
+fcntl.ioctl = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # DVC has created the object and asks for a reflink
+from dvc.cli import main
+sys.exit(main(["push", "-q", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the reflink that is interrupted is Linux's")
+@pytest.mark.parametrize("again", ["dvc push", "fsck"])
+def test_what_a_killed_push_left_empty_in_the_remote_is_mended(tmp_path: Path, again: str) -> None:
+    clone = make_clone(tmp_path / "clone")
+    subprocess.run([sys.executable, "-c", KILLED_AT_ITS_FIRST_OBJECT], cwd=clone, check=False)
+    found = list(fsck.remote(clone))
+    assert [(f.place, Path(f.path).stat().st_size) for f in found] == [("remote", 0)]
+    if again == "fsck":
+        assert fsck.repair(found, clone) == []
+        assert list(fsck.remote(clone)) == []
+        assert [path.stat().st_size for path in (clone / fsck.QUARANTINE).iterdir()] == [0]
+    subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], cwd=clone, check=True)
+    assert list(fsck.remote(clone)) == []
+    assert fsck.missing_in_remote(clone) == []
+
+
+def test_a_damaged_object_that_the_cache_lacks_leaves_the_remote_and_is_named(clone: Path) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], cwd=clone, check=True)
+    victim = next(o for o in lock_here(clone) if o.path.endswith(".gguf")).md5
+    held = clone.parent / "store/files/md5" / victim[:2] / victim[2:]
+    flip(held)
+    object_path(victim, clone).unlink()
+    assert fsck.repair(list(fsck.remote(clone)), clone) == [victim]
+    assert not held.exists()
+    assert fsck.missing_in_remote(clone)
+
+
 def test_gc_keeps_what_every_tag_needs_and_removes_the_rest(clone: Path) -> None:
     loose = clone / ".dvc/cache/files/md5/ab"
     loose.mkdir(exist_ok=True)

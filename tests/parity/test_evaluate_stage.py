@@ -48,24 +48,24 @@ def place(tmp_path_factory):
     (root / "params.yaml").write_text(text, encoding="utf-8")
     write_tiny(root / "b-Q4_K_M.gguf")
     prepared(root / "prepared")
+    (root / "nothing").mkdir()
     for name, args in (("score", ["b-Q4_K_M.gguf", "b-Q4_K_M", "--model", "b", "--type", "Q4_K_M", "--prepared", "prepared"]),
-                       ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"])):
+                       ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"]),
+                       ("serve", ["b-Q4_K_M.gguf", "not_run.json", "--prepared", "nothing", "--answers", "no_answers.jsonl", "--no-generate"])):
         done = stage(root, name, *args)
         assert done.returncode == 0, done.stderr
     return root
 
 
-def serve(place, *more):
-    return stage(place, "serve", "b-Q4_K_M.gguf", "served.json", "--prepared", "prepared", "--answers", "answers.jsonl", *more)
-
-
-def evaluate(place, file="b-Q4_K_M.gguf", card="card.json"):
-    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", card, "--served", "served.json", "--out", "out.json", "--plots", "plots")
+def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json"):
+    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", card, "--served", served, "--out", "out.json", "--plots", "plots")
 
 
 def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
-    for done in (serve(place), evaluate(place)):
-        assert done.returncode == 0, done.stderr
+    served = stage(place, "serve", "b-Q4_K_M.gguf", "served.json", "--prepared", "prepared", "--answers", "answers.jsonl")
+    assert served.returncode == 0, served.stderr
+    done = evaluate(place, served="served.json")
+    assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
     assert (found["model"], found["type"], found["readout"]) == ("b", "Q4_K_M", "prefill")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"run"}
@@ -81,12 +81,10 @@ def test_each_test_split_is_written_down_as_a_look(place):
 
 
 def test_a_file_that_is_not_run_says_so_without_reading_a_row(place):
-    (place / "nothing").mkdir()
-    assert serve(place, "--no-generate", "--prepared", "nothing").returncode == 0
     assert evaluate(place).returncode == 0
     found = read_json(place / "out.json")
     assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}
-    assert (place / "answers.jsonl").read_bytes() == b""
+    assert (place / "no_answers.jsonl").read_bytes() == b""
 
 
 def test_another_file_than_the_scored_one_is_refused(place):
@@ -104,10 +102,9 @@ def test_an_edited_card_is_refused(place):
 
 
 def test_what_was_measured_of_another_file_is_refused(place):
-    held = read_json(place / "served.json")
-    (place / "served.json").write_text(json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8")
-    done = evaluate(place)
-    (place / "served.json").write_text(json.dumps(held), encoding="utf-8")
+    held = read_json(place / "not_run.json")
+    (place / "other.json").write_text(json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8")
+    done = evaluate(place, served="other.json")
     assert done.returncode == 5
     assert "measured of another file" in done.stderr
 
