@@ -48,7 +48,6 @@ class Params(Section):
     pet: Pet
     gates: Gates
     heads: Heads
-    loss: Loss
     quant: Quant
     scoring: Scoring
     calibration: Calibration

@@ -148,6 +148,7 @@ class Profile(Section):
     names: Names
     base: Base
     scratch: Scratch | None
+    loss: Loss
     train: Train
 
     @model_validator(mode="after")

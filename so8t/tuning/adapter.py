@@ -164,8 +164,8 @@ def _place_lora(model: nn.Module, stored: dict[str, Tensor]) -> None:
 def describe(params: Params, heads: Heads | None, base_digest: str, data_digest: str) -> dict[str, Any]:
     """What the adapter's config says beside its files."""
     shape = {"width": heads.prototypes.shape[1], "token_ids": heads.token_ids, "mode": heads.mode} if heads else None
-    train = params.active.train
+    loss, train = params.active.loss, params.active.train
     return {"heads": shape, "base_sha256": base_digest, "data_sha256": data_digest, "pet_lambda": params.pet.weight,
-            "cmd_weight": params.loss.cmd_weight, "safety_weight": params.loss.safety_weight, "label_weight": params.loss.label_weight,
+            "cmd_weight": loss.cmd_weight, "safety_weight": loss.safety_weight, "label_weight": loss.label_weight,
             "quantization": train.quantization, "compute_dtype": train.compute_dtype, "adapter": train.adapter,
             "seed": params.train_seed, "lora": {"r": train.lora_r, "alpha": train.lora_alpha}}

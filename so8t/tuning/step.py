@@ -106,7 +106,7 @@ def _backward(t: Trainee, micro: list[Batch | None], spare: Batch | None, counts
                     (0.0 * t.objective(spare.to(t.device)).lm).backward()
                 continue
             parts: Parts = t.objective(batch.to(t.device))
-            loss = weigh(parts, counts, params.loss, weight)
+            loss = weigh(parts, counts, params.active.loss, weight)
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += loss.item()
             for name in PARTS:

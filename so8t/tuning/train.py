@@ -77,12 +77,12 @@ def _preflight(folder: Path, root: Path, params: Params) -> None:
 
 def inputs_of(base: Path, prepared: Path, params: Params) -> dict[str, Any]:
     """Everything that defines the run; its digest names the run's directory."""
-    sections = {name: getattr(params, name).model_dump(by_alias=True) for name in ("pet", "gates", "heads", "loss")}
+    sections = {name: getattr(params, name).model_dump(by_alias=True) for name in ("pet", "gates", "heads")}
     data = {name: sha256_file(prepared / f"{name}.jsonl") for name in ("train", "valid")}
     settings = params.active.train
     foreign = checkpoint.foreign(settings.resume_from)
-    return {"seed": params.train_seed, **sections, "train": settings.model_dump(exclude=NOT_THE_RUN), "base": sha256_tree(base), "data": data,
-            "tokens": params.active.base.tokens.model_dump(), "system": params.data.system,
+    return {"seed": params.train_seed, **sections, "loss": params.active.loss.model_dump(), "train": settings.model_dump(exclude=NOT_THE_RUN),
+            "base": sha256_tree(base), "data": data, "tokens": params.active.base.tokens.model_dump(), "system": params.data.system,
             "code": checkpoint.code_digest(MODULES), "torch": torch.__version__, "from": sha256_tree(foreign) if foreign else None}
 
 
