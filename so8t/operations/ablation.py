@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import ParamsError, ToolError
-from so8t.files import read_jsonl
+from so8t.files import read_jsonl, sha256_tree
 from so8t.operations.git import call, dvc, file_at, git
 from so8t.operations.sweep import POLL_S, keep_working, look
 from so8t.params import Params, load
@@ -25,6 +25,7 @@ from so8t.params import Params, load
 GRAPH, PLACED = Path("bench/ablation/probe.yaml"), Path("bench/ablation/dvc.yaml")  # under DVC's name only while the queue works
 TARGET = f"{PLACED}:probe"
 FOUND = "bench/ablation/probe.json"
+BASE = Path("models/base")
 RESULTS = Path("bench/results/ablation.jsonl")
 PROBE_SHARE = 0.15  # of a full training's time
 LORA = {"gates.enabled": "false", "heads.enabled": "false", "pet.lambda": "0.0", "train.adapter": "lora"}
@@ -75,11 +76,14 @@ def runs(arms: Sequence[str], seeds: int, scale: float) -> list[Run]:
 
 
 def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
-    """The results so far of a profile; the newest of equals."""
+    """The results so far of a profile on the base that is here, without one on that of the newest result; the newest of equals.
+
+    Another base is another task: its results stay in the file and are not mixed in.
+    """
     path = root / RESULTS
-    if not path.is_file():
-        return {}
-    return {Run(row["arm"], row["seed"], row["scale"]): row for _, row in read_jsonl(path) if row["profile"] == profile}
+    rows = [row for _, row in read_jsonl(path) if row["profile"] == profile] if path.is_file() else []
+    base = sha256_tree(root / BASE) if (root / BASE).is_dir() else rows[-1]["base_sha256"] if rows else ""
+    return {Run(row["arm"], row["seed"], row["scale"]): row for row in rows if row["base_sha256"] == base}
 
 
 def estimate(count: int, scale: float, workers: int, root: Path = Path()) -> float | None:

@@ -16,7 +16,8 @@ from tests.fakes.tuning import ROOT
 def row(value: float, heads: bool = False) -> dict:
     cue = {"macro_f1": value, "accuracy": value, "false_allow_rate": 1 - value, "log_loss": 1.0}
     split = {"cue": cue, "language_loss": 2 - value} | ({"heads": cue} if heads else {})
-    return {"profile": "demo", "commit": "abc", "trained": {"adapter": 10}, "splits": dict.fromkeys(("valid", "test_iid", "test_cells", "test_phrases"), split)}
+    return {"profile": "demo", "commit": "abc", "base_sha256": "b1", "trained": {"adapter": 10},
+            "splits": dict.fromkeys(("valid", "test_iid", "test_cells", "test_phrases"), split)}
 
 
 def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> None:
@@ -85,6 +86,18 @@ def test_raw_rows_do_not_break_the_table_of_benchmarks(tmp_path, monkeypatch) ->
     assert CliRunner().invoke(bench_table).exit_code == 0
     assert ablation.known(tmp_path, "demo").keys() == {Run("lora", 1, 1.0)}
     assert ablation.known(tmp_path, "h200") == {}
+
+
+def test_results_on_another_base_are_not_mixed_in(tmp_path) -> None:
+    import json
+
+    (tmp_path / "bench/results").mkdir(parents=True)
+    rows = [{"arm": "lora", "seed": seed, "scale": 1.0, **row(0.8), "base_sha256": base} for seed, base in ((1, "old"), (2, "new"))]
+    (tmp_path / ablation.RESULTS).write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    assert ablation.known(tmp_path, "demo").keys() == {Run("lora", 2, 1.0)}
+    (tmp_path / ablation.BASE).mkdir(parents=True)
+    (tmp_path / ablation.BASE / "config.json").write_text("{}", encoding="utf-8")
+    assert ablation.known(tmp_path, "demo") == {}
 
 
 @pytest.mark.parametrize("name", [str(ablation.PLACED), str(ablation.PLACED.with_suffix(".lock"))])
