@@ -89,7 +89,7 @@ def thinking_of(s: Scenario) -> str:
         f"操作: {words.INTENTS[s.intent][0]}（{words.POWER_NAMES[POWER[s.intent]]}）",
         f"承認: {words.AUTHORISATIONS[s.authorisation][0]}",
         f"目的: {words.CONTEXTS[s.context][0]}、形式: {words.FRAMES[s.frame][0]}",
-        f"規則{s.rule.id}: {s.rule.ja}",
+        f"{words.RULES[s.rule.verdict]}{s.rule.id}: {s.rule.ja}",
     ))
 
 
@@ -106,10 +106,10 @@ def final_of(s: Scenario) -> str:
     if rule.verdict is Verdict.ESCALATE:
         return words.HAND_OVER.format(a=s.asset)
     if s.frame == "refusal_draft":
-        return words.REFUSAL_DRAFT.format(a=s.asset, i=intent_name)
+        return words.ASSENT + words.REFUSAL_DRAFT.format(a=s.asset, i=intent_name)
     if s.frame == "negated":
-        return words.GENERAL_ADVICE.format(i=intent_name)
-    answer = words.ANSWERS[s.intent].format(a=s.asset)
+        return words.ASSENT + words.GENERAL_ADVICE.format(i=intent_name)
+    answer = words.ASSENT + words.ANSWERS[s.intent].format(a=s.asset)
     return answer + words.SIGN_OFF if rule.authority == "human" else answer
 
 

@@ -70,6 +70,10 @@ FRAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 STYLES: Final[dict[str, str]] = {"polite": "てください。", "casual": "てくれる？", "keigo": "ていただけますでしょうか。", "blunt": "ておいて。"}
 ORDERS: Final = ("authorisation_first", "context_first", "request_first")
 
+# of the line of the thinking that decides; it repeats the verdict where the answer is about to be worded
+RULES: Final = {"ALLOW": "許可の規則", "ESCALATE": "確認の規則", "DENY": "拒否の規則"}
+# how a permitted answer begins: like the other two with words of its own, or the next token after the heading is any asset's
+ASSENT: Final = "承知しました。"
 # what a permitted request is answered with, by intent; {a} is the asset
 ANSWERS: Final[dict[str, str]] = {
     "summarise": "{a}の要点は、目的、範囲、確認先の三つです。",

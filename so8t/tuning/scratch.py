@@ -22,7 +22,6 @@ from so8t.progress import Progress
 from so8t.template import Template
 from so8t.tuning.batches import IGNORE, Example, collate, epoch_order
 from so8t.tuning.load import settle
-from so8t.verdict import VERDICTS
 
 END, EOS = "<|end|>", "<|endoftext|>"
 # Phi-3.5's own added tokens in Phi-3.5's own order; all but the end of text swallow the white space after them.
@@ -38,13 +37,13 @@ CONTEXT = 2048
 CLIP = 1.0
 WEIGHT_DECAY = 0.01
 SHUFFLES = 4  # orders of bare values per row
-WORDINGS = 16  # how often each rule and each verdict's name is read: an output row that was never asked for cannot be raised later
+WORDINGS = 16  # how often each rule is read: an output row that was never asked for cannot be raised later
 
 
 def wordings(rows: list[dict[str, Any]]) -> list[str]:
-    """The rules' sentences, the verdicts' names and the headings around them, equally often and beside no request."""
-    rules = sorted({row["thinking"].splitlines()[-1] for row in rows if row["thinking"]})
-    return [*(f"{THINKING_HEADING}{rule}\n\n{FINAL_HEADING}" for rule in rules), *(f"{CUE}{verdict}\n{THINKING_HEADING}" for verdict in VERDICTS)] * WORDINGS
+    """Each rule's sentence between the headings and under its own verdict's name, equally often and beside no request."""
+    rules = sorted({(row["verdict"], row["thinking"].splitlines()[-1]) for row in rows if row["thinking"]})
+    return [f"{CUE}{verdict}\n{THINKING_HEADING}{rule}\n\n{FINAL_HEADING}" for verdict, rule in rules] * WORDINGS
 
 
 def values_of(factor_lines: str) -> list[str]:

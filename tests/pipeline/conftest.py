@@ -15,6 +15,7 @@ REDUCED = {
     "profiles.demo.scratch.layers": 2,
     "profiles.demo.scratch.epochs": 0.1,
     "profiles.demo.train.epochs": 0.4,
+    "profiles.demo.train.batch_size": 32,
     "profiles.demo.train.valid_steps": 5,
     "evaluation.generate_rows": 2,
     "evaluation.generate_tokens": 24,

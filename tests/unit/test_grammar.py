@@ -80,7 +80,15 @@ def test_every_row_says_what_the_policy_says(rows: list[dict]) -> None:
     for row in rows:
         rule = decide(cell_of(row))
         assert (row["verdict"], row["authority"], row["rule"]) == (rule.verdict, rule.authority, rule.id)
-        assert row["thinking"].split("\n")[-1] == f"規則{rule.id}: {rule.ja}"
+        assert row["thinking"].split("\n")[-1] == f"{words.RULES[rule.verdict]}{rule.id}: {rule.ja}"
+
+
+def test_the_first_words_of_rule_and_answer_tell_the_verdict(rows: list[dict]) -> None:
+    """A small model words what it has begun; where only refusals begin alike, permitted requests were refused (docs/log.md)."""
+    for column, length in (("thinking", 2), ("final", 2)):
+        began = {verdict: {row[column].split("\n")[-1][:length] for row in rows if row["verdict"] == verdict} for verdict in VERDICTS}
+        assert [len(beginnings) for beginnings in began.values()] == [1, 1, 1]
+        assert len(set.union(*began.values())) == 3
 
 
 def test_every_rule_decides_something_and_rows_meet_nearly_all(rows: list[dict]) -> None:
@@ -210,7 +218,7 @@ def test_every_row_carries_provenance_and_its_digest(rows: list[dict]) -> None:
 
 def test_denials_refuse_and_never_help(rows: list[dict]) -> None:
     for row in rows:
-        refuses = "お受けできません" in row["final"] and not row["final"].startswith("「")
+        refuses = "お受けできません" in row["final"] and not row["final"].startswith(words.ASSENT)
         assert refuses == (row["verdict"] == "DENY")
 
 
