@@ -38,7 +38,7 @@ def test_packed_rows_give_the_logits_and_gradients_of_separate_ones(bases, examp
     counts = {"lm": 50.0, "safety": 1.0, "authority": 1.0, "label": 15.0, "pet": 100.0}
     packed = collate([examples[:3], examples[3:]], 0)  # rows of unlike length: padding is there too
     parts = objective(packed)
-    weigh(parts, counts, params().loss, 0.05).backward()
+    weigh(parts, counts, params().active.loss, 0.05).backward()
     together = [p.grad.clone() for p in model.parameters()]
     hidden = objective.hidden(packed)
     model.zero_grad()
@@ -51,7 +51,7 @@ def test_packed_rows_give_the_logits_and_gradients_of_separate_ones(bases, examp
         assert torch.allclose(hidden[row, start : start + len(example.ids)], want, rtol=0, atol=2e-5 * float(want.abs().max()))
         at += len(example.ids)
         one = objective(alone)
-        weigh(one, counts, params().loss, 0.05).backward()
+        weigh(one, counts, params().active.loss, 0.05).backward()
         sums += torch.stack([one.lm.detach(), one.pet.detach()])
     assert torch.allclose(sums, torch.stack([parts.lm, parts.pet]).detach(), rtol=1e-4)
     for both, apart in zip(together, [p.grad for p in model.parameters()], strict=True):

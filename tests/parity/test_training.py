@@ -62,7 +62,7 @@ def test_watching_pet_with_weight_zero_changes_no_gradient(base, examples):
         stir(trainee)
         objective = Objective(trainee.objective.model, trainee.heads, use_pet=watched)
         counts = {"lm": 10.0, "safety": 8.0, "authority": 8.0, "label": 24.0, "pet": 10.0}
-        weigh(objective(collate([[e] for e in examples], 0)), counts, params().loss, 0.0).backward()
+        weigh(objective(collate([[e] for e in examples], 0)), counts, params().active.loss, 0.0).backward()
         grads.append([t.grad.clone() for t in trainee.tensors.values()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
