@@ -136,7 +136,7 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
 def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set[str]:
     """Put the cache's own object where the remote's is damaged, or nothing: a missing object is told, a damaged one is not.
 
-    Not by `dvc push`: it takes an object that is there for pushed, and knows those of the workspace only.
+    Not by `dvc push`: it trusts the time of what it once hashed, and knows the objects of the workspace only.
     """
     from dvc.repo import Repo
 

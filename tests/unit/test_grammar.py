@@ -85,8 +85,8 @@ def test_every_row_says_what_the_policy_says(rows: list[dict]) -> None:
 
 def test_the_first_words_of_rule_and_answer_tell_the_verdict(rows: list[dict]) -> None:
     """A small model words what it has begun; where only refusals begin alike, permitted requests were refused (docs/log.md)."""
-    for column, length in (("thinking", 2), ("final", 2)):
-        began = {verdict: {row[column].split("\n")[-1][:length] for row in rows if row["verdict"] == verdict} for verdict in VERDICTS}
+    for column in ("thinking", "final"):
+        began = {verdict: {row[column].split("\n")[-1][:2] for row in rows if row["verdict"] == verdict} for verdict in VERDICTS}
         assert [len(beginnings) for beginnings in began.values()] == [1, 1, 1]
         assert len(set.union(*began.values())) == 3
 
