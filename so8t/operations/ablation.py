@@ -82,7 +82,9 @@ def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
     """
     path = root / RESULTS
     rows = [row for _, row in read_jsonl(path) if row["profile"] == profile] if path.is_file() else []
-    base = sha256_tree(root / BASE) if (root / BASE).is_dir() else rows[-1]["base_sha256"] if rows else ""
+    if not rows:
+        return {}
+    base = sha256_tree(root / BASE) if (root / BASE).is_dir() else rows[-1]["base_sha256"]
     return {Run(row["arm"], row["seed"], row["scale"]): row for row in rows if row["base_sha256"] == base}
 
 

@@ -85,6 +85,7 @@ def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
         if not mend:
             raise ArtifactError("half of it is missing: DVC was killed while it wrote", where="dvc.lock", fix="so8t fsck --repair, then dvc repro")
         click.echo(f"dvc.lock set aside in {checking.QUARANTINE}; restored from {checking.restore_lock()}")
+    left: list[str] = []
     found = [*checking.cache(), *checking.workspace(), *(checking.remote(name=name) if with_remote else [])]
     for finding in found:
         click.echo(f"{finding.problem}: {finding.place} {finding.path} (should be {finding.wanted})", err=True)
@@ -94,8 +95,10 @@ def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
         left = checking.repair(found, name=name)
         found = [*checking.cache(), *checking.workspace(), *(checking.remote(name=name) if with_remote else [])]
         click.echo(f"set aside in {checking.QUARANTINE}; {'all is whole again' if not found and not left else f'not to be had: {left}'}")
-    if found:
-        raise ArtifactError(f"{len(found)} damaged or missing", where="so8t fsck", fix="so8t fsck --repair; what no remote has: dvc repro")
+    if found or left:
+        again = f"so8t fsck{' --remote' if with_remote else ''}{f' --name {name}' if name else ''} --repair"
+        raise ArtifactError(f"{len(found) + len(left)} damaged or missing", where="so8t fsck",
+                            fix=f"{again}; what neither cache nor remote has: `dvc repro`, `dvc push`")
     click.echo("every byte is what its digest says")
 
 
@@ -180,6 +183,8 @@ def ablation(arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool
         if rows := {run: row for run, row in study.known(Path(), profile).items() if run.scale == scale}:
             ablation_table.write(rows)
             click.echo(str(ablation_table.OUT))
+        else:
+            click.echo(f"no result on this base: {ablation_table.OUT} stays as it was")
 
 
 @click.command()

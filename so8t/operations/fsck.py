@@ -7,9 +7,10 @@ research on DVC). This reads every byte. Repair never deletes: a damaged object 
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from so8t.errors import So8tError, ToolError
 from so8t.files import write_text
@@ -51,9 +52,7 @@ def restore_lock(root: Path = Path()) -> str:
     """
     index = ""  # as git names it before the colon: DVC stages the file whenever it has written all of it
     known = next((text for revision in (index, "HEAD") if (text := file_at(revision, LOCK, root)) is not None), None)
-    aside = root / QUARANTINE
-    aside.mkdir(parents=True, exist_ok=True)
-    _set_aside(root / LOCK, aside / f"{LOCK}-{len(list(aside.iterdir()))}")
+    _set_aside(root / LOCK, _aside(LOCK, root))
     if known is None:
         return "nowhere: the next `dvc repro` writes it anew"
     write_text(root / LOCK, known)
@@ -83,35 +82,42 @@ def cache(root: Path = Path()) -> Iterator[Finding]:
             yield Finding("cache", str(path.relative_to(root)), "damaged", wanted)
 
 
-def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
-    """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
+@contextmanager
+def _objects_of(root: Path, name: str | None) -> Iterator[Any]:
+    """DVC's store of objects behind a remote.
 
     Raises:
-        ToolError: the remote cannot be opened.
+        ToolError: it cannot be opened, read or written.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo(str(root)) as repo:
-            odb = repo.cloud.get_remote_odb(name)
-            for oid in sorted(odb.all()):
-                if oid.endswith(".tmp"):  # what a killed push left: no object has that name, the next push starts again
-                    continue
-                path = odb.oid_to_path(oid)
-                with odb.fs.open(path, "rb") as stream:
-                    if md5_of(stream) != oid.removesuffix(".dir"):
-                        yield Finding("remote", path, "damaged", oid)
+            yield repo.cloud.get_remote_odb(name)
     except (DvcException, OSError) as error:
-        raise ToolError(f"the remote cannot be read ({error})", where=name or "default remote", fix="`dvc remote list`; check address and rights") from None
+        raise ToolError(f"the remote cannot be used ({error})", where=name or "default remote", fix="`dvc remote list`; check address and rights") from None
+
+
+def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
+    """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
+
+    Raises:
+        ToolError: the remote cannot be opened.
+    """
+    with _objects_of(root, name) as odb:
+        for oid in sorted(odb.all()):
+            if oid.endswith(".tmp"):  # what a killed push left: no object has that name, the next push starts again
+                continue
+            path = odb.oid_to_path(oid)
+            with odb.fs.open(path, "rb") as stream:
+                if md5_of(stream) != oid.removesuffix(".dir"):
+                    yield Finding("remote", path, "damaged", oid)
 
 
 def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]:
     """Outputs of dvc.lock that the remote lacks: forgotten `dvc push`."""
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        odb = repo.cloud.get_remote_odb(name)
+    with _objects_of(root, name) as odb:
         return [out.path for out in lock_here(root) if out.cached and not odb.exists(out.md5)]
 
 
@@ -123,7 +129,7 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
     """
     bad = {f.wanted for f in findings if f.place == "cache" and f.problem == "damaged"}
     for finding in (f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"):
-        _set_aside(root / finding.path, _aside(finding, root))
+        _set_aside(root / finding.path, _aside(f"{finding.wanted}-{finding.place}", root))
     lost = _repair_remote([f for f in findings if f.place == "remote"], root, name)
     for out, path, md5 in _files_of(root):
         if md5 in bad or out.md5 in bad:
@@ -138,28 +144,26 @@ def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set
 
     Not by `dvc push`: it trusts the time of what it once hashed, and knows the objects of the workspace only.
     """
-    from dvc.repo import Repo
-
+    lost: set[str] = set()
     if not findings:
-        return set()
-    lost = set()
-    with Repo(str(root)) as repo:
-        files = repo.cloud.get_remote_odb(name).fs
+        return lost
+    with _objects_of(root, name) as odb:
         for finding in findings:
             held = object_path(finding.wanted, root)
-            files.get_file(finding.path, str(_aside(finding, root)))
-            files.remove(finding.path)
+            odb.fs.get_file(finding.path, str(_aside(f"{finding.wanted}-{finding.place}", root)))
             if held.is_file() and md5_file(held) == finding.wanted.removesuffix(".dir"):
-                files.put_file(str(held), finding.path)
+                odb.fs.put_file(str(held), finding.path)
             else:
+                odb.fs.remove(finding.path)
                 lost.add(finding.wanted)
     return lost
 
 
-def _aside(finding: Finding, root: Path) -> Path:
+def _aside(label: str, root: Path) -> Path:
+    """A free name in the quarantine."""
     folder = root / QUARANTINE
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{finding.wanted}-{finding.place}-{len(list(folder.iterdir()))}"
+    return folder / f"{label}-{len(list(folder.iterdir()))}"
 
 
 def _set_aside(source: Path, target: Path) -> None:
