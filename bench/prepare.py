@@ -32,7 +32,7 @@ RESULTS = ROOT / "bench" / "results" / "prepare.jsonl"
 
 def texts_of(rows: int) -> list[str]:
     """Requests of the generator, and a near-duplicate of every tenth."""
-    from so8t.corpus.generate import generate
+    from so8t.data.synthesize import generate
 
     texts = [r["text"] for r in generate(rows, DOMAINS, 42, cells_share=0.06, phrases_share=0.06)]
     return texts + [f"{t}ね" for t in texts[::10]]
@@ -45,7 +45,7 @@ def generator(rows: int) -> int:
 
 def near_ours(rows: int) -> int:
     """Index and query every text; near-duplicates found."""
-    from so8t.corpus.near import NearIndex
+    from so8t.data.near_duplicates import NearIndex
 
     texts = texts_of(rows)
     index, found = NearIndex(0.8, texts.__getitem__), 0
@@ -60,7 +60,7 @@ def near_peer(rows: int) -> int:
     """The same through datasketch.MinHashLSH."""
     from datasketch import MinHash, MinHashLSH
 
-    from so8t.corpus.near import BANDS, WIDTH, jaccard, shingles
+    from so8t.data.near_duplicates import BANDS, WIDTH, jaccard, shingles
 
     texts, found = texts_of(rows), 0
     lsh = MinHashLSH(num_perm=BANDS * WIDTH, params=(BANDS, WIDTH))
@@ -68,15 +68,17 @@ def near_peer(rows: int) -> int:
         grams = shingles(text)
         minhash = MinHash(num_perm=BANDS * WIDTH, seed=1, hashfunc=int)
         minhash.update_batch(sorted(grams))
-        found += sum(jaccard(grams, shingles(texts[other])) >= 0.8 for other in sorted(lsh.query(minhash)))
+        found += sum(
+            jaccard(grams, shingles(texts[other])) >= 0.8 for other in sorted(lsh.query(minhash))
+        )
         lsh.insert(number, minhash)
     return found
 
 
 def whole(rows: int) -> int:
     """Write generated rows and prepare them; rows kept."""
-    from so8t.corpus.generate import generate
-    from so8t.corpus.prepare import prepare
+    from so8t.data.prepare import prepare
+    from so8t.data.synthesize import generate
     from so8t.files import write_jsonl
     from so8t.params import Source, load
     from so8t.progress import Progress
@@ -84,26 +86,32 @@ def whole(rows: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "rows.jsonl"
         write_jsonl(path, generate(rows, DOMAINS, 42, cells_share=0.06, phrases_share=0.06))
-        data = load(ROOT / "params.yaml").data.model_copy(update={"sources": [Source(path=str(path), weight=1.0, use="auto")]})
+        data = load(ROOT / "params.yaml").data.model_copy(
+            update={"sources": [Source(path=str(path), weight=1.0, use="auto")]}
+        )
         return sum(prepare(data, 42, Path(name) / "out", Progress("bench")).kept.values())
 
 
 def written(rows: int, path: str) -> int:
     """Generate rows of every domain of the vocabulary into a file; how many."""
-    from so8t.corpus.generate import generate
-    from so8t.corpus.vocabulary import ASSETS
+    from so8t.data.synthesize import generate
+    from so8t.data.vocabulary import ASSETS
     from so8t.files import write_jsonl
 
-    return write_jsonl(Path(path), generate(rows, list(ASSETS), 42, cells_share=0.06, phrases_share=0.06))
+    return write_jsonl(
+        Path(path), generate(rows, list(ASSETS), 42, cells_share=0.06, phrases_share=0.06)
+    )
 
 
 def prepared(_rows: int, path: str) -> int:
     """Prepare the rows of a file, with progress on stderr; rows kept."""
-    from so8t.corpus.prepare import prepare
+    from so8t.data.prepare import prepare
     from so8t.params import Source, load
     from so8t.progress import Progress
 
-    data = load(ROOT / "params.yaml").data.model_copy(update={"sources": [Source(path=path, weight=1.0, use="auto")]})
+    data = load(ROOT / "params.yaml").data.model_copy(
+        update={"sources": [Source(path=path, weight=1.0, use="auto")]}
+    )
     with tempfile.TemporaryDirectory() as name:
         return sum(prepare(data, 42, Path(name) / "out", Progress("bench")).kept.values())
 
@@ -117,27 +125,68 @@ def child(what: str, rows: int, path: str) -> None:
     began, wall = time.process_time(), time.perf_counter()
     result = ON_FILE[what](rows, path) if what in ON_FILE else WORK[what](rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({"seconds": time.process_time() - began, "wall": time.perf_counter() - wall, "mib": peak, "result": result}) + "\n")
+    sys.stdout.write(
+        json.dumps(
+            {
+                "seconds": time.process_time() - began,
+                "wall": time.perf_counter() - wall,
+                "mib": peak,
+                "result": result,
+            }
+        )
+        + "\n"
+    )
 
 
 def measure(what: str, rows: int, path: str = "") -> dict[str, float]:
     """One piece of work in a process of its own; its progress is passed on."""
     with tempfile.TemporaryDirectory() as database:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "SO8T_DATABASE": database}
-        out = subprocess.run([sys.executable, __file__, "--child", what, "--rows", str(rows), "--path", path], cwd=ROOT, env=environment,
-                             stdout=subprocess.PIPE, check=True, text=True)
+        out = subprocess.run(
+            [sys.executable, __file__, "--child", what, "--rows", str(rows), "--path", path],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
     found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
     return found
 
 
-def line(what: str, unit: str, ours: list[float], peer: list[float], peer_name: str | None, *, higher: bool) -> dict[str, object]:
+def line(
+    what: str,
+    unit: str,
+    ours: list[float],
+    peer: list[float],
+    peer_name: str | None,
+    *,
+    higher: bool,
+) -> dict[str, object]:
     """One result line; the ratio is the median of the pairs, null where there is no peer."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return {"bench": "prepare", "what": what, "unit": unit, "ours": round(statistics.median(ours), 2),
-            "peer": round(statistics.median(peer), 2) if peer else None, "peer_name": peer_name,
-            "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 3) if peer else None,
-            "higher_is_better": higher, "runs": len(ours), "commit": commit,
-            "machine": f"{platform.machine()}, {platform.system()}", "date": datetime.now(UTC).date().isoformat()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "bench": "prepare",
+        "what": what,
+        "unit": unit,
+        "ours": round(statistics.median(ours), 2),
+        "peer": round(statistics.median(peer), 2) if peer else None,
+        "peer_name": peer_name,
+        "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 3)
+        if peer
+        else None,
+        "higher_is_better": higher,
+        "runs": len(ours),
+        "commit": commit,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def lines(rows: int) -> list[dict[str, object]]:
@@ -149,13 +198,46 @@ def lines(rows: int) -> list[dict[str, object]]:
     kept = [measure("prepare", rows) for _ in range(3)]
     speed, budget = [rows / m["seconds"] for m in made], [BUDGET_ROWS_PER_S] * RUNS
     return [
-        line(f"generator, {rows} rows", "rows/s", speed, budget, "budget: 100,000 rows in 60 s", higher=True),
-        line(f"near-duplicates, {rows} rows: time", "s CPU", [a["seconds"] for a, _ in pairs], [b["seconds"] for _, b in pairs],
-             "datasketch.MinHashLSH", higher=False),
-        line(f"near-duplicates, {rows} rows: memory", "MiB peak", [a["mib"] for a, _ in pairs], [b["mib"] for _, b in pairs],
-             "datasketch.MinHashLSH", higher=False),
-        line(f"generate and prepare, {rows} rows: speed", "rows/s", [rows / m["seconds"] for m in kept], [], None, higher=True),
-        line(f"generate and prepare, {rows} rows: memory", "MiB peak", [m["mib"] for m in kept], [], None, higher=False),
+        line(
+            f"generator, {rows} rows",
+            "rows/s",
+            speed,
+            budget,
+            "budget: 100,000 rows in 60 s",
+            higher=True,
+        ),
+        line(
+            f"near-duplicates, {rows} rows: time",
+            "s CPU",
+            [a["seconds"] for a, _ in pairs],
+            [b["seconds"] for _, b in pairs],
+            "datasketch.MinHashLSH",
+            higher=False,
+        ),
+        line(
+            f"near-duplicates, {rows} rows: memory",
+            "MiB peak",
+            [a["mib"] for a, _ in pairs],
+            [b["mib"] for _, b in pairs],
+            "datasketch.MinHashLSH",
+            higher=False,
+        ),
+        line(
+            f"generate and prepare, {rows} rows: speed",
+            "rows/s",
+            [rows / m["seconds"] for m in kept],
+            [],
+            None,
+            higher=True,
+        ),
+        line(
+            f"generate and prepare, {rows} rows: memory",
+            "MiB peak",
+            [m["mib"] for m in kept],
+            [],
+            None,
+            higher=False,
+        ),
     ]
 
 
@@ -168,22 +250,70 @@ def large(generated: int, prepared_rows: int) -> list[dict[str, object]]:
             made = measure("written", generated, path)
             speed, wall = [generated / made["seconds"]], [generated / made["wall"]]
             name = "budget: 100,000 rows in 60 s"
-            found += [line(f"generate, {generated} rows: speed", "rows/s", speed, [BUDGET_ROWS_PER_S], name, higher=True),
-                      line(f"generate, {generated} rows: speed by the clock", "rows/s", wall, [BUDGET_ROWS_PER_S], name, higher=True),
-                      line(f"generate, {generated} rows: memory", "MiB peak", [made["mib"]], [], None, higher=False)]
+            found += [
+                line(
+                    f"generate, {generated} rows: speed",
+                    "rows/s",
+                    speed,
+                    [BUDGET_ROWS_PER_S],
+                    name,
+                    higher=True,
+                ),
+                line(
+                    f"generate, {generated} rows: speed by the clock",
+                    "rows/s",
+                    wall,
+                    [BUDGET_ROWS_PER_S],
+                    name,
+                    higher=True,
+                ),
+                line(
+                    f"generate, {generated} rows: memory",
+                    "MiB peak",
+                    [made["mib"]],
+                    [],
+                    None,
+                    higher=False,
+                ),
+            ]
         if prepared_rows:
             measure("written", prepared_rows, path)
             kept = measure("prepared", prepared_rows, path)
-            found += [line(f"prepare, {prepared_rows} rows: speed", "rows/s", [prepared_rows / kept["seconds"]], [], None, higher=True),
-                      line(f"prepare, {prepared_rows} rows: memory", "MiB peak", [kept["mib"]], [], None, higher=False),
-                      line(f"prepare, {prepared_rows} rows: kept", "rows", [kept["result"]], [], None, higher=True)]
+            found += [
+                line(
+                    f"prepare, {prepared_rows} rows: speed",
+                    "rows/s",
+                    [prepared_rows / kept["seconds"]],
+                    [],
+                    None,
+                    higher=True,
+                ),
+                line(
+                    f"prepare, {prepared_rows} rows: memory",
+                    "MiB peak",
+                    [kept["mib"]],
+                    [],
+                    None,
+                    higher=False,
+                ),
+                line(
+                    f"prepare, {prepared_rows} rows: kept",
+                    "rows",
+                    [kept["result"]],
+                    [],
+                    None,
+                    higher=True,
+                ),
+            ]
     return found
 
 
 def main() -> None:
     """Measure and append to bench/results/prepare.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=5000, help="of the repeated comparison; 0 leaves it out")
+    parser.add_argument(
+        "--rows", type=int, default=5000, help="of the repeated comparison; 0 leaves it out"
+    )
     parser.add_argument("--generated", type=int, default=100_000)
     parser.add_argument("--prepared", type=int, default=200_000)
     parser.add_argument("--child", choices=sorted(WORK | ON_FILE))

@@ -27,7 +27,14 @@ def main() -> None:
         from conversion.base import TextModel
 
         TextModel.get_vocab_base_pre = lambda _self, _tokenizer: args.pre
-    sys.argv = ["convert_hf_to_gguf.py", str(args.model), "--outtype", args.outtype, "--outfile", str(args.out)]
+    sys.argv = [
+        "convert_hf_to_gguf.py",
+        str(args.model),
+        "--outtype",
+        args.outtype,
+        "--outfile",
+        str(args.out),
+    ]
     runpy.run_path(str(args.llama_cpp / "convert_hf_to_gguf.py"), run_name="__main__")
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from so8t import identity  # noqa: E402
-from so8t.export.convert import Recipe, convert  # noqa: E402
+from so8t.gguf.convert.write import Recipe, convert  # noqa: E402
 from tests.fakes import tiny_models  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "reference_keys.json"
@@ -32,7 +32,9 @@ def described(path: Path) -> dict[str, dict[str, object]]:
         if isinstance(value, list | str) and len(value) > 200:
             value = hashlib.sha256(json.dumps(value).encode()).hexdigest()
         keys[name] = [item.type.name, item.sub.name if item.sub else None, value]
-    tensors = {t.name: [t.type, list(t.shape), t.sha256] for t in identity.tensor_table(path, hashes=True)}
+    tensors = {
+        t.name: [t.type, list(t.shape), t.sha256] for t in identity.tensor_table(path, hashes=True)
+    }
     return {"keys": keys, "tensors": tensors}
 
 
@@ -45,17 +47,31 @@ def main() -> int:
     golden, differences = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for name, (build, pre) in tiny_models.REFERENCE_MODELS.items():
-            model, ours, theirs = Path(folder, name), Path(folder, f"{name}.gguf"), Path(folder, f"{name}-ref.gguf")
+            model, ours, theirs = (
+                Path(folder, name),
+                Path(folder, f"{name}.gguf"),
+                Path(folder, f"{name}-ref.gguf"),
+            )
             build(model)
             convert(model, ours, Recipe("F16", name, "stock"))
-            command = [sys.executable, str(ROOT / "bench" / "reference_convert.py"), str(args.llama_cpp), str(model), str(theirs)]
-            subprocess.run(command + (["--pre", pre] if pre else []), check=True, capture_output=True)
+            command = [
+                sys.executable,
+                str(ROOT / "bench" / "reference_convert.py"),
+                str(args.llama_cpp),
+                str(model),
+                str(theirs),
+            ]
+            subprocess.run(
+                command + (["--pre", pre] if pre else []), check=True, capture_output=True
+            )
             golden[name] = described(theirs)
             differences += tiny_models.differences(name, golden[name], described(ours))
     sys.stdout.write("\n".join(differences or ["no difference"]) + "\n")
     if args.golden:
         for file in golden.values():  # bytes of random weights depend on torch's version
-            file["tensors"] = {name: [kind, shape, None] for name, (kind, shape, _) in file["tensors"].items()}
+            file["tensors"] = {
+                name: [kind, shape, None] for name, (kind, shape, _) in file["tensors"].items()
+            }
         GOLDEN.parent.mkdir(parents=True, exist_ok=True)
         GOLDEN.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if differences else 0

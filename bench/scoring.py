@@ -47,7 +47,11 @@ def files(folder: Path) -> list[Path]:
     """Random files: the demo's size, and a larger one."""
     small = write_tiny(folder / "256x4-F16.gguf", size=Size(256, 768, 4, 8))
     large = write_tiny(folder / "512x8-F16.gguf", size=Size(512, 1536, 8, 8))
-    return [small, quantise(small, folder / "256x4-Q4_K_M.gguf"), quantise(large, folder / "512x8-Q4_K_M.gguf")]
+    return [
+        small,
+        quantise(small, folder / "256x4-Q4_K_M.gguf"),
+        quantise(large, folder / "512x8-Q4_K_M.gguf"),
+    ]
 
 
 def prompts_of(engine: Engine, count: int) -> list[list[int]]:
@@ -55,7 +59,10 @@ def prompts_of(engine: Engine, count: int) -> list[list[int]]:
     random = np.random.default_rng(0)
     top = min(engine.n_vocab, 256)
     shared = random.integers(0, top, PREFIX).tolist()
-    return [shared + random.integers(0, top, n).tolist() for n in random.integers(SHORTEST, LONGEST + 1, count)]
+    return [
+        shared + random.integers(0, top, n).tolist()
+        for n in random.integers(SHORTEST, LONGEST + 1, count)
+    ]
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -84,30 +91,51 @@ def compare(file: Path, count: int) -> dict[str, object]:
                 raise SystemExit(f"{file.name}: logits {name} differ from each prompt alone")
         uncut = max(float(np.abs(a - b).max()) for a, b in zip(wanted, peer(), strict=True))
         pairs = [(cpu_seconds(ours) / count, cpu_seconds(peer) / count) for _ in range(RUNS)]
-    return {"ours": round(1e3 * statistics.median(a for a, _ in pairs), 3),
-            "peer": round(1e3 * statistics.median(b for _, b in pairs), 3),
-            "ratio": round(statistics.median(a / b for a, b in pairs), 4), "bits_equal": True,
-            "largest_difference_to_one_piece": uncut}
+    return {
+        "ours": round(1e3 * statistics.median(a for a, _ in pairs), 3),
+        "peer": round(1e3 * statistics.median(b for _, b in pairs), 3),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 4),
+        "bits_equal": True,
+        "largest_difference_to_one_piece": uncut,
+    }
 
 
 def main() -> None:
     """Run and append one line per file to bench/results/scoring.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--dry-run", action="store_true", help="print, do not append")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     with tempfile.TemporaryDirectory() as folder:
         for file in [args.file] if args.file else files(Path(folder)):
             found = compare(file, args.prompts)
-            line = {"bench": "scoring", "what": f"prefill verdict, 300-token shared prefix, {file.stem}", "unit": "CPU ms/prompt",
-                    **found, "peer_name": "full re-evaluation of every prompt", "higher_is_better": False, "runs": RUNS,
-                    "commit": commit.stdout.strip(), "machine": f"{platform.machine()}, {library().__version__}, 1 thread",
-                    "date": datetime.now(UTC).date().isoformat()}
+            line = {
+                "bench": "scoring",
+                "what": f"prefill verdict, 300-token shared prefix, {file.stem}",
+                "unit": "CPU ms/prompt",
+                **found,
+                "peer_name": "full re-evaluation of every prompt",
+                "higher_is_better": False,
+                "runs": RUNS,
+                "commit": commit.stdout.strip(),
+                "machine": f"{platform.machine()}, {library().__version__}, 1 thread",
+                "date": datetime.now(UTC).date().isoformat(),
+            }
             print(json.dumps(line))
             if not args.dry_run:
-                with (ROOT / "bench" / "results" / "scoring.jsonl").open("a", encoding="utf-8") as out:
+                with (ROOT / "bench" / "results" / "scoring.jsonl").open(
+                    "a", encoding="utf-8"
+                ) as out:
                     out.write(json.dumps(line) + "\n")
 
 

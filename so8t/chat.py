@@ -32,8 +32,12 @@ ALLOW_PREFIX = f"{CUE}{Verdict.ALLOW}\n"  # fed after the prompt once the decisi
 THINKING_HEADING, FINAL_HEADING = "# 思考ステップ\n", "# 最終回答\n"
 QUADRUPLE_TAGS = ("think-task", "think-safety", "think-policy")
 _TAG = re.compile(r"<\s*/?\s*(?:think|final\b)")
-_HEADING = re.compile(r"[ \t>*\-]*#+[ \t]*(?:判定|思考ステップ|最終回答)|[ \t#>*\-]*(?:思考ステップ|最終回答)[ \t*:]*$")
-_CONTROL = re.compile(r"<\|[^|<>\s]{1,64}\|>|</?s>|<(?:unk|pad|bos|eos|mask)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
+_HEADING = re.compile(
+    r"[ \t>*\-]*#+[ \t]*(?:判定|思考ステップ|最終回答)|[ \t#>*\-]*(?:思考ステップ|最終回答)[ \t*:]*$"
+)
+_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,64}\|>|</?s>|<(?:unk|pad|bos|eos|mask)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+)
 
 
 class Thinking:
@@ -96,7 +100,9 @@ def tidy(text: str) -> str:
     return "\n".join(stripped for line in lines if (stripped := line.strip()))
 
 
-def response_of(verdict: Verdict | str | None, thinking: str | None, final: str, fmt: Format) -> str:
+def response_of(
+    verdict: Verdict | str | None, thinking: str | None, final: str, fmt: Format
+) -> str:
     """Render the assistant turn, without the end token. No verdict: language only. No thinking: answer only.
 
     Raises:
@@ -107,9 +113,14 @@ def response_of(verdict: Verdict | str | None, thinking: str | None, final: str,
     if not final:
         raise DataError("the final answer is empty", fix="give every row an answer")
     if has_marker(final) or (thinking is not None and has_marker(thinking)):
-        raise DataError("the text holds a marker of the thinking format", fix="remove headings and <think> tags from the text")
+        raise DataError(
+            "the text holds a marker of the thinking format",
+            fix="remove headings and <think> tags from the text",
+        )
     head = f"{CUE}{Verdict(verdict)}\n" if verdict is not None else ""
-    return head + (_heading_body(thinking, final) if fmt == "heading" else _quadruple_body(thinking, final))
+    return head + (
+        _heading_body(thinking, final) if fmt == "heading" else _quadruple_body(thinking, final)
+    )
 
 
 def _heading_body(thinking: str | None, final: str) -> str:
@@ -122,7 +133,10 @@ def _quadruple_body(thinking: str | None, final: str) -> str:
         return f"<final>{final}</final>"
     lines = thinking.split("\n")  # first line: task; last line: policy; between them: safety
     parts = ("" if len(lines) == 1 else lines[0], "\n".join(lines[1:-1]), lines[-1])
-    return "".join(f"<{tag}>{part}</{tag}>" for tag, part in zip(QUADRUPLE_TAGS, parts, strict=True)) + f"<final>{final}</final>"
+    return (
+        "".join(f"<{tag}>{part}</{tag}>" for tag, part in zip(QUADRUPLE_TAGS, parts, strict=True))
+        + f"<final>{final}</final>"
+    )
 
 
 # --- reading ---
@@ -141,7 +155,9 @@ def parse(completion: str) -> Parsed:
     if isinstance(turn, str):
         return Parsed(None, Verdict.ESCALATE, None, None, (turn,))
     if turn.verdict not in tuple(Verdict):
-        return Parsed(turn.format, Verdict.ESCALATE, None, None, ("no verdict line, or an unknown label",))
+        return Parsed(
+            turn.format, Verdict.ESCALATE, None, None, ("no verdict line, or an unknown label",)
+        )
     thinking = None if turn.thinking is None else Thinking(turn.thinking)
     return Parsed(turn.format, verdict_of(turn.verdict), thinking, turn.final, ())
 
@@ -165,7 +181,9 @@ def read_turn(text: str) -> Turn | str:
 def _read_heading(verdict: str | None, text: str) -> Turn | str:
     thinking: str | None = None
     if text.startswith(THINKING_HEADING):
-        thinking, marker, final = text.removeprefix(THINKING_HEADING).partition(f"\n{FINAL_HEADING}")
+        thinking, marker, final = text.removeprefix(THINKING_HEADING).partition(
+            f"\n{FINAL_HEADING}"
+        )
         thinking = tidy(thinking)
     else:
         before, marker, final = text.partition(FINAL_HEADING)
@@ -220,29 +238,50 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
     return environment.from_string(template)
 
 
-def render(template: str, messages: Sequence[Message], *, add_generation_prompt: bool, bos: str = "", eos: str = "") -> str:
+def render(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    bos: str = "",
+    eos: str = "",
+) -> str:
     """Render a conversation exactly as transformers' `apply_chat_template(tokenize=False)` does.
 
     Raises:
         ArtifactError: the template does not compile, refuses the conversation, or tries what the sandbox forbids.
     """
     try:
-        return str(_compiled(template).render(messages=list(messages), add_generation_prompt=add_generation_prompt,
-                                              bos_token=bos, eos_token=eos))
+        return str(
+            _compiled(template).render(
+                messages=list(messages),
+                add_generation_prompt=add_generation_prompt,
+                bos_token=bos,
+                eos_token=eos,
+            )
+        )
     except (TemplateError, SecurityError, TypeError) as error:
-        raise ArtifactError(f"the chat template cannot be rendered ({type(error).__name__})", where="chat_template",
-                            fix="use the template of the model's own tokenizer") from None
+        raise ArtifactError(
+            f"the chat template cannot be rendered ({type(error).__name__})",
+            where="chat_template",
+            fix="use the template of the model's own tokenizer",
+        ) from None
 
 
 def prompt_of(template: str, system: str, text: str, *, bos: str = "", eos: str = "") -> str:
     """The prompt up to where the assistant begins. Control-token text in `text` is neutralised first."""
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(text)}]
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": neutralise(text)},
+    ]
     return render(template, messages, add_generation_prompt=True, bos=bos, eos=eos)
 
 
@@ -252,7 +291,9 @@ def neutralise(text: str, control_tokens: Iterable[str] = ()) -> str:
     The usual families are always covered; `control_tokens` adds a tokenizer's own.
     """
     extra = sorted((t for t in control_tokens if len(t.strip()) > 1), key=len, reverse=True)
-    pattern = re.compile("|".join([*map(re.escape, extra), _CONTROL.pattern])) if extra else _CONTROL
+    pattern = (
+        re.compile("|".join([*map(re.escape, extra), _CONTROL.pattern])) if extra else _CONTROL
+    )
     while pattern.search(text):
         text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text

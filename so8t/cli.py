@@ -12,31 +12,91 @@ from so8t.quiet import quieten
 
 # name: (module, attribute, one line of help)
 COMMANDS = {
-    "ask": ("so8t.agent.cli", "ask", "Put a request to the released model: decision and, if allowed, the answer."),
-    "plan": ("so8t.plan", "plan", "What each stage will need and what is missing, before anything slow."),
-    "checkpoints": ("so8t.tuning.cli", "checkpoints", "List a run's checkpoints and export one as an adapter."),
+    "ask": (
+        "so8t.serving.cli",
+        "ask",
+        "Put a request to the released model: decision and, if allowed, the answer.",
+    ),
+    "plan": (
+        "so8t.plan",
+        "plan",
+        "What each stage will need and what is missing, before anything slow.",
+    ),
+    "checkpoints": (
+        "so8t.training.cli",
+        "checkpoints",
+        "List a run's checkpoints and export one as an adapter.",
+    ),
     "gate": ("so8t.calibration.cli", "gate", "Certified or not, as an exit code."),
-    "recalibrate": ("so8t.calibration.cli", "recalibrate", "A new card from new scored rows, without training."),
-    "score": ("so8t.scoring.cli", "score", "Score a GGUF file, a Hugging Face directory, or what an Ollama or llama-server serves."),
-    "compare": ("so8t.comparison.cli", "compare", "Blind side-by-side sheet of A's and B's answers for people, and its tally."),
-    "register": ("so8t.agent.cli", "register", "Register models with an Ollama server."),
-    "gguf": ("so8t.export.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
-    "convert-pt": ("so8t.operations.convert_pt", "command", "A distilled .pt checkpoint to a GGUF file in one command."),
+    "recalibrate": (
+        "so8t.calibration.cli",
+        "recalibrate",
+        "A new card from new scored rows, without training.",
+    ),
+    "score": (
+        "so8t.scoring.cli",
+        "score",
+        "Score a GGUF file, a Hugging Face directory, or what an Ollama or llama-server serves.",
+    ),
+    "compare": (
+        "so8t.comparison.cli",
+        "compare",
+        "Blind side-by-side sheet of A's and B's answers for people, and its tally.",
+    ),
+    "register": ("so8t.ollama.cli", "register", "Register models with an Ollama server."),
+    "gguf": ("so8t.gguf.cli", "gguf", "Verify, inspect, compare and batch-convert GGUF files."),
+    "convert-pt": (
+        "so8t.operations.convert_pt",
+        "command",
+        "A distilled .pt checkpoint to a GGUF file in one command.",
+    ),
     "ledger": ("so8t.records.cli", "ledger", "What was converted, when, from what."),
-    "data": ("so8t.corpus.cli", "data", "Compare versions of the data, import dumps and documents."),
-    "doctor": ("so8t.operations.cli", "doctor", "Check this machine, this clone and what a stage needs; each line with a fix."),
-    "rollback": ("so8t.operations.cli", "rollback", "Code, parameters, model, card and Modelfile of one revision, together."),
+    "data": ("so8t.data.cli", "data", "Compare versions of the data, import dumps and documents."),
+    "doctor": (
+        "so8t.operations.cli",
+        "doctor",
+        "Check this machine, this clone and what a stage needs; each line with a fix.",
+    ),
+    "rollback": (
+        "so8t.operations.cli",
+        "rollback",
+        "Code, parameters, model, card and Modelfile of one revision, together.",
+    ),
     "models": ("so8t.operations.cli", "models", "Registered versions of the models."),
     "fsck": ("so8t.operations.cli", "fsck", "Re-hash outputs, cache and remote from their bytes."),
-    "gc": ("so8t.operations.cli", "gc", "What the cache holds for no version; shown first, removed with --yes."),
-    "bundle": ("so8t.operations.cli", "bundle", "One folder for a stick: release, checksums, verifier, wheels."),
-    "sweep": ("so8t.operations.cli", "sweep", "Several values of one parameter through DVC's queue, with table and plot."),
-    "ablation": ("so8t.operations.cli", "ablation", "Each part of training alone and together, with intervals and paired tests."),
-    "repro": ("so8t.operations.cli", "repro", "dvc repro with independent stages beside each other, within the cores."),
+    "gc": (
+        "so8t.operations.cli",
+        "gc",
+        "What the cache holds for no version; shown first, removed with --yes.",
+    ),
+    "bundle": (
+        "so8t.operations.cli",
+        "bundle",
+        "One folder for a stick: release, checksums, verifier, wheels.",
+    ),
+    "sweep": (
+        "so8t.operations.cli",
+        "sweep",
+        "Several values of one parameter through DVC's queue, with table and plot.",
+    ),
+    "ablation": (
+        "so8t.operations.cli",
+        "ablation",
+        "Each part of training alone and together, with intervals and paired tests.",
+    ),
+    "repro": (
+        "so8t.operations.cli",
+        "repro",
+        "dvc repro with independent stages beside each other, within the cores.",
+    ),
     "evidence": ("so8t.operations.cli", "evidence", "The audit folder of a revision."),
-    "init": ("so8t.setup", "init", "Prepare this clone: DVC's local remote, telemetry off."),
-    "report-path": ("so8t.setup", "report_path", "Where the report of the last run is."),
-    "bench-table": ("so8t.setup", "bench_table", "bench/results as a Markdown table."),
+    "init": (
+        "so8t.operations.setup",
+        "init",
+        "Prepare this clone: DVC's local remote, telemetry off.",
+    ),
+    "report-path": ("so8t.operations.setup", "report_path", "Where the report of the last run is."),
+    "bench-table": ("so8t.operations.setup", "bench_table", "bench/results as a Markdown table."),
 }
 
 

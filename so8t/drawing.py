@@ -13,12 +13,24 @@ from matplotlib.figure import Figure
 
 mpl.use("svg")
 BLUE, ORANGE = "#1f6fb4", "#d98c1f"
-LIMIT: dict[str, Any] = {"color": "#c0392b", "linestyle": "--", "linewidth": 1}  # the line of a limit
-STYLE: dict[Any, Any] = {"svg.hashsalt": "so8t", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-                         "font.family": "DejaVu Sans"}
+LIMIT: dict[str, Any] = {
+    "color": "#c0392b",
+    "linestyle": "--",
+    "linewidth": 1,
+}  # the line of a limit
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "so8t",
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.family": "DejaVu Sans",
+}
 
 
-def blank(columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float = 3.8) -> tuple[Figure, Any]:
+def blank(
+    columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float = 3.8
+) -> tuple[Figure, Any]:
     """A figure of this size in inches, and its axes [rows, columns]."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -32,7 +44,11 @@ def draw(figures: Mapping[str, Callable[..., Figure | None]], *data: Any) -> dic
         data: what each is given.
     """
     with mpl.rc_context(STYLE):
-        return {name: _svg(figure) for name, make in figures.items() if (figure := make(*data)) is not None}
+        return {
+            name: _svg(figure)
+            for name, make in figures.items()
+            if (figure := make(*data)) is not None
+        }
 
 
 def _svg(figure: Figure) -> str:

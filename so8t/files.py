@@ -45,7 +45,9 @@ def alive(pid: int, by: float | None = None) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and (by is None or process.create_time() <= by + START_SLACK_S)
+        return process.status() != psutil.STATUS_ZOMBIE and (
+            by is None or process.create_time() <= by + START_SLACK_S
+        )
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
@@ -57,7 +59,9 @@ def clear_left(path: Path) -> None:
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         pid = left.name.split(".")[-2]
         with suppress(FileNotFoundError):  # another run clears it too
-            if pid.isdigit() and not alive(int(pid), by=left.stat().st_ctime):  # a copy may have its source's mtime, older than the process
+            if pid.isdigit() and not alive(
+                int(pid), by=left.stat().st_ctime
+            ):  # a copy may have its source's mtime, older than the process
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -65,10 +69,17 @@ def disk_error(error: Exception, path: Path) -> Exception:
     """The error to raise for a failed write: what to do about a full or read-only disk; else the error itself."""
     number = error.errno if isinstance(error, OSError) else _errno_in(str(error))
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("the disk is full; nothing was left half-written", where=str(path),
-                             fix="free some space (`so8t plan` prints what is needed) and run the same command again")
+        return ResourceError(
+            "the disk is full; nothing was left half-written",
+            where=str(path),
+            fix="free some space (`so8t plan` prints what is needed) and run the same command again",
+        )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return ResourceError("the directory cannot be written", where=str(path), fix="check its owner and mode, or change `paths.*`")
+        return ResourceError(
+            "the directory cannot be written",
+            where=str(path),
+            fix="check its owner and mode, or change `paths.*`",
+        )
     return error
 
 
@@ -94,7 +105,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
             raise
         raise told from error
     finally:
-        with suppress(OSError):  # a read-only disk refuses even what is not there; the first error is the one to tell
+        with suppress(
+            OSError
+        ):  # a read-only disk refuses even what is not there; the first error is the one to tell
             temporary.unlink()
 
 
@@ -165,26 +178,42 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     try:
         with path.open("rb") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            for number, line in enumerate(
+                iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1
+            ):
                 if line.strip():
                     yield number, _parse_line(line, f"{path}:{number}")
     except FileNotFoundError:
-        raise DataError("file not found", where=str(path.resolve()), fix="check the path, or run `dvc repro`") from None
+        raise DataError(
+            "file not found", where=str(path.resolve()), fix="check the path, or run `dvc repro`"
+        ) from None
 
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
-        raise DataError(f"line is longer than {MAX_LINE_BYTES >> 20} MiB", where=where, fix="one JSON object per line")
+        raise DataError(
+            f"line is longer than {MAX_LINE_BYTES >> 20} MiB",
+            where=where,
+            fix="one JSON object per line",
+        )
     try:
         row = json.loads(line.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"not a UTF-8 JSON line ({error})", where=where, fix="one JSON object per line, UTF-8") from None
+        raise DataError(
+            f"not a UTF-8 JSON line ({error})", where=where, fix="one JSON object per line, UTF-8"
+        ) from None
     if not isinstance(row, dict):
-        raise DataError(f"expected a JSON object, found {type(row).__name__}", where=where, fix='write {"text": ..., "label": ...}')
+        raise DataError(
+            f"expected a JSON object, found {type(row).__name__}",
+            where=where,
+            fix='write {"text": ..., "label": ...}',
+        )
     return row
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, numbers: str = "", end: str = "\n") -> str:
+def csv_text(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, numbers: str = "", end: str = "\n"
+) -> str:
     """CSV with a head; null is an empty cell.
 
     Args:
@@ -196,7 +225,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, numbe
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator=end)
     writer.writeheader()
-    writer.writerows({name: None if value is None else format(value, numbers) for name, value in row.items()} for row in rows)
+    writer.writerows(
+        {name: None if value is None else format(value, numbers) for name, value in row.items()}
+        for row in rows
+    )
     return out.getvalue()
 
 
@@ -216,4 +248,6 @@ def sha256_tree(folder: Path) -> str:
 
 def sha256_json(value: Any) -> str:
     """SHA-256 of canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ).hexdigest()

@@ -29,15 +29,36 @@ MAX_KEYS, MAX_TENSORS, MAX_NAME, MAX_ALIGNMENT = 1 << 16, 1 << 18, 1 << 16, 1 <<
 CHUNK = 4 << 20  # bytes read at a time while hashing
 SEAL = "so8t.seal"
 BLANK_SEAL = "0" * 64
-LINEAGE = ("so8t.version", "so8t.base_model", "so8t.base_sha256", "so8t.data_sha256", "so8t.baked_layers", "so8t.bake_sha256")
-BEHAVIOUR_FREE = (*LINEAGE, SEAL, "so8t.safety_threshold", "so8t.escalation_threshold", "general.quantization_version",
-                  "general.alignment")
+LINEAGE = (
+    "so8t.version",
+    "so8t.base_model",
+    "so8t.base_sha256",
+    "so8t.data_sha256",
+    "so8t.baked_layers",
+    "so8t.bake_sha256",
+)
+BEHAVIOUR_FREE = (
+    *LINEAGE,
+    SEAL,
+    "so8t.safety_threshold",
+    "so8t.escalation_threshold",
+    "general.quantization_version",
+    "general.alignment",
+)
 BEHAVIOUR_FREE_PREFIXES = ("so8t.calibration.", "quantize.imatrix.", "split.")
 
 _SCALARS: dict[GGUFValueType, str] = {
-    GGUFValueType.UINT8: "<B", GGUFValueType.INT8: "<b", GGUFValueType.UINT16: "<H", GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f", GGUFValueType.BOOL: "<B",
-    GGUFValueType.UINT64: "<Q", GGUFValueType.INT64: "<q", GGUFValueType.FLOAT64: "<d",
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.BOOL: "<B",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
 }
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
@@ -87,8 +108,11 @@ class _Cursor:
         self.data, self.at, self.size, self.where = data, 0, len(data), where
 
     def fail(self, problem: str) -> ArtifactError:
-        return ArtifactError(f"not a valid GGUF file: {problem} (byte {self.at:,})", where=self.where,
-                             fix="build it again with `dvc repro`, or fetch it again")
+        return ArtifactError(
+            f"not a valid GGUF file: {problem} (byte {self.at:,})",
+            where=self.where,
+            fix="build it again with `dvc repro`, or fetch it again",
+        )
 
     def skip(self, count: int) -> int:
         if count < 0 or count > self.size - self.at:
@@ -128,9 +152,13 @@ def parse(path: Path) -> Header:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(_Cursor(data, str(path)), path)
     except FileNotFoundError:
-        raise ArtifactError("file not found", where=str(path.resolve()), fix="run `dvc repro` or `dvc pull`") from None
+        raise ArtifactError(
+            "file not found", where=str(path.resolve()), fix="run `dvc repro` or `dvc pull`"
+        ) from None
     except ValueError:  # mmap of an empty file
-        raise ArtifactError("not a valid GGUF file: it is empty", where=str(path), fix="run `dvc repro`") from None
+        raise ArtifactError(
+            "not a valid GGUF file: it is empty", where=str(path), fix="run `dvc repro`"
+        ) from None
 
 
 def _parse(cursor: _Cursor, path: Path) -> Header:
@@ -191,7 +219,12 @@ def _alignment(cursor: _Cursor, fields: dict[str, _Field]) -> int:
     if field is None:
         return int(gguf.GGUF_DEFAULT_ALIGNMENT)
     value = _decode(cursor.data, field, cursor.where)
-    if field.type != GGUFValueType.UINT32 or not isinstance(value, int) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+    if (
+        field.type != GGUFValueType.UINT32
+        or not isinstance(value, int)
+        or not 0 < value <= MAX_ALIGNMENT
+        or value & (value - 1)
+    ):
         raise cursor.fail("general.alignment is not a power of two")
     return value
 
@@ -212,11 +245,21 @@ def _tensor_record(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int
         raise cursor.fail(f"tensor {name!r} has the unknown type {kind}") from None
     if elements == 0 or dims[0] % block or elements // block * block_bytes > cursor.size:
         raise cursor.fail(f"tensor {name!r} with shape {dims} does not fit the file")
-    return name, GGMLQuantizationType(kind).name, tuple(reversed(dims)), elements // block * block_bytes, offset
+    return (
+        name,
+        GGMLQuantizationType(kind).name,
+        tuple(reversed(dims)),
+        elements // block * block_bytes,
+        offset,
+    )
 
 
-def _layout(cursor: _Cursor, records: list[tuple[str, str, tuple[int, ...], int, int]], data_start: int,
-            alignment: int) -> list[TensorInfo]:
+def _layout(
+    cursor: _Cursor,
+    records: list[tuple[str, str, tuple[int, ...], int, int]],
+    data_start: int,
+    alignment: int,
+) -> list[TensorInfo]:
     tensors: list[TensorInfo] = []
     seen: set[str] = set()
     expected = 0
@@ -273,7 +316,10 @@ def read_typed(path: Path) -> dict[str, KeyValue]:
     """
     header = parse(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return {n: KeyValue(_decode(data, f, str(path)), f.type, f.sub) for n, f in header.fields.items()}
+        return {
+            n: KeyValue(_decode(data, f, str(path)), f.type, f.sub)
+            for n, f in header.fields.items()
+        }
 
 
 def read_keys(path: Path) -> dict[str, object]:
@@ -291,9 +337,16 @@ def shards_of(path: Path) -> list[Path]:
     if match is None:
         return [path]
     count = int(match["count"])
-    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, min(count, 99999) + 1)]
+    files = [
+        path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf")
+        for n in range(1, min(count, 99999) + 1)
+    ]
     if missing := [file.name for file in files if not file.is_file()]:
-        raise ArtifactError(f"{missing[0]} is missing from the split set", where=str(path), fix="keep all parts in one directory")
+        raise ArtifactError(
+            f"{missing[0]} is missing from the split set",
+            where=str(path),
+            fix="keep all parts in one directory",
+        )
     return files
 
 
@@ -315,7 +368,11 @@ def _hashed(path: Path, tensors: list[TensorInfo]) -> Iterator[TensorInfo]:
             while left:
                 count = file.readinto(buffer[: min(left, CHUNK)])
                 if not count:
-                    raise ArtifactError(f"tensor {tensor.name} ends early", where=str(path), fix="build the file again")
+                    raise ArtifactError(
+                        f"tensor {tensor.name} ends early",
+                        where=str(path),
+                        fix="build the file again",
+                    )
                 digest.update(buffer[:count])
                 left -= count
             yield replace(tensor, sha256=digest.hexdigest())
@@ -334,7 +391,9 @@ def semantic_digest(path: Path, tensors: list[TensorInfo] | None = None) -> str:
         tensors: all tensors with digests when they are already known; otherwise they are hashed here.
     """
     digest = hashlib.sha256(b"so8t.semantic/1\n")
-    for tensor in sorted(tensors if tensors is not None else tensor_table(path, hashes=True), key=lambda t: t.name):
+    for tensor in sorted(
+        tensors if tensors is not None else tensor_table(path, hashes=True), key=lambda t: t.name
+    ):
         digest.update(f"{tensor.name}\0{tensor.type}\0{tensor.shape}\0{tensor.sha256}\n".encode())
     first = shards_of(path)[0]
     header = parse(first)
@@ -362,8 +421,16 @@ def seal_of(path: Path, tensors: list[TensorInfo] | None = None) -> tuple[str, i
     """
     files = shards_of(path)
     field = parse(files[0]).fields.get(SEAL)
-    if field is None or field.type != GGUFValueType.STRING or field.end - field.start != 8 + len(BLANK_SEAL):
-        raise ArtifactError(f"the file has no key {SEAL}", where=str(path), fix="convert it again with `so8t gguf convert`")
+    if (
+        field is None
+        or field.type != GGUFValueType.STRING
+        or field.end - field.start != 8 + len(BLANK_SEAL)
+    ):
+        raise ArtifactError(
+            f"the file has no key {SEAL}",
+            where=str(path),
+            fix="convert it again with `so8t gguf convert`",
+        )
     digest = hashlib.sha256()
     for number, file in enumerate(files):
         with file.open("rb") as handle:
@@ -395,5 +462,8 @@ def check_seal(path: Path) -> None:
         handle.seek(offset)
         found = handle.read(len(BLANK_SEAL))
     if found != value.encode():
-        raise ArtifactError("the file does not match its seal: it was changed or damaged", where=str(path),
-                            fix="build it again with `dvc repro`, or fetch it again")
+        raise ArtifactError(
+            "the file does not match its seal: it was changed or damaged",
+            where=str(path),
+            fix="build it again with `dvc repro`, or fetch it again",
+        )

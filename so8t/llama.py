@@ -41,8 +41,10 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise ToolError(f"llama-cpp-python cannot be loaded ({error})",
-                        fix="run `make setup`; it needs a C++ compiler") from error
+        raise ToolError(
+            f"llama-cpp-python cannot be loaded ({error})",
+            fix="run `make setup`; it needs a C++ compiler",
+        ) from error
 
     def capture(_level: int, text: bytes | None, _data: Any) -> None:
         _LOG.append((text or b"").decode("utf-8", "replace"))
@@ -80,9 +82,23 @@ class Engine:
         ResourceError: not enough memory.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, threads: int, n_batch: int = 512,
-                 kv: Literal["f16", "f32"] = "f16", vocab_only: bool = False) -> None:
-        self.path, self.n_ctx, self.n_batch, self.threads, self.kv = path, n_ctx, n_batch, threads, kv
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        threads: int,
+        n_batch: int = 512,
+        kv: Literal["f16", "f32"] = "f16",
+        vocab_only: bool = False,
+    ) -> None:
+        self.path, self.n_ctx, self.n_batch, self.threads, self.kv = (
+            path,
+            n_ctx,
+            n_batch,
+            threads,
+            kv,
+        )
         self._llama = library()
         self._context: Any = None
         self._model = self._load(vocab_only)
@@ -95,13 +111,18 @@ class Engine:
 
     def _load(self, vocab_only: bool) -> Any:
         if not self.path.is_file():
-            raise ArtifactError("file not found", where=str(self.path), fix="run `dvc repro` or `dvc pull`")
+            raise ArtifactError(
+                "file not found", where=str(self.path), fix="run `dvc repro` or `dvc pull`"
+            )
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = 0, vocab_only
         _LOG.clear()
         model = self._llama.llama_model_load_from_file(str(self.path).encode(), params)
         if not model:
-            raise self._failure("libllama cannot load this file", "run `so8t gguf verify` on it, or convert it again")
+            raise self._failure(
+                "libllama cannot load this file",
+                "run `so8t gguf verify` on it, or convert it again",
+            )
         return model
 
     def _open_context(self) -> None:
@@ -111,11 +132,19 @@ class Engine:
         params.n_threads = params.n_threads_batch = self.threads
         params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.type_k = params.type_v = _KV_TYPES[self.kv]
-        params.swa_full, params.offload_kqv, params.op_offload, params.no_perf = True, False, False, True
+        params.swa_full, params.offload_kqv, params.op_offload, params.no_perf = (
+            True,
+            False,
+            False,
+            True,
+        )
         self._context = self._llama.llama_init_from_model(self._model, params)
         if not self._context:
             self._llama.llama_model_free(self._model)
-            raise self._failure("libllama cannot make a context for this file", "lower scoring.n_ctx, or convert again")
+            raise self._failure(
+                "libllama cannot make a context for this file",
+                "lower scoring.n_ctx, or convert again",
+            )
         self._memory = self._llama.llama_get_memory(self._context)
         self._batch = self._llama.llama_batch_init(self.n_batch, 0, 1)
 
@@ -135,7 +164,9 @@ class Engine:
         data = text.encode("utf-8")
         size = len(data) + 8
         ids = (self._llama.llama_token * size)()
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, size, add_special, special)
+        count = self._llama.llama_tokenize(
+            self._vocab, data, len(data), ids, size, add_special, special
+        )
         if count < 0:
             raise DataError(f"the text does not tokenise ({count})", where=str(self.path))
         return list(ids[:count])
@@ -156,7 +187,10 @@ class Engine:
     def token_text(self, token: int) -> str:
         """The token as the vocabulary spells it."""
         if not 0 <= token < self.n_vocab:
-            raise ArtifactError(f"token id {token} is outside the vocabulary of {self.n_vocab}", where=str(self.path))
+            raise ArtifactError(
+                f"token id {token} is outside the vocabulary of {self.n_vocab}",
+                where=str(self.path),
+            )
         return str(self._llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
 
     def token_id(self, text: str) -> int:
@@ -167,8 +201,11 @@ class Engine:
         """
         ids = self.tokenize(text, special=True)
         if len(ids) != 1 or self.token_text(ids[0]) != text:
-            raise ArtifactError(f"the vocabulary has no single token {text!r}", where=str(self.path),
-                                fix="check base.tokens in params.yaml")
+            raise ArtifactError(
+                f"the vocabulary has no single token {text!r}",
+                where=str(self.path),
+                fix="check base.tokens in params.yaml",
+            )
         return ids[0]
 
     def is_control(self, token: int) -> bool:
@@ -194,11 +231,23 @@ class Engine:
 
     def settings(self) -> dict[str, Any]:
         """What besides the file makes a logit; belongs on the card."""
-        return {"llama_cpp": library_version(), "flash_attn": False, "type_k": self.kv, "type_v": self.kv,
-                "n_ctx": self.n_ctx, "n_batch": self.n_batch, "threads": self.threads}
+        return {
+            "llama_cpp": library_version(),
+            "flash_attn": False,
+            "type_k": self.kv,
+            "type_v": self.kv,
+            "n_ctx": self.n_ctx,
+            "n_batch": self.n_batch,
+            "threads": self.threads,
+        }
 
-    def logits(self, ids: Sequence[int], *, positions: Literal["last", "all"] = "last",
-               cuts: Sequence[int] = ()) -> Logits:
+    def logits(
+        self,
+        ids: Sequence[int],
+        *,
+        positions: Literal["last", "all"] = "last",
+        cuts: Sequence[int] = (),
+    ) -> Logits:
         """Next-token logits.
 
         Args:
@@ -241,14 +290,24 @@ class Engine:
 
     def _check(self, ids: Sequence[int], start: int) -> None:
         if self._context is None:
-            raise ArtifactError("this engine was opened for its vocabulary only", where=str(self.path))
+            raise ArtifactError(
+                "this engine was opened for its vocabulary only", where=str(self.path)
+            )
         if not ids or not 0 <= start < len(ids):
-            raise DataError(f"nothing to evaluate: {len(ids)} tokens from position {start}", where=str(self.path))
+            raise DataError(
+                f"nothing to evaluate: {len(ids)} tokens from position {start}",
+                where=str(self.path),
+            )
         if len(ids) > self.n_ctx:
-            raise DataError(f"{len(ids)} tokens do not fit the context of {self.n_ctx}", where=str(self.path),
-                            fix="raise scoring.n_ctx, or lower data.max_chars")
+            raise DataError(
+                f"{len(ids)} tokens do not fit the context of {self.n_ctx}",
+                where=str(self.path),
+                fix="raise scoring.n_ctx, or lower data.max_chars",
+            )
         if min(ids) < 0 or max(ids) >= self.n_vocab:
-            raise DataError(f"a token id is outside the vocabulary of {self.n_vocab}", where=str(self.path))
+            raise DataError(
+                f"a token id is outside the vocabulary of {self.n_vocab}", where=str(self.path)
+            )
 
     def _ends_of(self, length: int, cuts: Sequence[int]) -> list[int]:
         """Ends of the pieces: every cut inside, the length, and every `n_batch` tokens between two of them."""
@@ -269,7 +328,9 @@ class Engine:
         while count < min(len(ends), len(self._ends)) and ends[count] == self._ends[count] <= same:
             count += 1
         kept = ends[count - 1] if count else 0
-        if kept < len(self._tokens) and not self._llama.llama_memory_seq_rm(self._memory, 0, kept, -1):
+        if kept < len(self._tokens) and not self._llama.llama_memory_seq_rm(
+            self._memory, 0, kept, -1
+        ):
             count = kept = 0  # a cache that cannot forget a part forgets everything
         if kept == 0:
             self._llama.llama_memory_clear(self._memory, True)
@@ -286,7 +347,9 @@ class Engine:
         status = self._llama.llama_decode(self._context, batch)
         if status:
             self.forget()
-            raise self._failure(f"llama_decode failed with {status} at token {begin}", "convert the file again")
+            raise self._failure(
+                f"llama_decode failed with {status} at token {begin}", "convert the file again"
+            )
         self._tokens += piece
         self._ends.append(begin + len(piece))
 
@@ -295,7 +358,9 @@ class Engine:
         rows: Logits = np.ctypeslib.as_array(pointer, shape=(count, self.n_vocab))
         return rows
 
-    def stream(self, ids: Sequence[int], *, forbid: set[int], cuts: Sequence[int] = ()) -> Iterator[int]:
+    def stream(
+        self, ids: Sequence[int], *, forbid: set[int], cuts: Sequence[int] = ()
+    ) -> Iterator[int]:
         """Greedy tokens one by one, until one ends the generation (it is given too) or the context is full.
 
         Raises:
@@ -306,8 +371,11 @@ class Engine:
         while len(sequence) <= self.n_ctx:
             row = self.logits(sequence, cuts=pieces)
             if not np.isfinite(row).all():
-                raise ArtifactError("the model gives logits that are not finite", where=str(self.path),
-                                    fix="run `so8t gguf verify` on it")
+                raise ArtifactError(
+                    "the model gives logits that are not finite",
+                    where=str(self.path),
+                    fix="run `so8t gguf verify` on it",
+                )
             row[banned] = -np.inf
             pieces.append(len(sequence))
             sequence.append(int(row.argmax()))
@@ -315,8 +383,15 @@ class Engine:
             if self.is_eog(sequence[-1]):
                 return
 
-    def generate(self, ids: Sequence[int], *, max_tokens: int, stop: set[int], forbid: set[int],
-                 cuts: Sequence[int] = ()) -> list[int]:
+    def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int,
+        stop: set[int],
+        forbid: set[int],
+        cuts: Sequence[int] = (),
+    ) -> list[int]:
         """Greedy continuation, at most `max_tokens` long and never past the context.
 
         A token of `stop`, or one that ends a generation, ends it and is the last element. Tokens of `forbid` are never
@@ -342,6 +417,10 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()

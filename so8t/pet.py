@@ -42,7 +42,11 @@ PRESETS = {
 
 def valid_triples(samples: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch time-2"]:
     """Centres t = 1..T-2 whose triple lies in one sample (`samples` >= 0; -1 is padding) after its first token."""
-    same = (samples[:, :-2] == samples[:, 1:-1]) & (samples[:, 1:-1] == samples[:, 2:]) & (samples[:, 1:-1] >= 0)
+    same = (
+        (samples[:, :-2] == samples[:, 1:-1])
+        & (samples[:, 1:-1] == samples[:, 2:])
+        & (samples[:, 1:-1] >= 0)
+    )
     starts = torch.ones_like(samples[:, :-2], dtype=torch.bool)
     starts[:, 1:] = samples[:, 1:-2] != samples[:, :-3]  # position t-1 begins a sample
     return same & ~starts
@@ -62,9 +66,16 @@ def _penalty(states: Tensor, samples: Tensor, valid: Tensor) -> tuple[Tensor, Te
     ids, count = _segments(samples)
     flat, real = ids.reshape(-1), (samples >= 0).float().reshape(-1)
     tokens = torch.zeros(count, device=u.device).index_add(0, flat, real).clamp(min=1.0)
-    sums = torch.zeros(count, u.shape[-1], device=u.device).index_add(0, flat, u.reshape(-1, u.shape[-1]) * real[:, None])
+    sums = torch.zeros(count, u.shape[-1], device=u.device).index_add(
+        0, flat, u.reshape(-1, u.shape[-1]) * real[:, None]
+    )
     centred = u - (sums / tokens[:, None])[ids]
-    variance = torch.zeros(count, device=u.device).index_add(0, flat, centred.pow(2).mean(-1).reshape(-1) * real) / tokens
+    variance = (
+        torch.zeros(count, device=u.device).index_add(
+            0, flat, centred.pow(2).mean(-1).reshape(-1) * real
+        )
+        / tokens
+    )
     second = (u[:, 2:] - 2.0 * u[:, 1:-1] + u[:, :-2]).pow(2).mean(-1)
     raw = (h[:, 2:] - 2.0 * h[:, 1:-1] + h[:, :-2]).detach().pow(2).mean(-1)
     normalised = second / (6.0 * variance[ids[:, 1:-1]] + EPSILON)
@@ -81,13 +92,20 @@ class _Penalty(torch.autograd.Function):
     """Keeps only a reference to the states (alive anyway) and recomputes piece by piece in backward."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, samples: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, states: Tensor, samples: Tensor, valid: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(states, samples, valid)
-        parts = [torch.stack(_penalty(states[rows], samples[rows], valid[rows])) for rows in _chunks(states)]
+        parts = [
+            torch.stack(_penalty(states[rows], samples[rows], valid[rows]))
+            for rows in _chunks(states)
+        ]
         return torch.stack(parts).sum(0)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor, None, None]:
         states, samples, valid = ctx.saved_tensors  # type: ignore[attr-defined]
         out = torch.empty_like(states)
         for rows in _chunks(states):
@@ -98,8 +116,11 @@ class _Penalty(torch.autograd.Function):
         return out, None, None
 
 
-def penalty_sums(states: Float[Tensor, "batch time width"], samples: Int[Tensor, "batch time"],
-                 valid: Bool[Tensor, "batch time-2"]) -> Float[Tensor, "2"]:
+def penalty_sums(
+    states: Float[Tensor, "batch time width"],
+    samples: Int[Tensor, "batch time"],
+    valid: Bool[Tensor, "batch time-2"],
+) -> Float[Tensor, "2"]:
     """(normalised, raw) sums over valid triples; only the first has a gradient."""
     out: Tensor = _Penalty.apply(states, samples, valid)  # type: ignore[no-untyped-call]
     return out

@@ -41,7 +41,9 @@ class _Exponential(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         generator, out = ctx.saved_tensors  # type: ignore[attr-defined]
-        reach = float(generator.square().sum((1, 2)).max()) ** 0.5 * 2.0**0.5  # bounds the norm of ad_S
+        reach = (
+            float(generator.square().sum((1, 2)).max()) ** 0.5 * 2.0**0.5
+        )  # bounds the norm of ad_S
         if not reach <= WIDE:
             return _library_backward(generator, grad)
         term: Tensor = out.mT @ grad
@@ -55,7 +57,9 @@ class _Exponential(torch.autograd.Function):
 
 def _library_backward(generator: Tensor, grad: Tensor) -> Tensor:
     corner = torch.zeros_like(generator)
-    whole = torch.cat([torch.cat([generator.mT, grad], dim=2), torch.cat([corner, generator.mT], dim=2)], dim=1)
+    whole = torch.cat(
+        [torch.cat([generator.mT, grad], dim=2), torch.cat([corner, generator.mT], dim=2)], dim=1
+    )
     out: Tensor = torch.linalg.matrix_exp(whole)[:, :BLOCK, BLOCK:]
     return out
 
@@ -77,7 +81,9 @@ def _pairs(rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "pieces size 
     return out.reshape(blocks // 2, 2 * BLOCK, 2 * BLOCK)
 
 
-def _unpaired(pieces: Float[Tensor, "pieces size size"], blocks: int) -> Float[Tensor, "blocks 8 8"]:
+def _unpaired(
+    pieces: Float[Tensor, "pieces size size"], blocks: int
+) -> Float[Tensor, "blocks 8 8"]:
     """The diagonal blocks of eight."""
     if pieces.shape[0] == blocks:
         return pieces
@@ -108,20 +114,26 @@ class _Rotate(torch.autograd.Function):
         return grad_x, _unpaired(torch.bmm(grads.mT, states), rotation.shape[0])
 
 
-def rotate(x: Float[Tensor, "*batch width"], rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "*batch width"]:
+def rotate(
+    x: Float[Tensor, "*batch width"], rotation: Float[Tensor, "blocks 8 8"]
+) -> Float[Tensor, "*batch width"]:
     """`R x` in each block of eight; the rotation is cast to x's dtype last."""
     out: Tensor = _Rotate.apply(x, rotation.to(x.dtype))  # type: ignore[no-untyped-call]
     return out
 
 
-def fold(weight: Float[Tensor, "out width"], rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "out width"]:
+def fold(
+    weight: Float[Tensor, "out width"], rotation: Float[Tensor, "blocks 8 8"]
+) -> Float[Tensor, "out width"]:
     """`W R` in float64, so that `fold(W, R) x == W rotate(x, R)`; the caller casts once, at the end."""
     rows, width = weight.shape
     blocks = weight.detach().double().reshape(rows, width // BLOCK, BLOCK)
     return torch.einsum("obj,bji->obi", blocks, rotation.detach().double()).reshape(rows, width)
 
 
-def fold_grad(weight: Float[Tensor, "out width"], rotation: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "out width"]:
+def fold_grad(
+    weight: Float[Tensor, "out width"], rotation: Float[Tensor, "blocks 8 8"]
+) -> Float[Tensor, "out width"]:
     """`W R` with gradients, in the weight's dtype: for heads whose rows are trained through their rotation."""
     rows, width = weight.shape
     blocks = weight.reshape(rows, width // BLOCK, BLOCK)

@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from so8t.errors import ToolError
 
-TIMEOUT_S = 120.0  # seconds without a byte before a request is given up; loading a large model is inside it
+TIMEOUT_S = (
+    120.0  # seconds without a byte before a request is given up; loading a large model is inside it
+)
 
 
 class Server:
@@ -29,15 +31,30 @@ class Server:
         ToolError: the host is not an address.
     """
 
-    def __init__(self, host: str, *, name: str, port: int, fix: str, setting: str, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        name: str,
+        port: int,
+        fix: str,
+        setting: str,
+        timeout: float | None = None,
+    ) -> None:
         self.name, self.fix = name, fix
         self.host = address_of(host, port, setting)
         parts = urlsplit(self.host)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
         try:
-            self._connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S if timeout is None else timeout)
+            self._connection = kind(
+                parts.hostname or "", parts.port, timeout=TIMEOUT_S if timeout is None else timeout
+            )
         except ValueError:
-            raise ToolError(f"{setting} is not an address", where=self.host, fix=f"use http://127.0.0.1:{port}") from None
+            raise ToolError(
+                f"{setting} is not an address", where=self.host, fix=f"use http://127.0.0.1:{port}"
+            ) from None
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One JSON request.
@@ -58,21 +75,29 @@ class Server:
         Raises:
             ToolError: no connection, or a time-out.
         """
-        headers = {"Content-Type": "application/json"} if size is None else {"Content-Length": str(size)}
+        headers = (
+            {"Content-Type": "application/json"} if size is None else {"Content-Length": str(size)}
+        )
         try:
             self._connection.request(method, path, body, headers)
             response = self._connection.getresponse()
             return response.status, response.read()
         except TimeoutError:
-            raise ToolError(f"{self.name} did not answer in time", where=f"{self.host}{path}", fix=self.fix) from None
+            raise ToolError(
+                f"{self.name} did not answer in time", where=f"{self.host}{path}", fix=self.fix
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise ToolError(f"no answer from {self.name} ({error})", where=f"{self.host}{path}", fix=self.fix) from None
+            raise ToolError(
+                f"no answer from {self.name} ({error})", where=f"{self.host}{path}", fix=self.fix
+            ) from None
         finally:
             self._connection.close()
 
     def refusal(self, path: str, status: int, answer: dict[str, Any]) -> ToolError:
         """The error for an answer that says no, with the server's own words."""
-        return ToolError(_words(self.name, answer.get("error"), status), where=f"{self.host}{path}", fix=self.fix)
+        return ToolError(
+            _words(self.name, answer.get("error"), status), where=f"{self.host}{path}", fix=self.fix
+        )
 
     def close(self) -> None:
         """Close the connection."""
@@ -81,8 +106,12 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -95,9 +124,13 @@ def address_of(host: str, port: int, setting: str) -> str:
     try:
         found = parts.port or (443 if parts.scheme == "https" else port)
     except ValueError:
-        raise ToolError(f"{setting} is not an address", where=host, fix=f"use http://127.0.0.1:{port}") from None
+        raise ToolError(
+            f"{setting} is not an address", where=host, fix=f"use http://127.0.0.1:{port}"
+        ) from None
     if not name or parts.scheme not in ("http", "https"):
-        raise ToolError(f"{setting} is not an address", where=host, fix=f"use http://127.0.0.1:{port}")
+        raise ToolError(
+            f"{setting} is not an address", where=host, fix=f"use http://127.0.0.1:{port}"
+        )
     return f"{parts.scheme}://{name}:{found}"
 
 
@@ -116,5 +149,11 @@ def object_of(content: bytes) -> dict[str, Any]:
 
 
 def _words(name: str, error: Any, status: int) -> str:
-    text = error.get("message") if isinstance(error, dict) else error  # llama-server wraps its message
-    return f"{name} says: {text[:300]}" if isinstance(text, str) and text else f"{name} answered with status {status}"
+    text = (
+        error.get("message") if isinstance(error, dict) else error
+    )  # llama-server wraps its message
+    return (
+        f"{name} says: {text[:300]}"
+        if isinstance(text, str) and text
+        else f"{name} answered with status {status}"
+    )

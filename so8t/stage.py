@@ -13,9 +13,8 @@ import click
 
 from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
-from so8t.operations.notify import notify
 from so8t.params import Params
-from so8t.progress import Progress, run_dir
+from so8t.progress import Progress, notify, run_dir
 from so8t.quiet import quieten
 
 
@@ -37,7 +36,11 @@ def _log_to_file(name: str) -> Path:
         handlers.append(logging.FileHandler(path, encoding="utf-8"))
     except OSError as error:
         click.echo(f"warning: no log file ({error})", err=True)
-    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO,
+        handlers=handlers,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
     return path
 
 

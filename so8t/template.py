@@ -32,17 +32,32 @@ class Template:
         """
         from tokenizers import Tokenizer
 
-        config = read_json(folder / "tokenizer_config.json", fix="the base model's folder must hold its tokenizer files")
+        config = read_json(
+            folder / "tokenizer_config.json",
+            fix="the base model's folder must hold its tokenizer files",
+        )
         chat = _chat(folder, config)
         if chat is None:
-            raise DataError("the tokenizer has no chat template", where=str(folder), fix="use an instruct model")
-        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), chat, _text(config.get("bos_token")), _text(config.get("eos_token")))
+            raise DataError(
+                "the tokenizer has no chat template", where=str(folder), fix="use an instruct model"
+            )
+        return cls(
+            Tokenizer.from_file(str(folder / "tokenizer.json")),
+            chat,
+            _text(config.get("bos_token")),
+            _text(config.get("eos_token")),
+        )
 
     @classmethod
     def find(cls, folder: Path) -> "Template | None":
         """The template of a folder that may have none, or no tokenizer yet."""
         files = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
-        return cls.of(folder) if all(file.is_file() for file in files) and _chat(folder, read_json(files[1])) is not None else None
+        return (
+            cls.of(folder)
+            if all(file.is_file() for file in files)
+            and _chat(folder, read_json(files[1])) is not None
+            else None
+        )
 
     def ids(self, text: str) -> list[int]:
         """Token ids, nothing added."""
@@ -58,8 +73,16 @@ class Template:
 
     def conversation(self, system: str, text: str, response: str) -> str:
         """The request and its answer, as the model is trained on them."""
-        user = neutralise(text.strip())  # Hugging Face and llama.cpp disagree on wide spaces after a special token
-        return self.render([{"role": "system", "content": system}, {"role": "user", "content": user}, {"role": "assistant", "content": response}])
+        user = neutralise(
+            text.strip()
+        )  # Hugging Face and llama.cpp disagree on wide spaces after a special token
+        return self.render(
+            [
+                {"role": "system", "content": system},
+                {"role": "user", "content": user},
+                {"role": "assistant", "content": response},
+            ]
+        )
 
 
 def _chat(folder: Path, config: dict[str, Any]) -> str | None:

@@ -19,7 +19,15 @@ from torch import Tensor
 from so8t.rotation import BLOCK, exponential, skew
 
 Representation = Literal["V", "S+", "S-"]
-_LINES = ((1, 2, 3), (1, 4, 5), (1, 7, 6), (2, 4, 6), (2, 5, 7), (3, 4, 7), (3, 6, 5))  # the Fano plane
+_LINES = (
+    (1, 2, 3),
+    (1, 4, 5),
+    (1, 7, 6),
+    (2, 4, 6),
+    (2, 5, 7),
+    (3, 4, 7),
+    (3, 6, 5),
+)  # the Fano plane
 
 
 @cache
@@ -45,18 +53,24 @@ def _basis(representation: Representation) -> Float[Tensor, "28 8 8"]:
     return torch.stack([0.5 * units[i] @ units[j].T for i, j in pairs])
 
 
-def generator(theta: Float[Tensor, "blocks 28"], representation: Representation) -> Float[Tensor, "blocks 8 8"]:
+def generator(
+    theta: Float[Tensor, "blocks 28"], representation: Representation
+) -> Float[Tensor, "blocks 8 8"]:
     """The skew matrices by which the generator with upper triangle `theta` acts on V, S+ or S-."""
     if representation == "V":
         return skew(theta)
     return torch.einsum("bp,pij->bij", theta, _basis(representation).to(theta))
 
 
-def rotation(theta: Float[Tensor, "blocks 28"], representation: Representation) -> Float[Tensor, "blocks 8 8"]:
+def rotation(
+    theta: Float[Tensor, "blocks 28"], representation: Representation
+) -> Float[Tensor, "blocks 8 8"]:
     """exp of `generator`."""
     return exponential(generator(theta, representation))
 
 
-def trilinear(v: Float[Tensor, " 8"], s: Float[Tensor, " 8"], c: Float[Tensor, " 8"]) -> Float[Tensor, ""]:
+def trilinear(
+    v: Float[Tensor, " 8"], s: Float[Tensor, " 8"], c: Float[Tensor, " 8"]
+) -> Float[Tensor, ""]:
     """t(v, s, c) = c^T (sum_i v_i L_i) s, invariant under (R_V, R_S+, R_S-)."""
     return torch.einsum("i,ikj,k,j->", v, left_multiplications().to(v), c, s)

@@ -57,7 +57,14 @@ CLOSED = Thresholds(deny=1.0, escalate=0.0)  # nothing is allowed, everything go
 def decide(probabilities: Float[ndarray, "n 3"], thresholds: Thresholds) -> list[Verdict]:
     """Decide each row of (ALLOW, ESCALATE, DENY) probabilities; anything that is not a distribution escalates."""
     rows = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
-    sound = np.isfinite(rows).all(axis=1) & (rows >= 0.0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1.0) < 1e-6)
+    sound = (
+        np.isfinite(rows).all(axis=1)
+        & (rows >= 0.0).all(axis=1)
+        & (np.abs(rows.sum(axis=1) - 1.0) < 1e-6)
+    )
     deny = sound & (rows[:, 2] >= thresholds.deny)
     allow = sound & ~deny & (rows[:, 1] + rows[:, 2] < thresholds.escalate)
-    return [Verdict.DENY if d else Verdict.ALLOW if a else Verdict.ESCALATE for d, a in zip(deny, allow, strict=True)]
+    return [
+        Verdict.DENY if d else Verdict.ALLOW if a else Verdict.ESCALATE
+        for d, a in zip(deny, allow, strict=True)
+    ]

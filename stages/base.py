@@ -14,13 +14,13 @@ def main(train_split: Path, out: Path) -> None:
     with stage("base") as run:
         base = run.params.active.base
         if base.kind == "local":
-            from so8t.tuning.base import link_base
+            from so8t.training.base import link_base
 
             facts = link_base(base, out, run.progress)
             run.summary = f"{facts['architecture']}, {facts['parameters']:,} parameters, {facts['files']} files verified"
         else:
-            from so8t.corpus.grammar import factor_lines
-            from so8t.tuning.scratch import make_base
+            from so8t.data.grammar import factor_lines
+            from so8t.training.scratch import make_base
 
             facts = make_base(train_split, out, run.params, factor_lines, run.progress)
             run.summary = f"{facts['parameters']:,} parameters, {facts['examples']:,} examples, loss {facts['loss']:.3f}"

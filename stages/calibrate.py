@@ -17,11 +17,16 @@ Readable = click.Path(exists=True, file_okay=False, path_type=Path)
 def main(scores_dir: Path, out: Path, model: str, strict: bool) -> None:
     """Fit SCORES_DIR/calibration.jsonl, write the card to OUT and OUT's sibling NAME.temperature.json."""
     with stage("calibrate", out.stem) as run:
-        from so8t.calibration.gate import assess
-        from so8t.calibration.run import calibrate
+        from so8t.calibration.assess import assess
+        from so8t.calibration.calibrate import calibrate
 
-        card = calibrate(scores_dir, out, readout=getattr(run.params.scoring.readout, model),
-                         limits=run.params.calibration, seed=run.params.seed)
+        card = calibrate(
+            scores_dir,
+            out,
+            readout=getattr(run.params.scoring.readout, model),
+            limits=run.params.calibration,
+            seed=run.params.seed,
+        )
         outcome = assess(card)
         run.summary = outcome.sentence
     if strict:

@@ -23,15 +23,21 @@ def main(file: Path, scores: Path, card: Path, served: Path, out: Path, plots: P
     with stage("evaluate", scores.name) as run:
         from so8t.calibration import card as cards
         from so8t.evaluation import evaluate as ev
-        from so8t.evaluation.served import load
+        from so8t.generation.record import load
 
         held = cards.read(card)
         job = ev.Job.open(file, scores, held.readout)
-        cards.require_match(held, semantic_digest=job.meta["semantic_digest"],
-                            template_sha256=job.meta["template_sha256"], engine=job.meta["engine"])
+        cards.require_match(
+            held,
+            semantic_digest=job.meta["semantic_digest"],
+            template_sha256=job.meta["template_sha256"],
+            engine=job.meta["engine"],
+        )
         judged = ev.judge(job, partial(cards.judge, held))
         found = load(served, job.meta["semantic_digest"])
-        run.summary = ev.write(job, judged, found, run.params, threshold=held.thresholds.escalate, out=out, plots=plots)
+        run.summary = ev.write(
+            job, judged, found, run.params, threshold=held.thresholds.escalate, out=out, plots=plots
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from so8t.stage import stage
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def main(source: Path, texts: Path, out: Path) -> None:
     with stage("imatrix", out.stem) as run:
-        from so8t.export.imatrix import compute_imatrix, conversations, write_empty
+        from so8t.gguf.quantize.imatrix import compute_imatrix, conversations, write_empty
 
         wanted = run.params.quant
         if not wanted.imatrix:
@@ -21,8 +21,12 @@ def main(source: Path, texts: Path, out: Path) -> None:
             run.summary = "quant.imatrix is false: no importance matrix"
             return
         rows = conversations(source, texts, run.params.data.system, wanted.imatrix_rows)
-        tokens = compute_imatrix(source, run.progress.bar(rows, total=wanted.imatrix_rows, what="imatrix", unit="row"), out,
-                                 threads=run.params.active.train.threads)
+        tokens = compute_imatrix(
+            source,
+            run.progress.bar(rows, total=wanted.imatrix_rows, what="imatrix", unit="row"),
+            out,
+            threads=run.params.active.train.threads,
+        )
         run.summary = f"{tokens:,} tokens of at most {wanted.imatrix_rows} training conversations"
 
 

@@ -14,15 +14,29 @@ FILE = click.Path(path_type=Path)
 @click.argument("adapter", type=FILE)
 @click.argument("prepared", type=FILE)
 @click.argument("out", type=FILE)
-@click.option("--split", "splits", multiple=True, default=("valid",), show_default=True, help="A prepared split; repeatable.")
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    default=("valid",),
+    show_default=True,
+    help="A prepared split; repeatable.",
+)
 def main(base: Path, adapter: Path, prepared: Path, out: Path, splits: tuple[str, ...]) -> None:
     with stage("probe") as run:
         from so8t.files import write_json
-        from so8t.tuning.load import base_dir, settle
-        from so8t.tuning.probe import probe
+        from so8t.training.load import base_dir, settle
+        from so8t.training.probe import probe
 
         settle(run.params.active.train.threads)
-        found = probe(base_dir(run.params.active.base, base), adapter, prepared, list(splits), run.params.data.system, run.progress)
+        found = probe(
+            base_dir(run.params.active.base, base),
+            adapter,
+            prepared,
+            list(splits),
+            run.params.data.system,
+            run.progress,
+        )
         write_json(out, found)
         first = found["splits"][splits[0]]
         run.summary = f"{splits[0]}: cue macro-F1 {first['cue']['macro_f1']:.3f}, language loss {first['language_loss']:.4f}"

@@ -8,8 +8,18 @@ from so8t.stage import stage
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory of report.md, report.html, report.json, figures/")
-@click.option("--check", "only_check", is_flag=True, help="fail (exit 8) unless the report says what the files say")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="directory of report.md, report.html, report.json, figures/",
+)
+@click.option(
+    "--check",
+    "only_check",
+    is_flag=True,
+    help="fail (exit 8) unless the report says what the files say",
+)
 def main(out: Path, only_check: bool) -> None:
     """Build the report of the files below the current directory."""
     with stage("report") as run:

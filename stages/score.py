@@ -10,19 +10,39 @@ from so8t.stage import stage
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["a", "b"]), required=True, help="base (a) or retrained (b)")
+@click.option(
+    "--model", type=click.Choice(["a", "b"]), required=True, help="base (a) or retrained (b)"
+)
 @click.option("--type", "kind", required=True, help="quant type, for the log's name")
-@click.option("--prepared", type=click.Path(path_type=Path), required=True, help="directory of the prepared splits")
+@click.option(
+    "--prepared",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="directory of the prepared splits",
+)
 def main(file: Path, out_dir: Path, model: str, kind: str, prepared: Path) -> None:
     """Score FILE into OUT_DIR."""
     with stage("score", f"{model}-{kind}") as run:
         from so8t.scoring.score import Job, score
 
         limits = run.params.scoring
-        done = score(Job(file, prepared, out_dir, run.params.data.system, limits.n_ctx, limits.threads,
-                         limits.max_samples, limits.readers), run.progress)
+        done = score(
+            Job(
+                file,
+                prepared,
+                out_dir,
+                run.params.data.system,
+                limits.n_ctx,
+                limits.threads,
+                limits.max_samples,
+                limits.readers,
+            ),
+            run.progress,
+        )
         sampled = ", sampled" if limits.max_samples is not None else ""
-        run.summary = f"{done.rows} prompts{sampled}, {done.fresh} now, {done.per_second:.1f} prompts/s"
+        run.summary = (
+            f"{done.rows} prompts{sampled}, {done.fresh} now, {done.per_second:.1f} prompts/s"
+        )
 
 
 if __name__ == "__main__":

@@ -14,25 +14,39 @@ Writable = click.Path(path_type=Path)
 @click.argument("file", type=Readable)
 @click.argument("out", type=Writable)
 @click.option("--prepared", type=Readable, required=True, help="directory of the prepared splits")
-@click.option("--answers", type=Writable, required=True, help="JSONL of answers, for the comparison")
-@click.option("--generate/--no-generate", default=None, help="run the file [default: F16 and release.type]")
+@click.option(
+    "--answers", type=Writable, required=True, help="JSONL of answers, for the comparison"
+)
+@click.option(
+    "--generate/--no-generate", default=None, help="run the file [default: F16 and release.type]"
+)
 def main(file: Path, out: Path, prepared: Path, answers: Path, generate: bool | None) -> None:
     """Write what running FILE gave to OUT and what it answered to --answers."""
     with stage("serve", file.stem) as run:
-        from so8t.evaluation import serve
-        from so8t.evaluation.served import HEADLINE, NOT_RUN, save
         from so8t.files import write_jsonl
+        from so8t.generation.record import HEADLINE, NOT_RUN, save
+        from so8t.generation.run import Rows, measure, setup_of
         from so8t.identity import semantic_digest
-        from so8t.scoring.prompts import Prompter
+        from so8t.prompts import Prompter
 
-        wanted = file.stem.partition("-")[2] in ("F16", run.params.release.type) if generate is None else generate
+        wanted = (
+            file.stem.partition("-")[2] in ("F16", run.params.release.type)
+            if generate is None
+            else generate
+        )
         found = NOT_RUN
         if wanted:
-            rows = serve.Rows.read(prepared / f"{HEADLINE}.jsonl", prepared / "valid.jsonl")
-            found = serve.measure(file, Prompter, rows=rows, setup=serve.setup_of(run.params), progress=run.progress)
+            rows = Rows.read(prepared / f"{HEADLINE}.jsonl", prepared / "valid.jsonl")
+            found = measure(
+                file, Prompter, rows=rows, setup=setup_of(run.params), progress=run.progress
+            )
         write_jsonl(answers, found.answers)
         save(found, semantic_digest(file), out)
-        run.summary = f"{len(found.answers)} answers and likelihoods" if wanted else "not run: neither F16 nor release.type"
+        run.summary = (
+            f"{len(found.answers)} answers and likelihoods"
+            if wanted
+            else "not run: neither F16 nor release.type"
+        )
 
 
 if __name__ == "__main__":

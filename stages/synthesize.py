@@ -12,12 +12,20 @@ from so8t.stage import stage
 def main(out: Path) -> None:
     """Write OUT, one JSON row per line."""
     with stage("synthesize") as run:
-        from so8t.corpus.generate import generate
+        from so8t.data.synthesize import generate
         from so8t.files import write_jsonl
 
         wanted, split = run.params.synthesize, run.params.data.split
-        rows = generate(wanted.rows, wanted.domains, run.params.seed, cells_share=split.test_cells, phrases_share=split.test_phrases)
-        count = write_jsonl(out, run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row"))
+        rows = generate(
+            wanted.rows,
+            wanted.domains,
+            run.params.seed,
+            cells_share=split.test_cells,
+            phrases_share=split.test_phrases,
+        )
+        count = write_jsonl(
+            out, run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row")
+        )
         run.summary = f"{count} rows in {len(wanted.domains)} domains -> {out}"
 
 

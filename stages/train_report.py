@@ -22,9 +22,13 @@ def main(log: Path, metrics: Path, plots: Path) -> None:
         found = summarise(rows)
         write_json(metrics, found)
         write_text(plots, to_csv(thin(rows)))
-        if measured := speed(run_dir() / "progress" / "train.jsonl"):  # not an output: times differ between machines
+        if measured := speed(
+            run_dir() / "progress" / "train.jsonl"
+        ):  # not an output: times differ between machines
             write_text(log.with_name("train_speed.csv"), to_csv(thin(measured)))
-        run.summary = f"{found['steps']} steps, loss {found['first']['loss']} -> {found['last']['loss']}"
+        run.summary = (
+            f"{found['steps']} steps, loss {found['first']['loss']} -> {found['last']['loss']}"
+        )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,33 @@ from so8t.stage import stage
 @click.argument("out_metrics", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Choice(["a", "b"]), required=True)
 @click.option("--type", "kind", required=True, help="Type of the file, e.g. F16 or Q4_K_M.")
-@click.option("--f16", type=click.Path(path_type=Path), help="F16 file a quantised one is compared with.")
-@click.option("--hf", type=click.Path(path_type=Path), help="Hugging Face directory an F16 file is compared with.")
-@click.option("--texts", type=click.Path(path_type=Path), required=True, help="Prepared JSONL with conversations.")
-def main(file: Path, out_metrics: Path, model: str, kind: str, f16: Path | None, hf: Path | None, texts: Path) -> None:
+@click.option(
+    "--f16", type=click.Path(path_type=Path), help="F16 file a quantised one is compared with."
+)
+@click.option(
+    "--hf",
+    type=click.Path(path_type=Path),
+    help="Hugging Face directory an F16 file is compared with.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Prepared JSONL with conversations.",
+)
+def main(
+    file: Path,
+    out_metrics: Path,
+    model: str,
+    kind: str,
+    f16: Path | None,
+    hf: Path | None,
+    texts: Path,
+) -> None:
     with stage("verify", f"{model}-{kind}") as run:
-        from so8t.export.source import weights_dir
-        from so8t.export.verify import Subject, require, summary, verify
         from so8t.files import write_json
+        from so8t.gguf.convert.source import weights_dir
+        from so8t.gguf.verify.verify import Subject, require, summary, verify
 
         source = weights_dir(run.params.active.base, hf) if hf and model == "a" else hf
         findings = verify(Subject(file, kind, texts, f16=f16, hf=source), run.params)

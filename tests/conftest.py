@@ -12,10 +12,14 @@ from hypothesis import HealthCheck, settings
 GRAPH = "tests/pipeline/"  # its files share one built project (a session fixture, made once per worker that needs it)
 ALONE = "test_strangers_job"  # builds its own
 
-settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no failure
+settings.register_profile(
+    "busy", suppress_health_check=[HealthCheck.too_slow], deadline=None
+)  # a busy machine is no failure
 settings.load_profile("busy")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers of two threads on two cores wait for each other
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # before torch is imported: two workers of two threads on two cores wait for each other
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,7 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(GRAPH))
     for item in items:
         file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file))
+        item.add_marker(
+            pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file)
+        )
 
 
 @pytest.fixture

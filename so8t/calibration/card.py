@@ -3,11 +3,14 @@
 A card is bound to the semantic digest of the GGUF, the prompt template and the engine's settings, and carries its
 own digest, so an edit by hand is noticed. Applying it fails closed: whatever is not a readable verdict escalates.
 Covered: reading, writing, matching, applying. Not covered: how its numbers were found (fit).
+
+A card as a function that decides rows: what comparison needs of calibration, handed over by the stage.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_json, write_json
-from so8t.metrics.probability import softmax
+from so8t.metrics.quality import codes, softmax
 from so8t.metrics.scores import Scores
-from so8t.metrics.verdicts import codes
 from so8t.verdict import Thresholds, Verdict, decide
 
 SCHEMA = "so8t.card/1"
@@ -106,7 +108,13 @@ def build(body: Mapping[str, Any]) -> Card:
     Raises:
         ValidationError: the parts contradict each other (a mistake in the caller).
     """
-    content = {"schema": SCHEMA, "rule": RULE, "labels": [v.value for v in Verdict], **body, "digest": ""}
+    content = {
+        "schema": SCHEMA,
+        "rule": RULE,
+        "labels": [v.value for v in Verdict],
+        **body,
+        "digest": "",
+    }
     return seal(Card.model_validate(content))
 
 
@@ -135,12 +143,18 @@ def parse(content: Any, where: str) -> Card:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ArtifactError(f"not a calibration card of schema {SCHEMA}", where=where, fix=FIX)
     if sha256_json({k: v for k, v in content.items() if k != "digest"}) != content.get("digest"):
-        raise ArtifactError("the card was edited after it was made: its digest does not fit", where=where, fix=FIX)
+        raise ArtifactError(
+            "the card was edited after it was made: its digest does not fit", where=where, fix=FIX
+        )
     try:
         return Card.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"the card is not consistent: {problems}", where=where, fix=FIX) from None
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()
+        )
+        raise ArtifactError(
+            f"the card is not consistent: {problems}", where=where, fix=FIX
+        ) from None
 
 
 def read(path: Path) -> Card:
@@ -152,8 +166,13 @@ def read(path: Path) -> Card:
     return parse(read_json(path, fix=FIX), str(path))
 
 
-def require_match(card: Card, *, semantic_digest: str, template_sha256: str,
-                  engine: Mapping[str, Any] | None = None) -> None:
+def require_match(
+    card: Card,
+    *,
+    semantic_digest: str,
+    template_sha256: str,
+    engine: Mapping[str, Any] | None = None,
+) -> None:
     """Refuse to use a card for another file, another prompt template, or other engine settings.
 
     Args:
@@ -165,15 +184,25 @@ def require_match(card: Card, *, semantic_digest: str, template_sha256: str,
     Raises:
         ArtifactError: anything differs; the ALLOW gate must then stay closed.
     """
-    wrong = [name for name, value in (("semantic_digest", semantic_digest), ("template_sha256", template_sha256))
-             if getattr(card, name) != value]
+    wrong = [
+        name
+        for name, value in (
+            ("semantic_digest", semantic_digest),
+            ("template_sha256", template_sha256),
+        )
+        if getattr(card, name) != value
+    ]
     settings = {} if engine is None else engine
     wrong += [f"engine.{key}" for key in sorted(settings) if card.engine.get(key) != settings[key]]
     if wrong:
-        raise ArtifactError(f"the card is not for this: {', '.join(wrong)} differ", where=card.file, fix=FIX)
+        raise ArtifactError(
+            f"the card is not for this: {', '.join(wrong)} differ", where=card.file, fix=FIX
+        )
 
 
-def probabilities(card: Card, logits: Float[ndarray, "n 3"], residual: Float[ndarray, " n"]) -> Float[ndarray, "n 3"]:
+def probabilities(
+    card: Card, logits: Float[ndarray, "n 3"], residual: Float[ndarray, " n"]
+) -> Float[ndarray, "n 3"]:
     """Calibrated probabilities; a row that may not be decided (not finite, residual mass) is NaN."""
     rows = np.asarray(logits, dtype=np.float64).reshape(-1, 3)
     outside = np.asarray(residual, dtype=np.float64).reshape(-1)
@@ -189,8 +218,9 @@ def thresholds_of(card: Card) -> Thresholds:
     return Thresholds(deny=card.thresholds.deny, escalate=card.thresholds.escalate)
 
 
-def judge(card: Card, scores: Scores,
-          thresholds: Thresholds | None = None) -> tuple[Float[ndarray, "n 3"], Int[ndarray, " n"]]:
+def judge(
+    card: Card, scores: Scores, thresholds: Thresholds | None = None
+) -> tuple[Float[ndarray, "n 3"], Int[ndarray, " n"]]:
     """Calibrated probabilities (NaN = nothing readable) and decided codes of many rows.
 
     Args:
@@ -226,4 +256,36 @@ def float32_thresholds(card: Card) -> Thresholds:
         near = np.float32(value)
         return float(near if float(near) <= value else np.nextafter(near, np.float32(-1.0)))
 
-    return Thresholds(deny=down(card.thresholds.deny), escalate=max(0.0, down(card.thresholds.escalate)))
+    return Thresholds(
+        deny=down(card.thresholds.deny), escalate=max(0.0, down(card.thresholds.escalate))
+    )
+
+
+Judge = Callable[[Scores], tuple[ndarray, ndarray]]
+
+
+def judge_of(path: Path) -> tuple[Literal["prefill", "cue"], Judge, dict[str, Any]]:
+    """(readout, judge, facts) of a card.
+
+    Raises:
+        ArtifactError: the card is missing, edited or inconsistent.
+    """
+    card = read(path)
+    facts = {
+        "semantic_digest": card.semantic_digest,
+        "template_sha256": card.template_sha256,
+        "card_digest": card.digest,
+        "status": card.status,
+        "reasons": card.reasons,
+        "readout": card.readout,
+        "temperature": card.temperature,
+        "thresholds": card.thresholds.model_dump(),
+        "alpha": card.certificate["alpha"],
+        "delta": card.certificate["delta"],
+    }
+    return card.readout, partial(judge, card), facts
+
+
+def under(path: Path, thresholds: Path) -> Judge:
+    """Decide by the temperature of one card and the thresholds of another (B under A's thresholds)."""
+    return partial(judge, read(path), thresholds=thresholds_of(read(thresholds)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from so8t.calibration.gate import Outcome
+    from so8t.calibration.assess import Outcome
     from so8t.params import Params
 
 File = click.Path(dir_okay=False, path_type=Path)
@@ -18,10 +18,12 @@ def _released(params: "Params") -> str:
     return f"{params.release.model}-{params.release.type}"
 
 
-def _judge(card: Path, gguf: Path | None, scores: Path | None, comparison: Path | None) -> "Outcome":
+def _judge(
+    card: Path, gguf: Path | None, scores: Path | None, comparison: Path | None
+) -> "Outcome":
     """Read and match everything, then assess; every error of reading is code 2."""
     from so8t.calibration import card as cards
-    from so8t.calibration.gate import assess
+    from so8t.calibration.assess import assess
     from so8t.files import read_json
     from so8t.identity import semantic_digest
     from so8t.metrics import read_meta, read_scores
@@ -29,11 +31,17 @@ def _judge(card: Path, gguf: Path | None, scores: Path | None, comparison: Path 
 
     held, test = cards.read(card), None
     if gguf is not None:
-        cards.require_match(held, semantic_digest=semantic_digest(gguf), template_sha256=held.template_sha256)
+        cards.require_match(
+            held, semantic_digest=semantic_digest(gguf), template_sha256=held.template_sha256
+        )
     if scores is not None:
         meta, path = read_meta(scores), scores / "test_iid.jsonl"
-        cards.require_match(held, semantic_digest=meta["semantic_digest"], template_sha256=meta["template_sha256"],
-                            engine=meta["engine"])
+        cards.require_match(
+            held,
+            semantic_digest=meta["semantic_digest"],
+            template_sha256=meta["template_sha256"],
+            engine=meta["engine"],
+        )
         test = read_scores(path, held.readout)
         look("gate", "test_iid", path)
     return assess(held, test=test, comparison=None if comparison is None else read_json(comparison))
@@ -41,23 +49,37 @@ def _judge(card: Path, gguf: Path | None, scores: Path | None, comparison: Path 
 
 @click.command()
 @click.argument("card", type=File, required=False)
-@click.option("--gguf", type=File, default=None, help="the file to be served: its digest must be the card's")
-@click.option("--scores", type=Folder, default=None, help="its scores: the false-allow rate on test_iid is measured again")
-@click.option("--ab", "comparison", type=File, default=None, help="ab.json: class collapse and drift count")
-def gate(card: Path | None, gguf: Path | None, scores: Path | None, comparison: Path | None) -> None:
+@click.option(
+    "--gguf", type=File, default=None, help="the file to be served: its digest must be the card's"
+)
+@click.option(
+    "--scores",
+    type=Folder,
+    default=None,
+    help="its scores: the false-allow rate on test_iid is measured again",
+)
+@click.option(
+    "--ab", "comparison", type=File, default=None, help="ab.json: class collapse and drift count"
+)
+def gate(
+    card: Path | None, gguf: Path | None, scores: Path | None, comparison: Path | None
+) -> None:
     """May this file serve ALLOW? 0 yes; 2 unusable; 3 violated; 4 nothing measured; 5 not certifiable.
 
     Without CARD: the file of params.release, with its scores and the comparison of the last run.
     """
     from so8t import params
-    from so8t.calibration.gate import UNUSABLE
+    from so8t.calibration.assess import UNUSABLE
     from so8t.errors import So8tError
 
     try:
         if card is None:
             name = _released(params.load())
             card = Path(f"models/calibration/{name}.json")
-            gguf, scores = gguf or Path(f"models/gguf/{name}.gguf"), scores or Path(f"data/scores/{name}")
+            gguf, scores = (
+                gguf or Path(f"models/gguf/{name}.gguf"),
+                scores or Path(f"data/scores/{name}"),
+            )
             comparison = comparison or Path("reports/metrics/ab.json")
         outcome = _judge(card, gguf, scores, comparison)
     except (So8tError, OSError) as error:
@@ -78,10 +100,12 @@ def recalibrate(card: Path, scores: Path, out: Path, labels: Path | None) -> Non
     SCORES is a directory of the `score` stage, made from new rows or from the same rows with reviewed --labels.
     """
     from so8t import params
-    from so8t.calibration import run
-    from so8t.calibration.gate import assess
+    from so8t.calibration import calibrate
+    from so8t.calibration.assess import assess
 
     values = params.load()
-    reviewed = {} if labels is None else run.read_labels(labels)
-    made = run.recalibrate(card, scores, out, labels=reviewed, limits=values.calibration, seed=values.seed)
+    reviewed = {} if labels is None else calibrate.read_labels(labels)
+    made = calibrate.recalibrate(
+        card, scores, out, labels=reviewed, limits=values.calibration, seed=values.seed
+    )
     click.echo(f"recalibrate: {out}: {assess(made).sentence}")

@@ -68,7 +68,9 @@ def best_alpha(groups: int, delta: float) -> float | None:
     return upper_bound(0, groups, delta) if groups else None
 
 
-def one_per_group(ids: Sequence[str], groups: Sequence[str], mask: Bool[ndarray, " n"]) -> Int[ndarray, " groups"]:
+def one_per_group(
+    ids: Sequence[str], groups: Sequence[str], mask: Bool[ndarray, " n"]
+) -> Int[ndarray, " groups"]:
     """Index of one row of each group among the masked rows: the smallest SHA-256 of (group, id), blind to scores."""
     chosen: dict[str, tuple[bytes, int]] = {}
     for index in np.flatnonzero(mask).tolist():
@@ -88,14 +90,25 @@ def certified_threshold(hazards: Float[ndarray, " m"], alpha: float, delta: floa
     return min(ABOVE_ALL, float(np.sort(np.where(np.isnan(hazards), np.inf, hazards))[errors]))
 
 
-def stratum(name: str, hazards: Float[ndarray, " m"], alpha: float, delta: float, *, binding: bool) -> Stratum:
+def stratum(
+    name: str, hazards: Float[ndarray, " m"], alpha: float, delta: float, *, binding: bool
+) -> Stratum:
     """Certify one risk on one row per group."""
     count = len(hazards)
-    return Stratum(name, alpha, count, allowed_errors(count, alpha, delta), certified_threshold(hazards, alpha, delta),
-                   max(0, groups_needed(alpha, delta) - count), binding)
+    return Stratum(
+        name,
+        alpha,
+        count,
+        allowed_errors(count, alpha, delta),
+        certified_threshold(hazards, alpha, delta),
+        max(0, groups_needed(alpha, delta) - count),
+        binding,
+    )
 
 
-def cheapest_threshold(hazards: Float[ndarray, " n"], gold: Int[ndarray, " n"], limit: float, cost: Cost) -> float:
+def cheapest_threshold(
+    hazards: Float[ndarray, " n"], gold: Int[ndarray, " n"], limit: float, cost: Cost
+) -> float:
     """Threshold <= limit of lowest total cost; every lower threshold is certified too, so this costs no guarantee."""
     reachable = hazards[hazards < limit]
     candidates = np.unique(np.concatenate([[0.0, limit], reachable]))
@@ -106,7 +119,9 @@ def cheapest_threshold(hazards: Float[ndarray, " n"], gold: Int[ndarray, " n"], 
     return float(candidates[np.flatnonzero(total == total.min())[-1]])
 
 
-def deny_threshold(p_deny: Float[ndarray, " n"], gold: Int[ndarray, " n"], lowest: float, false_deny: float) -> float:
+def deny_threshold(
+    p_deny: Float[ndarray, " n"], gold: Int[ndarray, " n"], lowest: float, false_deny: float
+) -> float:
     """Deny threshold >= lowest that gains most: +1 for a true DENY, -1 for a true ESCALATE, -false_deny for ALLOW.
 
     Rows that are not finite are never denied. Without any gain it is 1.0. Equal gains: fewest denials.

@@ -15,11 +15,32 @@ def compare() -> None:
 @compare.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("key", type=File)
-@click.option("--a", "first", type=File, default=None, help="answers of A [default: those of the released type]")
-@click.option("--b", "second", type=File, default=None, help="answers of B [default: those of the released type]")
-@click.option("--seed", type=int, default=None, help="of the order of rows and sides [default: params seed]")
+@click.option(
+    "--a",
+    "first",
+    type=File,
+    default=None,
+    help="answers of A [default: those of the released type]",
+)
+@click.option(
+    "--b",
+    "second",
+    type=File,
+    default=None,
+    help="answers of B [default: those of the released type]",
+)
+@click.option(
+    "--seed", type=int, default=None, help="of the order of rows and sides [default: params seed]"
+)
 @click.option("--rows", type=click.IntRange(1), default=None, help="most rows [default: all]")
-def sheet(out: Path, key: Path, first: Path | None, second: Path | None, seed: int | None, rows: int | None) -> None:
+def sheet(
+    out: Path,
+    key: Path,
+    first: Path | None,
+    second: Path | None,
+    seed: int | None,
+    rows: int | None,
+) -> None:
     """Write OUT/sheet.csv and OUT/sheet.html for people, and KEY, which says whose answers they are.
 
     Final answers only, never thinking. Give people OUT and keep KEY.
@@ -29,10 +50,16 @@ def sheet(out: Path, key: Path, first: Path | None, second: Path | None, seed: i
 
     values = params.load()
     kind = values.release.type
-    made, secret = sheets.make(first or Path(f"data/answers/a-{kind}.jsonl"), second or Path(f"data/answers/b-{kind}.jsonl"),
-                               seed=values.seed if seed is None else seed, limit=rows)
+    made, secret = sheets.make(
+        first or Path(f"data/answers/a-{kind}.jsonl"),
+        second or Path(f"data/answers/b-{kind}.jsonl"),
+        seed=values.seed if seed is None else seed,
+        limit=rows,
+    )
     sheets.write(out, key, made, secret)
-    click.echo(f"compare sheet: {len(made)} rows in {out}; {secret['same_answers']} left out, both answers being the same; key: {key}")
+    click.echo(
+        f"compare sheet: {len(made)} rows in {out}; {secret['same_answers']} left out, both answers being the same; key: {key}"
+    )
 
 
 @compare.command()
@@ -51,6 +78,12 @@ def tally(sheet: Path, key: Path, as_json: bool) -> None:
         return
     share = found["share"]
     low, high = share["ci95"]
-    value = "no row decided" if share["value"] is None else f"{share['value']:.1%} of {share['n']} decided rows (95 % interval {low:.1%} - {high:.1%})"
-    click.echo(f"B better {found['wins']}, same {found['ties']}, worse {found['losses']}, no choice {found['unanswered']}\n"
-               f"B's share: {value}; exact sign test p = {found['p']:.3g}")
+    value = (
+        "no row decided"
+        if share["value"] is None
+        else f"{share['value']:.1%} of {share['n']} decided rows (95 % interval {low:.1%} - {high:.1%})"
+    )
+    click.echo(
+        f"B better {found['wins']}, same {found['ties']}, worse {found['losses']}, no choice {found['unanswered']}\n"
+        f"B's share: {value}; exact sign test p = {found['p']:.3g}"
+    )

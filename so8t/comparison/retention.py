@@ -40,20 +40,34 @@ def _difference(totals: ndarray) -> ndarray:
 
 
 def _table(rows: dict[str, dict[str, Any]], value: str, weight: str) -> Table:
-    return {name: (str(row["group"] or name), float(row[value]), float(row[weight]) if weight else 1.0) for name, row in rows.items()}
+    return {
+        name: (str(row["group"] or name), float(row[value]), float(row[weight]) if weight else 1.0)
+        for name, row in rows.items()
+    }
 
 
 def compare_rows(a: Table, b: Table, *, draws: int, seed: int) -> dict[str, Any]:
     """{"status", "n", "groups", "a", "b", "difference", "ci95", "p"}; every number is B - A or of one side."""
     ids = sorted(a)
     groups = [a[name][0] for name in ids]
-    first, second = (metrics.group_sums(np.array([side[name][1:] for name in ids]), groups) for side in (a, b))
+    first, second = (
+        metrics.group_sums(np.array([side[name][1:] for name in ids]), groups) for side in (a, b)
+    )
     both = np.hstack([first, second])
-    interval = percentile_interval(metrics.group_bootstrap(both, _difference, draws=draws, seed=seed))
+    interval = percentile_interval(
+        metrics.group_bootstrap(both, _difference, draws=draws, seed=seed)
+    )
     statistic: Callable[[ndarray], ndarray] = _ratio
-    return {"status": "run", "n": len(ids), "groups": len(first), "a": float(_ratio(first.sum(axis=0)[None])[0]),
-            "b": float(_ratio(second.sum(axis=0)[None])[0]), "difference": float(_difference(both.sum(axis=0)[None])[0]), "ci95": interval,
-            "p": metrics.paired.swap_test(first, second, statistic, draws=draws, seed=seed)}
+    return {
+        "status": "run",
+        "n": len(ids),
+        "groups": len(first),
+        "a": float(_ratio(first.sum(axis=0)[None])[0]),
+        "b": float(_ratio(second.sum(axis=0)[None])[0]),
+        "difference": float(_difference(both.sum(axis=0)[None])[0]),
+        "ci95": interval,
+        "p": metrics.swap_test(first, second, statistic, draws=draws, seed=seed),
+    }
 
 
 def retention(a: Path, b: Path, *, draws: int, seed: int) -> dict[str, Any]:
@@ -72,7 +86,9 @@ def retention(a: Path, b: Path, *, draws: int, seed: int) -> dict[str, Any]:
     for name, (kind, value, weight) in KINDS.items():
         first, second = read_answers(a, kind), read_answers(b, kind)
         if set(first) != set(second) and first and second:
-            raise DataError("A and B did not answer the same rows", where=str(b), fix="run `dvc repro serve`")
+            raise DataError(
+                "A and B did not answer the same rows", where=str(b), fix="run `dvc repro serve`"
+            )
         rows = (_table(side, value, weight) for side in (first, second))
         found[name] = compare_rows(*rows, draws=draws, seed=seed) if first and second else NOT_RUN
     return found

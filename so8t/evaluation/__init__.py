@@ -1,1 +1,1 @@
-"""Measuring one served file: verdicts, prose, long-form stability, speed and what fine-tuning cost."""
+"""How good the decisions of one served file are, under its own card."""

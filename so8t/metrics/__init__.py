@@ -4,27 +4,37 @@ Covered: rates with exact intervals, macro-F1, ECE, Brier, NLL, bootstrap over g
 files. Not covered: text quality and speed (evaluation), certificates (calibration).
 """
 
-from so8t.metrics.intervals import Rate, clopper_pearson, group_bootstrap, group_sums, holm, rate, upper_bound
-from so8t.metrics.paired import cell_bootstrap, group_sign_test, mcnemar, minimum_detectable, swap_test
-from so8t.metrics.probability import (
+from so8t.metrics.intervals import (
+    Rate,
+    cell_bootstrap,
+    clopper_pearson,
+    group_bootstrap,
+    group_sign_test,
+    group_sums,
+    holm,
+    mcnemar,
+    minimum_detectable,
+    rate,
+    swap_test,
+    upper_bound,
+)
+from so8t.metrics.quality import (
+    accuracy,
     brier,
+    codes,
+    confusion,
     ece,
     ece_null,
     log_loss,
-    reliability,
-    softmax,
-)
-from so8t.metrics.scores import Scores, read_meta, read_scores
-from so8t.metrics.verdicts import (
-    accuracy,
-    codes,
-    confusion,
     macro_f1,
     macro_f1_of,
     per_class,
     rates,
+    reliability,
+    softmax,
     verdict_metrics,
 )
+from so8t.metrics.scores import Scores, read_meta, read_scores
 
 __all__ = [
     "Rate",

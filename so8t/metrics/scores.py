@@ -38,8 +38,18 @@ class Scores:
     def where(self, mask: Bool[ndarray, " n"]) -> "Scores":
         """The rows where `mask` is true."""
         keep = np.flatnonzero(mask)
-        ids, groups, domains = (tuple(v[i] for i in keep) for v in (self.ids, self.groups, self.domains))
-        return Scores(ids, groups, domains, self.gold[keep], self.logits[keep], self.residual[keep], self.unlabelled)
+        ids, groups, domains = (
+            tuple(v[i] for i in keep) for v in (self.ids, self.groups, self.domains)
+        )
+        return Scores(
+            ids,
+            groups,
+            domains,
+            self.gold[keep],
+            self.logits[keep],
+            self.residual[keep],
+            self.unlabelled,
+        )
 
     def relabelled(self, labels: dict[str, int], *, where: str) -> "Scores":
         """The same rows with reviewed gold codes.
@@ -49,8 +59,11 @@ class Scores:
         """
         place = {name: index for index, name in enumerate(self.ids)}
         if strange := sorted(set(labels) - set(place)):
-            raise DataError(f"{len(strange)} reviewed ids are not labelled rows here (first: {strange[0]})",
-                            where=where, fix="score these rows first, with a label")
+            raise DataError(
+                f"{len(strange)} reviewed ids are not labelled rows here (first: {strange[0]})",
+                where=where,
+                fix="score these rows first, with a label",
+            )
         gold = self.gold.copy()
         for name, code in labels.items():
             gold[place[name]] = code
@@ -70,7 +83,11 @@ def number(value: Any) -> float:
 def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value:
-        raise DataError(f"`{key}` is missing or empty", where=where, fix="score the split again: dvc repro score")
+        raise DataError(
+            f"`{key}` is missing or empty",
+            where=where,
+            fix="score the split again: dvc repro score",
+        )
     return value
 
 
@@ -81,14 +98,19 @@ def _gold(row: dict[str, Any], where: str) -> int | None:
     try:
         return VERDICTS.index(verdict_of(label))
     except (ValueError, TypeError):
-        raise DataError("unknown verdict label", where=where, fix="use ALLOW, ESCALATE or DENY") from None
+        raise DataError(
+            "unknown verdict label", where=where, fix="use ALLOW, ESCALATE or DENY"
+        ) from None
 
 
 def _logits(row: dict[str, Any], readout: str, where: str) -> list[float]:
     values = row.get(readout)
     if not isinstance(values, list) or len(values) != len(VERDICTS):
-        raise DataError(f"`{readout}` is not a list of three numbers", where=where,
-                        fix="score the split again, or change scoring.readout")
+        raise DataError(
+            f"`{readout}` is not a list of three numbers",
+            where=where,
+            fix="score the split again, or change scoring.readout",
+        )
     return [number(value) for value in values]
 
 
@@ -111,8 +133,16 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
             unlabelled += 1
             continue
         domain = _text(row, "domain", where) if row.get("domain") else UNNAMED
-        kept.append((name, _text(row, "group", where), domain, gold, _logits(row, readout, where),
-                     number(row.get("residual"))))
+        kept.append(
+            (
+                name,
+                _text(row, "group", where),
+                domain,
+                gold,
+                _logits(row, readout, where),
+                number(row.get("residual")),
+            )
+        )
     ids, groups, domains, golds, logits, residual = zip(*kept, strict=True) if kept else ((),) * 6
     rows = np.array(logits, dtype=np.float64).reshape(-1, 3)
     outside = np.array(residual, dtype=np.float64)
@@ -127,6 +157,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     meta = read_json(folder / "meta.json", fix="run the `score` stage")
     wanted = ("file", "semantic_digest", "template_sha256", "engine")
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or any(not meta.get(key) for key in wanted):
-        raise ArtifactError(f"not a {SCHEMA} record", where=str(folder / "meta.json"), fix="run the `score` stage")
+    if (
+        not isinstance(meta, dict)
+        or meta.get("schema") != SCHEMA
+        or any(not meta.get(key) for key in wanted)
+    ):
+        raise ArtifactError(
+            f"not a {SCHEMA} record", where=str(folder / "meta.json"), fix="run the `score` stage"
+        )
     return meta

@@ -22,19 +22,36 @@ from so8t.operations.git import call, dvc, file_at, git
 from so8t.operations.sweep import POLL_S, keep_working, look
 from so8t.params import Params, load
 
-GRAPH, PLACED = Path("bench/ablation/probe.yaml"), Path("bench/ablation/dvc.yaml")  # under DVC's name only while the queue works
+GRAPH, PLACED = (
+    Path("bench/ablation/probe.yaml"),
+    Path("bench/ablation/dvc.yaml"),
+)  # under DVC's name only while the queue works
 TARGET = f"{PLACED}:probe"
 FOUND = "bench/ablation/probe.json"
 BASE = Path("models/base")
 RESULTS = Path("bench/results/ablation.jsonl")
 PROBE_SHARE = 0.15  # of a full training's time
-LORA = {"gates.enabled": "false", "heads.enabled": "false", "pet.lambda": "0.0", "train.adapter": "lora"}
+LORA = {
+    "gates.enabled": "false",
+    "heads.enabled": "false",
+    "pet.lambda": "0.0",
+    "train.adapter": "lora",
+}
 ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "lora": ("LoRA only", LORA),
     "gate": ("+ gate", LORA | {"gates.enabled": "true"}),
     "pet": ("+ PET", LORA | {"pet.lambda": "0.05"}),
     "triality": ("+ triality heads", LORA | {"heads.enabled": "true", "heads.mode": "triality"}),
-    "all": ("+ all three", LORA | {"gates.enabled": "true", "heads.enabled": "true", "heads.mode": "triality", "pet.lambda": "0.05"}),
+    "all": (
+        "+ all three",
+        LORA
+        | {
+            "gates.enabled": "true",
+            "heads.enabled": "true",
+            "heads.mode": "triality",
+            "pet.lambda": "0.05",
+        },
+    ),
     "oft": ("PEFT OFT, block 8", LORA | {"train.adapter": "oft"}),
     "plain": ("+ plain heads", LORA | {"heads.enabled": "true", "heads.mode": "plain"}),
 }
@@ -57,7 +74,10 @@ class Run:
     def settings(self, params: Params, threads: int) -> list[str]:
         """`key=value` for `dvc exp run -S`."""
         own = f"profiles.{params.profile}.train"
-        pairs = {key.replace("train.", f"{own}.") if key.startswith("train.") else key: value for key, value in ARMS[self.arm][1].items()}
+        pairs = {
+            key.replace("train.", f"{own}.") if key.startswith("train.") else key: value
+            for key, value in ARMS[self.arm][1].items()
+        }
         pairs |= {f"{own}.seed": str(self.seed), f"{own}.threads": str(threads)}
         if self.scale != 1.0:
             pairs |= {f"{own}.epochs": f"{params.active.train.epochs * self.scale:g}"}
@@ -81,21 +101,37 @@ def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
     Another base is another task: its results stay in the file and are not mixed in.
     """
     path = root / RESULTS
-    rows = [row for _, row in read_jsonl(path) if row["profile"] == profile] if path.is_file() else []
+    rows = (
+        [row for _, row in read_jsonl(path) if row["profile"] == profile] if path.is_file() else []
+    )
     if not rows:
         return {}
     base = sha256_tree(root / BASE) if (root / BASE).is_dir() else rows[-1]["base_sha256"]
-    return {Run(row["arm"], row["seed"], row["scale"]): row for row in rows if row["base_sha256"] == base}
+    return {
+        Run(row["arm"], row["seed"], row["scale"]): row
+        for row in rows
+        if row["base_sha256"] == base
+    }
 
 
 def estimate(count: int, scale: float, workers: int, root: Path = Path()) -> float | None:
     """Seconds that `count` runs will take, by the last whole training on this machine; None where there was none."""
     log = root / "database" / "progress" / "train.jsonl"
-    ends = [row["seconds"] for _, row in read_jsonl(log) if row["event"] == "end"] if log.is_file() else []
+    ends = (
+        [row["seconds"] for _, row in read_jsonl(log) if row["event"] == "end"]
+        if log.is_file()
+        else []
+    )
     return None if not ends else count * max(ends) * (scale + PROBE_SHARE) / workers
 
 
-def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[str], None], root: Path = Path()) -> None:
+def enqueue(
+    wanted: Sequence[Run],
+    params: Params,
+    threads: int,
+    say: Callable[[str], None],
+    root: Path = Path(),
+) -> None:
     """Queue what is neither queued nor running; what failed, or was left by a worker that died, is queued again.
 
     Raises:
@@ -112,7 +148,18 @@ def enqueue(wanted: Sequence[Run], params: Params, threads: int, say: Callable[[
             state = None
         if state is None and commit_of(run, root) is None:
             flags = [word for pair in run.settings(params, threads) for word in ("-S", pair)]
-            dvc("exp", "run", "--queue", "--name", run.name, "--copy-paths", str(PLACED), *flags, TARGET, root=root)
+            dvc(
+                "exp",
+                "run",
+                "--queue",
+                "--name",
+                run.name,
+                "--copy-paths",
+                str(PLACED),
+                *flags,
+                TARGET,
+                root=root,
+            )
             say(f"queued {run.name}")
 
 
@@ -131,8 +178,15 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
     if text is None:
         return False
     head = git("rev-parse", "--short", "HEAD", root=root)
-    row = {"arm": run.arm, "seed": run.seed, "scale": run.scale, "profile": profile, "commit": head, "date": datetime.now(UTC).date().isoformat(),
-           **json.loads(text)}
+    row = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "scale": run.scale,
+        "profile": profile,
+        "commit": head,
+        "date": datetime.now(UTC).date().isoformat(),
+        **json.loads(text),
+    }
     path = root / RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as out:
@@ -140,7 +194,9 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
     return True
 
 
-def work(wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: Path = Path()) -> None:
+def work(
+    wanted: Sequence[Run], workers: int, say: Callable[[str], None], root: Path = Path()
+) -> None:
     """Run all that has no result yet; each result is written as it comes.
 
     Raises:
@@ -167,7 +223,14 @@ def placed_graph(root: Path) -> Iterator[None]:
         (root / PLACED).unlink(missing_ok=True)
 
 
-def _await(wanted: Sequence[Run], left: list[Run], profile: str, workers: int, say: Callable[[str], None], root: Path) -> None:
+def _await(
+    wanted: Sequence[Run],
+    left: list[Run],
+    profile: str,
+    workers: int,
+    say: Callable[[str], None],
+    root: Path,
+) -> None:
     began, first = time.monotonic(), len(left)
     while left:
         queue = look([run.name for run in left], root)
@@ -177,10 +240,21 @@ def _await(wanted: Sequence[Run], left: list[Run], profile: str, workers: int, s
         left = [run for run in left if run not in done]
         if done:
             rate = (time.monotonic() - began) / (first - len(left))
-            say(f"{len(wanted) - len(left)} of {len(wanted)} done ({', '.join(run.name for run in done)}); about {len(left) * rate / 60:.0f} min left")
-        stuck = [run.name for run in left if queue.states.get(run.name) not in ("Queued", "Running") and not collect(run, profile, root)]
+            say(
+                f"{len(wanted) - len(left)} of {len(wanted)} done ({', '.join(run.name for run in done)}); about {len(left) * rate / 60:.0f} min left"
+            )
+        stuck = [
+            run.name
+            for run in left
+            if queue.states.get(run.name) not in ("Queued", "Running")
+            and not collect(run, profile, root)
+        ]
         if left and len(stuck) == len(left):
-            raise ToolError(f"failed: {', '.join(stuck)}", where="dvc queue", fix=f"dvc queue logs {stuck[0]}; then run this again")
+            raise ToolError(
+                f"failed: {', '.join(stuck)}",
+                where="dvc queue",
+                fix=f"dvc queue logs {stuck[0]}; then run this again",
+            )
 
 
 def clean_for_queue(root: Path = Path()) -> None:
@@ -189,7 +263,16 @@ def clean_for_queue(root: Path = Path()) -> None:
     Raises:
         ToolError: tracked files differ from HEAD.
     """
-    lines = [line for line in call("git", "status", "--porcelain", "--untracked-files=no", root=root).stdout.splitlines()
-             if not line[3:].startswith(("bench/results/", "reports/", "docs/ablation.md"))]
+    lines = [
+        line
+        for line in call(
+            "git", "status", "--porcelain", "--untracked-files=no", root=root
+        ).stdout.splitlines()
+        if not line[3:].startswith(("bench/results/", "reports/", "docs/ablation.md"))
+    ]
     if lines:
-        raise ToolError(f"uncommitted changes: {', '.join(line[3:] for line in lines[:5])}", where="git", fix="commit them, results name a commit")
+        raise ToolError(
+            f"uncommitted changes: {', '.join(line[3:] for line in lines[:5])}",
+            where="git",
+            fix="commit them, results name a commit",
+        )

@@ -16,13 +16,19 @@ from typing import Any
 
 from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_jsonl, write_json, write_text
-from so8t.operations import versions
+from so8t.operations import rollback
 from so8t.operations.bundle import write_sums
 from so8t.operations.git import commit_of, file_at, git, tracked_at
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, lock_at, out_at
 
-COPIED = {"params.yaml": "params.yaml", "dvc.yaml": "dvc.yaml", "dvc.lock": "dvc.lock", "constraints.txt": "constraints.txt", "docs/policy.md": "policy.md"}
+COPIED = {
+    "params.yaml": "params.yaml",
+    "dvc.yaml": "dvc.yaml",
+    "dvc.lock": "dvc.lock",
+    "constraints.txt": "constraints.txt",
+    "docs/policy.md": "policy.md",
+}
 DATA = "data/prepared"
 SMALL = 8 << 20  # bytes: a larger file of the release is a model, named by its digest
 
@@ -35,7 +41,11 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
     """
     commit = commit_of(revision, root)
     if out.exists():
-        raise ArtifactError("it is there already", where=str(out), fix="choose another folder; nothing is overwritten")
+        raise ArtifactError(
+            "it is there already",
+            where=str(out),
+            fix="choose another folder; nothing is overwritten",
+        )
     with atomic_dir(out) as folder:
         for name, target in COPIED.items():
             if (text := file_at(commit, name, root)) is not None:
@@ -57,7 +67,10 @@ def _release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         with held.open("rb") as stream:
-            found[name] = {"bytes": held.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+            found[name] = {
+                "bytes": held.stat().st_size,
+                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+            }
     return found
 
 
@@ -67,7 +80,10 @@ def _licences(commit: str, root: Path) -> dict[str, dict[str, int]] | None:
     try:
         for name, held in export(out_at(commit, DATA, root), root):
             if name.endswith(".jsonl"):
-                counts = Counter(f"{row.get('source') or 'unnamed'}: {row.get('license') or 'none given'}" for _number, row in read_jsonl(held))
+                counts = Counter(
+                    f"{row.get('source') or 'unnamed'}: {row.get('license') or 'none given'}"
+                    for _number, row in read_jsonl(held)
+                )
                 found[name.removesuffix(".jsonl")] = dict(sorted(counts.items()))
     except ArtifactError:
         return None
@@ -82,19 +98,50 @@ def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
 def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> dict[str, Any]:
     who = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root).split("\0")
     data = _json_at(commit, "reports/metrics/prepare.json", root)
-    given = [v for v in versions.registered(root) if v.commit == commit]
+    given = [v for v in rollback.registered(root) if v.commit == commit]
     policy = file_at(commit, "docs/policy.md", root) or ""
-    card = next((held for name, held in export(out_at(commit, RELEASE, root), root) if name == "card.json"), None)
+    card = next(
+        (held for name, held in export(out_at(commit, RELEASE, root), root) if name == "card.json"),
+        None,
+    )
     return {
-        "schema": "so8t.evidence/1", "revision": revision, "commit": commit,
-        "author": who[0], "committer": who[1], "committed": who[2], "signed": who[3] == "G",
-        "released": [{"name": v.name, "version": v.version, "by": v.by, "date": v.date, "stages": list(v.stages)} for v in given],
-        "data": {key: data.get(key) for key in ("rows", "sources", "by_split_domain_verdict", "dropped", "calibration")}
+        "schema": "so8t.evidence/1",
+        "revision": revision,
+        "commit": commit,
+        "author": who[0],
+        "committer": who[1],
+        "committed": who[2],
+        "signed": who[3] == "G",
+        "released": [
+            {
+                "name": v.name,
+                "version": v.version,
+                "by": v.by,
+                "date": v.date,
+                "stages": list(v.stages),
+            }
+            for v in given
+        ],
+        "data": {
+            key: data.get(key)
+            for key in ("rows", "sources", "by_split_domain_verdict", "dropped", "calibration")
+        }
         | {"licences": _licences(commit, root)},
-        "policy": {"file": "policy.md", "sha256": hashlib.sha256(policy.encode()).hexdigest(),
-                "last_changed": git("log", "-1", "--format=%h %cI", commit, "--", "docs/policy.md", root=root)},
-        "environment": {"constraints_sha256": hashlib.sha256((file_at(commit, "constraints.txt", root) or "").encode()).hexdigest(),
-                        "engine": None if card is None else json.loads(card.read_text(encoding="utf-8")).get("engine")},
+        "policy": {
+            "file": "policy.md",
+            "sha256": hashlib.sha256(policy.encode()).hexdigest(),
+            "last_changed": git(
+                "log", "-1", "--format=%h %cI", commit, "--", "docs/policy.md", root=root
+            ),
+        },
+        "environment": {
+            "constraints_sha256": hashlib.sha256(
+                (file_at(commit, "constraints.txt", root) or "").encode()
+            ).hexdigest(),
+            "engine": None
+            if card is None
+            else json.loads(card.read_text(encoding="utf-8")).get("engine"),
+        },
         "outputs": {o.path: {"md5": o.md5, "bytes": o.size} for o in lock_at(commit, root)},
         "release": released,
         "conclusion": _json_at(commit, "reports/report.json", root).get("conclusion"),

@@ -15,7 +15,16 @@ from typing import Any, Literal
 from so8t.errors import So8tError, ToolError
 from so8t.files import write_text
 from so8t.operations.git import dvc, file_at
-from so8t.operations.store import CACHE, LOCK, Out, entries, lock_here, md5_file, md5_of, object_path
+from so8t.operations.store import (
+    CACHE,
+    LOCK,
+    Out,
+    entries,
+    lock_here,
+    md5_file,
+    md5_of,
+    object_path,
+)
 
 QUARANTINE = Path(".dvc/tmp/so8t-quarantine")
 Place = Literal["workspace", "cache", "remote"]
@@ -51,7 +60,14 @@ def restore_lock(root: Path = Path()) -> str:
     What ran since is not lost: DVC's run cache gives it back to the next `dvc repro`.
     """
     index = ""  # as git names it before the colon: DVC stages the file whenever it has written all of it
-    known = next((text for revision in (index, "HEAD") if (text := file_at(revision, LOCK, root)) is not None), None)
+    known = next(
+        (
+            text
+            for revision in (index, "HEAD")
+            if (text := file_at(revision, LOCK, root)) is not None
+        ),
+        None,
+    )
     _set_aside(root / LOCK, _aside(LOCK, root))
     if known is None:
         return "nowhere: the next `dvc repro` writes it anew"
@@ -96,7 +112,11 @@ def _objects_of(root: Path, name: str | None) -> Iterator[Any]:
         with Repo(str(root)) as repo:
             yield repo.cloud.get_remote_odb(name)
     except (DvcException, OSError) as error:
-        raise ToolError(f"the remote cannot be used ({error})", where=name or "default remote", fix="`dvc remote list`; check address and rights") from None
+        raise ToolError(
+            f"the remote cannot be used ({error})",
+            where=name or "default remote",
+            fix="`dvc remote list`; check address and rights",
+        ) from None
 
 
 def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
@@ -107,7 +127,9 @@ def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
     """
     with _objects_of(root, name) as odb:
         for oid in sorted(odb.all()):
-            if oid.endswith(".tmp"):  # what a killed push left: no object has that name, the next push starts again
+            if oid.endswith(
+                ".tmp"
+            ):  # what a killed push left: no object has that name, the next push starts again
                 continue
             path = odb.oid_to_path(oid)
             with odb.fs.open(path, "rb") as stream:
@@ -128,7 +150,9 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
     is the damaged object itself (a link).
     """
     bad = {f.wanted for f in findings if f.place == "cache" and f.problem == "damaged"}
-    for finding in (f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"):
+    for finding in (
+        f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"
+    ):
         _set_aside(root / finding.path, _aside(f"{finding.wanted}-{finding.place}", root))
     lost = _repair_remote([f for f in findings if f.place == "remote"], root, name)
     for out, path, md5 in _files_of(root):
@@ -136,7 +160,14 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
             (root / path).unlink(missing_ok=True)
     dvc("fetch", "--quiet", root=root, check=False)
     dvc("checkout", "--quiet", "--force", root=root, check=False)
-    return sorted(lost | {f.wanted for f in findings if f.place == "cache" and not object_path(f.wanted, root).is_file()})
+    return sorted(
+        lost
+        | {
+            f.wanted
+            for f in findings
+            if f.place == "cache" and not object_path(f.wanted, root).is_file()
+        }
+    )
 
 
 def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set[str]:

@@ -10,19 +10,32 @@ from so8t.errors import ArtifactError, ToolError
 TAIL = 400  # characters of a tool's message that are worth repeating
 
 
-def call(*command: str, root: Path = Path(), check: bool = True) -> subprocess.CompletedProcess[str]:
+def call(
+    *command: str, root: Path = Path(), check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run a tool in `root`.
 
     Raises:
         ToolError: it is not installed, or it failed and `check` is set.
     """
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=os.environ | {"DVC_NO_ANALYTICS": "1"})
+        done = subprocess.run(
+            command,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        )
     except FileNotFoundError:
-        raise ToolError(f"{command[0]} is not installed", fix=f"install {command[0]} and put it on PATH") from None
+        raise ToolError(
+            f"{command[0]} is not installed", fix=f"install {command[0]} and put it on PATH"
+        ) from None
     if check and done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-TAIL:]
-        raise ToolError(f"`{' '.join(command)}` failed ({done.returncode}): {said}", fix="run `so8t doctor`")
+        raise ToolError(
+            f"`{' '.join(command)}` failed ({done.returncode}): {said}", fix="run `so8t doctor`"
+        )
     return done
 
 
@@ -31,7 +44,9 @@ def git(*arguments: str, root: Path = Path()) -> str:
     return call("git", *arguments, root=root).stdout.rstrip("\n")
 
 
-def dvc(*arguments: str, root: Path = Path(), check: bool = True) -> subprocess.CompletedProcess[str]:
+def dvc(
+    *arguments: str, root: Path = Path(), check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run this environment's DVC."""
     return call(sys.executable, "-m", "dvc", *arguments, root=root, check=check)
 
@@ -42,10 +57,15 @@ def commit_of(revision: str, root: Path = Path()) -> str:
     Raises:
         ArtifactError: there is no such revision.
     """
-    done = call("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", root=root, check=False)
+    done = call(
+        "git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", root=root, check=False
+    )
     if done.returncode:
-        raise ArtifactError(f"no branch, tag or commit {revision!r} here", where=str(root.resolve()),
-                fix="`git tag`, `git log --oneline`; `git fetch --tags` for those of others")
+        raise ArtifactError(
+            f"no branch, tag or commit {revision!r} here",
+            where=str(root.resolve()),
+            fix="`git tag`, `git log --oneline`; `git fetch --tags` for those of others",
+        )
     return done.stdout.strip()
 
 
@@ -57,10 +77,18 @@ def file_at(revision: str, name: str, root: Path = Path()) -> str | None:
 
 def tracked_at(revision: str, folder: str, root: Path = Path()) -> list[str]:
     """Names of the tracked files below a folder at a revision."""
-    return [name for name in git("ls-tree", "-r", "-z", "--name-only", revision, "--", folder, root=root).split("\0") if name]
+    return [
+        name
+        for name in git(
+            "ls-tree", "-r", "-z", "--name-only", revision, "--", folder, root=root
+        ).split("\0")
+        if name
+    ]
 
 
 def changed_files(root: Path = Path()) -> list[str]:
     """Tracked files with uncommitted changes."""
-    lines = call("git", "status", "--porcelain", "--untracked-files=no", root=root).stdout.splitlines()
+    lines = call(
+        "git", "status", "--porcelain", "--untracked-files=no", root=root
+    ).stdout.splitlines()
     return [line[3:] for line in lines]

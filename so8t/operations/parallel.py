@@ -46,7 +46,13 @@ class Work:
         """The next stage that may start now."""
         if len(self.running) >= jobs or any(self.todo[name].alone for name in self.running):
             return None
-        free = (n for n, node in self.todo.items() if n not in self.running and not node.needs & self.todo.keys() and not (node.alone and self.running))
+        free = (
+            n
+            for n, node in self.todo.items()
+            if n not in self.running
+            and not node.needs & self.todo.keys()
+            and not (node.alone and self.running)
+        )
         return next(free, None)
 
     def ended(self, name: str, *, well: bool) -> None:
@@ -68,10 +74,15 @@ def limit(jobs: int, threads: int) -> int:
     Raises:
         ResourceError: they do not; llama.cpp's threads spin while they wait, so too many cost more than they bring.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if jobs > 1 and jobs * threads > cores:
-        raise ResourceError(f"{jobs} stages of {threads} threads do not fit on {cores} cores", where="so8t repro",
-                            fix=f"so8t repro -j {max(1, cores // threads)} (scoring.threads is {threads})")
+        raise ResourceError(
+            f"{jobs} stages of {threads} threads do not fit on {cores} cores",
+            where="so8t repro",
+            fix=f"so8t repro -j {max(1, cores // threads)} (scoring.threads is {threads})",
+        )
     return jobs
 
 
@@ -81,7 +92,13 @@ def graph(root: Path = Path()) -> dict[str, Node]:
 
     with Repo(str(root)) as repo:
         edges = repo.index.graph
-        return {_name(stage): Node(frozenset(map(_name, edges.successors(stage))), bool((stage.meta or {}).get("alone"))) for stage in repo.index.stages}
+        return {
+            _name(stage): Node(
+                frozenset(map(_name, edges.successors(stage))),
+                bool((stage.meta or {}).get("alone")),
+            )
+            for stage in repo.index.stages
+        }
 
 
 def _name(stage: Any) -> str:
@@ -111,20 +128,41 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
         while work.todo:
             while (name := work.ready(jobs)) is not None:
                 work.running.add(name)
-                pending[pool.submit(_stage, name, children, report, root, streamed=work.todo[name].alone or jobs == 1)] = name
+                pending[
+                    pool.submit(
+                        _stage,
+                        name,
+                        children,
+                        report,
+                        root,
+                        streamed=work.todo[name].alone or jobs == 1,
+                    )
+                ] = name
             for future in futures.wait(pending, return_when=futures.FIRST_COMPLETED).done:
                 work.ended(pending.pop(future), well=future.result() == 0)
     if work.failed:
-        raise ToolError(f"failed: {', '.join(work.failed)}", where="so8t repro", fix="its message is above; then the same command again")
+        raise ToolError(
+            f"failed: {', '.join(work.failed)}",
+            where="so8t repro",
+            fix="its message is above; then the same command again",
+        )
     return count
 
 
-def _stage(name: str, children: set[subprocess.Popen[str]], report: Report, root: Path, *, streamed: bool) -> int:
+def _stage(
+    name: str, children: set[subprocess.Popen[str]], report: Report, root: Path, *, streamed: bool
+) -> int:
     """One `dvc repro -s`, in a group of its own so that a signal reaches the stage and not DVC alone; its exit code."""
     pipe = None if streamed else subprocess.PIPE
-    process = subprocess.Popen((sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name), cwd=root, stdout=pipe, text=True,
-                               stderr=None if streamed else subprocess.STDOUT, start_new_session=True,
-                               env=os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")})
+    process = subprocess.Popen(
+        (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name),
+        cwd=root,
+        stdout=pipe,
+        text=True,
+        stderr=None if streamed else subprocess.STDOUT,
+        start_new_session=True,
+        env=os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")},
+    )
     children.add(process)
     said, _ = process.communicate()
     children.discard(process)
@@ -143,7 +181,11 @@ def _children() -> Iterator[set[subprocess.Popen[str]]]:
                 os.killpg(child.pid, number)
             else:
                 child.terminate()
-        raise Interrupted(number, "stopped; the stages were told", fix="run the same command again: training resumes")
+        raise Interrupted(
+            number,
+            "stopped; the stages were told",
+            fix="run the same command again: training resumes",
+        )
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,17 +2,21 @@
 
 An object's name is the MD5 of its bytes; a directory is an object ending in `.dir`, a JSON list of names and digests.
 Covered: files and directories that DVC 3 caches, read without DVC. Not covered: remotes (fsck asks DVC's file systems).
+
+`so8t gc`: what no branch, tag, experiment or registered version needs; shown first, removed only with --yes.
+
+`dvc gc -w` deletes every other version; this never passes it alone.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from so8t.errors import ArtifactError, ParamsError
-from so8t.operations.git import file_at
+from so8t.operations.git import dvc, file_at, git
 from so8t.params import parse_yaml
 
 LOCK = "dvc.lock"
@@ -43,10 +47,22 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
         raise ArtifactError("there are conflict markers in it", where=where, fix=fix)
     try:
         stages: dict[str, Any] = (parse_yaml(text, where) or {}).get("stages") or {}
-        return [Out(name, str(out["path"]), str(out["md5"]), int(out.get("size", 0)), cached=not str(out["path"]).startswith("reports/"))
-                for name, stage in stages.items() for out in stage.get("outs", []) if "md5" in out]
+        return [
+            Out(
+                name,
+                str(out["path"]),
+                str(out["md5"]),
+                int(out.get("size", 0)),
+                cached=not str(out["path"]).startswith("reports/"),
+            )
+            for name, stage in stages.items()
+            for out in stage.get("outs", [])
+            if "md5" in out
+        ]
     except (ParamsError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"not a lock file of DVC ({type(error).__name__})", where=where, fix=fix) from None
+        raise ArtifactError(
+            f"not a lock file of DVC ({type(error).__name__})", where=where, fix=fix
+        ) from None
 
 
 def lock_here(root: Path = Path()) -> list[Out]:
@@ -63,7 +79,11 @@ def lock_at(revision: str, root: Path = Path()) -> list[Out]:
     """
     text = file_at(revision, LOCK, root)
     if text is None:
-        raise ArtifactError(f"{revision} has no dvc.lock: nothing was built there", where=LOCK, fix="choose a commit made after `dvc repro`")
+        raise ArtifactError(
+            f"{revision} has no dvc.lock: nothing was built there",
+            where=LOCK,
+            fix="choose a commit made after `dvc repro`",
+        )
     return read_lock(text, f"{revision}:{LOCK}")
 
 
@@ -72,7 +92,11 @@ def out_at(revision: str, path: str, root: Path = Path()) -> Out:
     for out in lock_at(revision, root):
         if out.path == path:
             return out
-    raise ArtifactError(f"{path} was not built at {revision}", where=LOCK, fix="choose a commit made after `dvc repro`")
+    raise ArtifactError(
+        f"{path} was not built at {revision}",
+        where=LOCK,
+        fix="choose a commit made after `dvc repro`",
+    )
 
 
 def object_path(md5: str, root: Path = Path()) -> Path:
@@ -107,9 +131,15 @@ def entries(out: Out, root: Path = Path()) -> list[tuple[str, str]]:
         items = json.loads(listing.read_text(encoding="utf-8"))
         return [(f"{out.path}/{item['relpath']}", item["md5"]) for item in items]
     except FileNotFoundError:
-        raise ArtifactError(f"the list of {out.path} is not in the cache", where=str(listing), fix=MISSING) from None
+        raise ArtifactError(
+            f"the list of {out.path} is not in the cache", where=str(listing), fix=MISSING
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
-        raise ArtifactError(f"the list of {out.path} in the cache is damaged", where=str(listing), fix="`so8t fsck --repair`") from None
+        raise ArtifactError(
+            f"the list of {out.path} in the cache is damaged",
+            where=str(listing),
+            fix="`so8t fsck --repair`",
+        ) from None
 
 
 def export(out: Out, root: Path = Path()) -> Iterator[tuple[str, Path]]:
@@ -121,7 +151,60 @@ def export(out: Out, root: Path = Path()) -> Iterator[tuple[str, Path]]:
     for name, md5 in entries(out, root):
         held = object_path(md5, root)
         if not held.is_file():
-            raise ArtifactError(f"{name} of that revision is not in the cache", where=str(held), fix=MISSING)
+            raise ArtifactError(
+                f"{name} of that revision is not in the cache", where=str(held), fix=MISSING
+            )
         if md5_file(held) != md5:
-            raise ArtifactError(f"{name} in the cache is damaged", where=str(held), fix="`so8t fsck --repair`")
+            raise ArtifactError(
+                f"{name} in the cache is damaged", where=str(held), fix="`so8t fsck --repair`"
+            )
         yield name.removeprefix(f"{out.path}/"), held
+
+
+KEEP = ("-w", "-a", "-T", "--all-experiments")
+
+
+def unused(root: Path = Path()) -> tuple[int, int]:
+    """(objects, bytes) in the cache that the kept versions do not name, counted from lock files."""
+    kept: set[str] = set()
+    for outs in [lock_here(root), *_locks(root)]:
+        kept |= _digests(outs, root)
+    loose = [
+        p for p in (root / CACHE).glob("??/*") if p.is_file() and p.parent.name + p.name not in kept
+    ]
+    return len(loose), sum(p.stat().st_size for p in loose)
+
+
+def _locks(root: Path) -> Iterable[list[Out]]:
+    from so8t.operations.git import file_at
+
+    refs = git(
+        "for-each-ref",
+        "--format=%(objectname)",
+        "refs/heads",
+        "refs/tags",
+        "refs/remotes",
+        "refs/exps",
+        root=root,
+    ).split()
+    for commit in dict.fromkeys(refs):
+        if text := file_at(commit, "dvc.lock", root):
+            yield read_lock(text, f"{commit}:dvc.lock")
+
+
+def _digests(outs: list[Out], root: Path) -> set[str]:
+    from so8t.errors import ArtifactError
+
+    found = set()
+    for out in outs:
+        found.add(out.md5)
+        try:
+            found |= {md5 for _name, md5 in entries(out, root)}
+        except ArtifactError:
+            continue
+    return found
+
+
+def collect(root: Path = Path()) -> str:
+    """Remove what is unused; DVC's own words."""
+    return dvc("gc", *KEEP, "-f", root=root).stdout.strip()

@@ -42,12 +42,23 @@ def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
     """
     names = []
     for value in values:
-        dvc("exp", "run", "--queue", "--name", name_of(key, value), "-S", f"{key}={value}", root=root)
+        dvc(
+            "exp",
+            "run",
+            "--queue",
+            "--name",
+            name_of(key, value),
+            "-S",
+            f"{key}={value}",
+            root=root,
+        )
         names.append(name_of(key, value))
     return names
 
 
-def work(names: Sequence[str], workers: int, report: Callable[[str], None], root: Path = Path()) -> None:
+def work(
+    names: Sequence[str], workers: int, report: Callable[[str], None], root: Path = Path()
+) -> None:
     """Start the workers and wait until none of the experiments waits or runs.
 
     Raises:
@@ -60,7 +71,11 @@ def work(names: Sequence[str], workers: int, report: Callable[[str], None], root
         keep_working(queue, workers, root)
         time.sleep(POLL_S)
     if failed := [name for name, state in queue.states.items() if state not in ("Success",)]:
-        raise ToolError(f"failed: {', '.join(failed)}", where="dvc queue", fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`")
+        raise ToolError(
+            f"failed: {', '.join(failed)}",
+            where="dvc queue",
+            fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,13 @@ def look(names: Sequence[str], root: Path = Path()) -> Queue:
     found = {}
     for line in said.splitlines():
         words = line.split()
-        found.update({name: next((w for w in words if w in ("Success", "Failed", *WAITING)), "?") for name in names if name in words})
+        found.update(
+            {
+                name: next((w for w in words if w in ("Success", "Failed", *WAITING)), "?")
+                for name in names
+                if name in words
+            }
+        )
     active = re.search(r"(\d+) active", said)
     return Queue(found, int(active[1]) if active else 0)
 
@@ -98,9 +119,20 @@ def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
     if "Queued" not in queue.states.values() or queue.workers >= workers:
         return
     command = [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)]
-    if subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                      env=os.environ | {"DVC_NO_ANALYTICS": "1"}, check=False).returncode:
-        raise ToolError("DVC does not start the workers of its queue", where="dvc queue", fix=f"see what `dvc queue start -j {workers}` says")
+    if subprocess.run(
+        command,
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        check=False,
+    ).returncode:
+        raise ToolError(
+            "DVC does not start the workers of its queue",
+            where="dvc queue",
+            fix=f"see what `dvc queue start -j {workers}` says",
+        )
 
 
 def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[str, Any]]:
@@ -110,14 +142,30 @@ def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[s
         ArtifactError: an experiment has no result.
     """
     release = load(root / "params.yaml").release
-    refs = dict(line.split(" ")[::-1] for line in git("for-each-ref", "--format=%(objectname) %(refname:lstrip=-1)", "refs/exps", root=root).splitlines())
+    refs = dict(
+        line.split(" ")[::-1]
+        for line in git(
+            "for-each-ref", "--format=%(objectname) %(refname:lstrip=-1)", "refs/exps", root=root
+        ).splitlines()
+    )
     rows = []
     for value in values:
         commit = refs.get(name_of(key, value))
         if commit is None:
-            raise ArtifactError(f"experiment {name_of(key, value)} has no result", where="refs/exps", fix="dvc exp list")
-        metrics = _json(file_at(commit, f"reports/metrics/evaluate-{release.model}-{release.type}.json", root))
-        rows.append({"value": value, **_row(metrics, _json(file_at(commit, "reports/metrics/train.json", root)))})
+            raise ArtifactError(
+                f"experiment {name_of(key, value)} has no result",
+                where="refs/exps",
+                fix="dvc exp list",
+            )
+        metrics = _json(
+            file_at(commit, f"reports/metrics/evaluate-{release.model}-{release.type}.json", root)
+        )
+        rows.append(
+            {
+                "value": value,
+                **_row(metrics, _json(file_at(commit, "reports/metrics/train.json", root))),
+            }
+        )
     return rows
 
 
@@ -126,8 +174,14 @@ def _json(text: str | None) -> dict[str, Any]:
 
 
 def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
-    return {"false_allow_rate": find(metrics, "false_allow_rate"), "allow_rate": find(metrics, "allow_rate_on_allow"), "macro_f1": find(metrics, "macro_f1"),
-            "ece": find(metrics, "ece"), "train_loss": find(training, "last_loss") or find(training, "loss"), "certified": find(metrics, "status")}
+    return {
+        "false_allow_rate": find(metrics, "false_allow_rate"),
+        "allow_rate": find(metrics, "allow_rate_on_allow"),
+        "macro_f1": find(metrics, "macro_f1"),
+        "ece": find(metrics, "ece"),
+        "train_loss": find(training, "last_loss") or find(training, "loss"),
+        "certified": find(metrics, "status"),
+    }
 
 
 def find(tree: Any, key: str) -> Any:
@@ -146,7 +200,13 @@ def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
 
     write_text(out / "table.csv", csv_text(COLUMNS, rows))
     shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
-    lines = [f"# {key}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *("| " + " | ".join(cells) + " |" for cells in shown)]
+    lines = [
+        f"# {key}",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" * len(COLUMNS) + "|",
+        *("| " + " | ".join(cells) + " |" for cells in shown),
+    ]
     write_text(out / "table.md", "\n".join(lines) + "\n")
     write_text(out / "plot.svg", drawing.draw({"plot": _curves}, key, rows)["plot"])
 
@@ -160,7 +220,11 @@ def _curves(key: str, rows: list[dict[str, Any]]) -> "Figure":
 
     figure, ((axes,),) = blank(height=4.0)
     for column in ("false_allow_rate", "allow_rate", "macro_f1", "ece"):
-        points = [(float(row["value"]), float(row[column])) for row in rows if isinstance(row[column], int | float)]
+        points = [
+            (float(row["value"]), float(row[column]))
+            for row in rows
+            if isinstance(row[column], int | float)
+        ]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=column)
     axes.set(xlabel=key, ylim=(0, 1))

@@ -10,10 +10,34 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from so8t.errors import ParamsError
-from so8t.params.data import Data, Source, Split, Synthesize
-from so8t.params.release import Calibration, Compare, Cost, Evaluation, Quant, Release, Report, Scoring, Temperature, Verify
-from so8t.params.section import Readout, Section
-from so8t.params.training import Base, Gates, Heads, Loss, Pet, Profile, RoleTokens, Scratch, Train, spare_row
+from so8t.params.sections import (
+    Base,
+    Calibration,
+    Compare,
+    Cost,
+    Data,
+    Evaluation,
+    Gates,
+    Heads,
+    Loss,
+    Pet,
+    Profile,
+    Quant,
+    Readout,
+    Release,
+    Report,
+    RoleTokens,
+    Scoring,
+    Scratch,
+    Section,
+    Source,
+    Split,
+    Synthesize,
+    Temperature,
+    Train,
+    Verify,
+    spare_row,
+)
 
 __all__ = [
     "Base",
@@ -63,12 +87,16 @@ class Params(Section):
         if self.profile not in self.profiles:
             raise ValueError(f"profile {self.profile!r} is not one of {sorted(self.profiles)}")
         if self.gates.enabled and self.active.train.adapter == "oft":
-            raise ValueError("train.adapter: oft already rotates the inputs: set gates.enabled: false")
+            raise ValueError(
+                "train.adapter: oft already rotates the inputs: set gates.enabled: false"
+            )
         made = {"F16", *self.quant.types}
         if missing := [t for t in self.scoring.types if t not in made]:
             raise ValueError(f"scoring.types {missing} are not in quant.types")
         if self.release.type not in self.scoring.types:
-            raise ValueError(f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated")
+            raise ValueError(
+                f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated"
+            )
         return self
 
     @property
@@ -95,7 +123,9 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise ParamsError(f"not valid YAML: {error}", where=where, fix="check the indentation at that line") from None
+        raise ParamsError(
+            f"not valid YAML: {error}", where=where, fix="check the indentation at that line"
+        ) from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -107,7 +137,9 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
-        raise ParamsError("file not found", where=str(path.resolve()), fix="run from the project's root") from None
+        raise ParamsError(
+            "file not found", where=str(path.resolve()), fix="run from the project's root"
+        ) from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -119,5 +151,11 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise ParamsError("; ".join(lines), where=str(path), fix="docs/params.md lists every key; every key must be spelled") from None
+        lines = [
+            f"{'.'.join(str(p) for p in e['loc']) or '(file)'}: {e['msg']}" for e in error.errors()
+        ]
+        raise ParamsError(
+            "; ".join(lines),
+            where=str(path),
+            fix="docs/params.md lists every key; every key must be spelled",
+        ) from None

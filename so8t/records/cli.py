@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 @click.group()
-@click.option("--db", type=click.Path(path_type=Path), help="Ledger file; default: database/so8t_conversion.db.")
+@click.option(
+    "--db",
+    type=click.Path(path_type=Path),
+    help="Ledger file; default: database/so8t_conversion.db.",
+)
 @click.pass_context
 def ledger(context: click.Context, db: Path | None) -> None:
     """The conversion ledger."""
@@ -24,7 +28,9 @@ def _open(db: Path | None) -> "Ledger":
 
     path = db or default_path()
     if not path.is_file():
-        raise ArtifactError("no ledger yet", where=str(path), fix="convert a model first: dvc repro")
+        raise ArtifactError(
+            "no ledger yet", where=str(path), fix="convert a model first: dvc repro"
+        )
     return Ledger(path)
 
 
@@ -35,8 +41,12 @@ def list_sessions(db: Path | None, limit: int) -> None:
     """List sessions, newest first."""
     with _open(db) as book:
         for row in book.sessions()[:limit]:
-            seconds = f"{row['duration_seconds']:.3f} s" if row["duration_seconds"] is not None else "-"
-            click.echo(f"{row['session_id']}  {row['conversion_status']:<11} {seconds:>10}  {row['model_type']:<18} {row['model_name']}  {row['output_path']}")
+            seconds = (
+                f"{row['duration_seconds']:.3f} s" if row["duration_seconds"] is not None else "-"
+            )
+            click.echo(
+                f"{row['session_id']}  {row['conversion_status']:<11} {seconds:>10}  {row['model_type']:<18} {row['model_name']}  {row['output_path']}"
+            )
 
 
 @ledger.command()
@@ -49,7 +59,9 @@ def show(db: Path | None, session: str) -> None:
 
 
 @ledger.command()
-@click.option("--format", "kind", type=click.Choice(["json", "csv"]), default="json", show_default=True)
+@click.option(
+    "--format", "kind", type=click.Choice(["json", "csv"]), default="json", show_default=True
+)
 @click.option("--table", help="One table only (needed for csv).")
 @click.pass_obj
 def export(db: Path | None, kind: str, table: str | None) -> None:
@@ -64,4 +76,7 @@ def export(db: Path | None, kind: str, table: str | None) -> None:
         return
     if table is None:
         raise click.UsageError("csv needs --table")
-    click.echo(csv_text(list(tables[table][0]) if tables[table] else [], tables[table], end="\r\n"), nl=False)
+    click.echo(
+        csv_text(list(tables[table][0]) if tables[table] else [], tables[table], end="\r\n"),
+        nl=False,
+    )

@@ -32,9 +32,17 @@ def connect(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         _migrate(connection, migrations, path)
     except (sqlite3.OperationalError, OSError) as error:
-        raise ResourceError(f"the database cannot be used ({error})", where=str(path), fix="check its owner and free space, or set SO8T_DATABASE") from error
+        raise ResourceError(
+            f"the database cannot be used ({error})",
+            where=str(path),
+            fix="check its owner and free space, or set SO8T_DATABASE",
+        ) from error
     except sqlite3.DatabaseError as error:
-        raise ArtifactError(f"not a database ({error})", where=str(path), fix="move the file away; a new one is made") from error
+        raise ArtifactError(
+            f"not a database ({error})",
+            where=str(path),
+            fix="move the file away; a new one is made",
+        ) from error
     return connection
 
 
@@ -56,7 +64,11 @@ def _migrate(connection: sqlite3.Connection, migrations: Sequence[str], path: Pa
     with transaction(connection):  # another process may have migrated while we waited
         current = _version(connection)
         if current > len(migrations):
-            raise ArtifactError(f"schema {current} is newer than this program's {len(migrations)}", where=str(path), fix="update the program")
+            raise ArtifactError(
+                f"schema {current} is newer than this program's {len(migrations)}",
+                where=str(path),
+                fix="update the program",
+            )
         for script in migrations[current:]:
             for statement in filter(str.strip, script.split(";")):
                 connection.execute(statement)

@@ -24,8 +24,13 @@ def looks_path() -> Path:
 def look(stage: str, split: str, path: Path) -> None:
     """Append one look: {"t", "stage", "split", "path", "sha256"}."""
     try:
-        entry = {"t": round(time.time(), 3), "stage": stage, "split": split, "path": path.as_posix(),
-                 "sha256": sha256_file(path)}
+        entry = {
+            "t": round(time.time(), 3),
+            "stage": stage,
+            "split": split,
+            "path": path.as_posix(),
+            "sha256": sha256_file(path),
+        }
         target = looks_path()
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a", encoding="utf-8") as out:
@@ -58,6 +63,8 @@ def _entries() -> list[dict[str, str]]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue  # a line cut by a power failure
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("stage", "split", "sha256")):
+        if isinstance(entry, dict) and all(
+            isinstance(entry.get(key), str) for key in ("stage", "split", "sha256")
+        ):
             entries.append(entry)
     return entries

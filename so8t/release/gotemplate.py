@@ -14,8 +14,12 @@ from typing import Any
 _ACTION = re.compile(r"\{\{(-\s)?\s*(.*?)\s*(\s-)?\}\}", re.DOTALL)
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\.[A-Za-z]+|\.|[a-z]+|\S')
 _FUNCTIONS: dict[str, Callable[[list[Any]], Any]] = {
-    "eq": lambda v: v[0] == v[1], "ne": lambda v: v[0] != v[1], "not": lambda v: not v[0],
-    "and": lambda v: next((x for x in v if not x), v[-1]), "or": lambda v: next((x for x in v if x), v[-1])}
+    "eq": lambda v: v[0] == v[1],
+    "ne": lambda v: v[0] != v[1],
+    "not": lambda v: not v[0],
+    "and": lambda v: next((x for x in v if not x), v[-1]),
+    "or": lambda v: next((x for x in v if x), v[-1]),
+}
 
 
 class GoTemplateError(ValueError):
@@ -92,7 +96,9 @@ def _parse(template: str) -> list[_Node]:
             here.append(block)
             stack.append(block)
         elif word == "else" and stack:
-            condition = rest.strip().removeprefix("if").strip() if rest.strip().startswith("if") else None
+            condition = (
+                rest.strip().removeprefix("if").strip() if rest.strip().startswith("if") else None
+            )
             stack[-1].branches.append((condition, []))
         elif word == "end" and stack:
             stack.pop()

@@ -1,4 +1,7 @@
-"""release.json: what `so8t ask` and a server need beside the GGUF and its card."""
+"""release.json: what `so8t ask` and a server need beside the GGUF and its card.
+
+Does what is in a release folder belong together? One answer for doctor, rollback and bundle.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -6,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from so8t.errors import ArtifactError
-from so8t.files import read_json, write_json
+from so8t.files import read_json, sha256_file, write_json
 
 SCHEMA = "so8t.release/1"
 NAME, CARD = "release.json", "card.json"
@@ -58,3 +61,42 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a release's manifest atomically."""
     write_json(folder / NAME, manifest.model_dump(by_alias=True))
+
+
+SERVED_BY = "Modelfile"
+FOREIGN = "put back the release of one revision: `so8t rollback REV`, or `dvc checkout release`"
+
+
+def check(folder: Path) -> str:
+    """File, card and manifest name the same semantic digest, and the file really has it.
+
+    Raises:
+        ArtifactError: a part is missing, damaged, or of another release.
+    """
+    from so8t.calibration import card as cards
+    from so8t.identity import check_seal, semantic_digest
+
+    manifest = read_manifest(folder)
+    card = cards.read(folder / CARD)
+    check_seal(folder / manifest.file)
+    found = semantic_digest(folder / manifest.file)
+    if card.semantic_digest != found:
+        raise ArtifactError(
+            "the card is of another file: the semantic digests differ",
+            where=str(folder / CARD),
+            fix=FOREIGN,
+        )
+    if manifest.semantic_digest != found:
+        raise ArtifactError(
+            "the manifest is of another file: the semantic digests differ",
+            where=str(folder),
+            fix=FOREIGN,
+        )
+    return f"{manifest.name} ({manifest.type}), digest {found[:12]}, card {card.status}"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of what is served: file, card, Modelfile (where there is one)."""
+    manifest = read_manifest(folder)
+    names = [manifest.file, CARD, *([SERVED_BY] if (folder / SERVED_BY).is_file() else [])]
+    return {name: sha256_file(folder / name) for name in names}

@@ -14,16 +14,27 @@ from pathlib import Path
 
 from so8t.chat import CUE, THINKING_HEADING, Format, Message, final_cue, render
 from so8t.errors import ArtifactError, ParamsError
+from so8t.identity import read_keys
 from so8t.release import gotemplate
 
 Parameters = dict[str, float | int | str | list[str]]
 ROLES = ("system", "user", "assistant")
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "system", "content": "規則。"}, {"role": "user", "content": "こんにちは"}),
-    ({"role": "system", "content": "a\n\nb"}, {"role": "user", "content": 'say "x" {{ .y }}'},
-     {"role": "assistant", "content": "# 最終回答\nはい"}, {"role": "user", "content": "もう一度"}),
-    ({"role": "system", "content": "s"}, {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"},
-     {"role": "user", "content": "3"}, {"role": "assistant", "content": "4"}, {"role": "user", "content": "5"}),
+    (
+        {"role": "system", "content": "a\n\nb"},
+        {"role": "user", "content": 'say "x" {{ .y }}'},
+        {"role": "assistant", "content": "# 最終回答\nはい"},
+        {"role": "user", "content": "もう一度"},
+    ),
+    (
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "1"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "3"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "5"},
+    ),
 )
 
 
@@ -47,7 +58,12 @@ _PHI_STOPS = ("<|end|>", "<|endoftext|>", "<|user|>", "<|system|>", "<|assistant
 FAMILIES = (
     _family("phi-3", "<|{}|>\n", "<|end|>\n", _PHI_STOPS),
     _family("phi-4-mini", "<|{}|>", "<|end|>", _PHI_STOPS),
-    _family("chatml", "<|im_start|>{}\n", "<|im_end|>\n", ("<|im_end|>", "<|im_start|>", "<|endoftext|>")),
+    _family(
+        "chatml",
+        "<|im_start|>{}\n",
+        "<|im_end|>\n",
+        ("<|im_end|>", "<|im_start|>", "<|endoftext|>"),
+    ),
 )
 
 
@@ -61,8 +77,11 @@ def recognise(chat_template: str, where: Path) -> Family:
         if all(_matches(chat_template, family, probe) for probe in PROBES):
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise ArtifactError(f"the chat template is of no family that can be written for Ollama ({known})", where=str(where),
-                        fix="serve the file with llama-server, which renders the stored template itself")
+    raise ArtifactError(
+        f"the chat template is of no family that can be written for Ollama ({known})",
+        where=str(where),
+        fix="serve the file with llama-server, which renders the stored template itself",
+    )
 
 
 def _matches(chat_template: str, family: Family, probe: Sequence[Message]) -> bool:
@@ -89,18 +108,31 @@ def go_template(family: Family, begins: str) -> str:
     Raises:
         ArtifactError: it does not render a probe as it should (a mistake of ours, never the user's).
     """
-    turns = [f'eq .Role "{role}" }}}}{{{{ {gotemplate.quote(family.before[role])} }}}}{{{{ .Content }}}}'
-             f"{{{{ {gotemplate.quote(family.after)} }}}}" for role in ROLES]
+    turns = [
+        f'eq .Role "{role}" }}}}{{{{ {gotemplate.quote(family.before[role])} }}}}{{{{ .Content }}}}'
+        f"{{{{ {gotemplate.quote(family.after)} }}}}"
+        for role in ROLES
+    ]
     body = "{{ if " + "{{ else if ".join(turns) + "{{ end }}"
-    text = "{{ range .Messages }}" + body + "{{ end }}{{ " + gotemplate.quote(family.opening + begins) + " }}"
+    text = (
+        "{{ range .Messages }}"
+        + body
+        + "{{ end }}{{ "
+        + gotemplate.quote(family.opening + begins)
+        + " }}"
+    )
     for probe in PROBES:
         if gotemplate.execute(text, gotemplate.messages(probe)) != spell(family, probe) + begins:
-            raise ArtifactError(f"the Go template of {family.name} does not render as the chat template does",
-                                where="so8t/release/modelfile.py")
+            raise ArtifactError(
+                f"the Go template of {family.name} does not render as the chat template does",
+                where="so8t/release/modelfile.py",
+            )
     return text
 
 
-def check_tokens(tokenize: Callable[[str], list[int]], chat_template: str, go: str, begins: str) -> int:
+def check_tokens(
+    tokenize: Callable[[str], list[int]], chat_template: str, go: str, begins: str
+) -> int:
     """Compare token ids of both templates on the probes; return how many tokens were compared.
 
     Raises:
@@ -111,7 +143,10 @@ def check_tokens(tokenize: Callable[[str], list[int]], chat_template: str, go: s
         wanted = tokenize(render(chat_template, probe, add_generation_prompt=True) + begins)
         found = tokenize(gotemplate.execute(go, gotemplate.messages(probe)))
         if wanted != found:
-            raise ArtifactError("the Modelfile's template and the chat template give different tokens", where="Modelfile")
+            raise ArtifactError(
+                "the Modelfile's template and the chat template give different tokens",
+                where="Modelfile",
+            )
         compared += len(wanted)
     return compared
 
@@ -130,19 +165,78 @@ def write(file: str, go: str, system: str, parameters: Parameters) -> str:
     """
     for name, value in (("FROM", file), ("TEMPLATE", go), ("SYSTEM", system)):
         _require_plain(name, value)
-    lines = ["# Written by so8t. Verdicts are not enforced here: `so8t ask` and the server apply the card.",
-             f"FROM ./{file}", f'TEMPLATE """{go}"""', f'SYSTEM """{system}"""']
+    lines = [
+        "# Written by so8t. Verdicts are not enforced here: `so8t ask` and the server apply the card.",
+        f"FROM ./{file}",
+        f'TEMPLATE """{go}"""',
+        f'SYSTEM """{system}"""',
+    ]
     for key, setting in parameters.items():
         for item in setting if isinstance(setting, list) else [setting]:
             _require_plain(f"PARAMETER {key}", str(item))
-            lines.append(f"PARAMETER {key} {gotemplate.quote(item) if isinstance(item, str) else item}")
+            lines.append(
+                f"PARAMETER {key} {gotemplate.quote(item) if isinstance(item, str) else item}"
+            )
     return "\n".join(lines) + "\n"
 
 
 def _require_plain(name: str, value: str) -> None:
     if '"""' in value or value.endswith('"'):
-        raise ParamsError(f"{name} holds three quotes, or ends with one, which ends the value in a Modelfile",
-                          where="Modelfile", fix="change data.system, or register through the API (`so8t register`)")
+        raise ParamsError(
+            f"{name} holds three quotes, or ends with one, which ends the value in a Modelfile",
+            where="Modelfile",
+            fix="change data.system, or register through the API (`so8t register`)",
+        )
     if bad := sorted({f"U+{ord(c):04X}" for c in value if not (c.isprintable() or c == "\n")}):
-        raise ParamsError(f"{name} holds {', '.join(bad)}, which Ollama drops without a word", where="Modelfile",
-                          fix="change data.system, or register through the API (`so8t register`)")
+        raise ParamsError(
+            f"{name} holds {', '.join(bad)}, which Ollama drops without a word",
+            where="Modelfile",
+            fix="change data.system, or register through the API (`so8t register`)",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model to register: its file and what surrounds it."""
+
+    name: str
+    file: Path
+    system: str
+    format: Format
+    parameters: Parameters
+    answer_tokens: int
+    expose_thinking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What Ollama is told about a file: Go template, parameters with stop texts, and where the turn opens."""
+
+    chat_template: str
+    go: str
+    begins: str
+    parameters: Parameters
+
+
+def recipe_of(entry: Entry) -> Recipe:
+    """Read the file's chat template and make what Ollama needs.
+
+    Raises:
+        ArtifactError: the file has no chat template, or one of no known family.
+    """
+    chat_template = read_keys(entry.file).get("tokenizer.chat_template")
+    if not isinstance(chat_template, str):
+        raise ArtifactError(
+            "the file holds no chat template",
+            where=str(entry.file),
+            fix="convert it again with so8t",
+        )
+    family = recognise(chat_template, entry.file)
+    begins = opener(entry.format, expose_thinking=entry.expose_thinking)
+    ends: list[str] = stops(family, expose_thinking=entry.expose_thinking)
+    return Recipe(
+        chat_template,
+        go_template(family, begins),
+        begins,
+        {**entry.parameters, "stop": ends},
+    )

@@ -10,11 +10,30 @@ from typing import Any
 from so8t.errors import GateError
 from so8t.files import atomic_dir, read_json, sha256_file, write_json, write_text
 from so8t.report import conclusion, sections, targets
-from so8t.report.document import Block, Document, Figure, Heading, Paragraph, Table, first_sentence
-from so8t.report.html import to_html
-from so8t.report.markdown import to_markdown
+from so8t.report.document import (
+    Block,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+    first_sentence,
+    to_html,
+    to_markdown,
+)
 from so8t.report.page import Page
-from so8t.report.sources import LOOKS, MISSING, NOT_RUN, Language, Line, Number, Sources, load, resolve, show
+from so8t.report.sources import (
+    LOOKS,
+    MISSING,
+    NOT_RUN,
+    Language,
+    Line,
+    Number,
+    Sources,
+    load,
+    resolve,
+    show,
+)
 from so8t.report.targets import Target
 
 SCHEMA = "so8t.report/1"
@@ -25,8 +44,14 @@ FIGURES = "figures"
 def compose(page: Page, figures: dict[str, str]) -> tuple[Document, list[Target]]:
     """The whole document; figures that could not be drawn say so."""
     found, to = targets.targets(page), Document(page.sources.language)
-    to.add(Heading(1, page.words.heading("title")), conclusion.certificate(page), conclusion.comparison(page), conclusion.sampled(page),
-           Heading(2, page.words.heading("h_targets")), targets.table(page, found))
+    to.add(
+        Heading(1, page.words.heading("title")),
+        conclusion.certificate(page),
+        conclusion.comparison(page),
+        conclusion.sampled(page),
+        Heading(2, page.words.heading("h_targets")),
+        targets.table(page, found),
+    )
     for section in sections.ORDER:
         section(page, to)
     sections.provenance(page, to)
@@ -38,7 +63,11 @@ def _or_missing(page: Page, block: Block, figures: dict[str, str]) -> Block:
     """A figure that was not drawn, or a table without any number, as one line that says so."""
     if isinstance(block, Figure) and block.name not in figures:
         return Paragraph(page.words.say("figure_missing", name=block.caption))
-    if isinstance(block, Table) and block.measured and not any(_known(line) for row in block.rows for line in row):
+    if (
+        isinstance(block, Table)
+        and block.measured
+        and not any(_known(line) for row in block.rows for line in row)
+    ):
         return Paragraph(page.words.say("table_missing", head=", ".join(block.head)))
     return block
 
@@ -49,10 +78,10 @@ def _known(line: Line) -> bool:
 
 def build(root: Path, out: Path, language: Language) -> dict[str, Any]:
     """Write report.md, report.html, report.json and figures/ below `out`; return the twin."""
-    from so8t.report import plots
+    from so8t.report.figures import draw
 
     page = Page.of(Sources(root, language))
-    figures = plots.draw(page)
+    figures = draw(page)
     document, found = compose(page, figures)
     with atomic_dir(out / FIGURES) as folder:
         for name, text in figures.items():
@@ -60,9 +89,12 @@ def build(root: Path, out: Path, language: Language) -> dict[str, Any]:
     write_text(out / PAGES[0], to_markdown(document, figures=FIGURES))
     write_text(out / PAGES[1], to_html(document, figures=figures))
     twin = {
-        "schema": SCHEMA, "language": language, "conclusion": first_sentence(document.blocks),
+        "schema": SCHEMA,
+        "language": language,
+        "conclusion": first_sentence(document.blocks),
         "targets": [{"name": one.name, "split": one.split, "met": one.met} for one in found],
-        "numbers": page.sources.twin(), "files": dict(sorted(page.sources.files.items())),
+        "numbers": page.sources.twin(),
+        "files": dict(sorted(page.sources.files.items())),
         "pages": {name: sha256_file(out / name) for name in PAGES},
         "figures": {name: sha256_file(out / FIGURES / f"{name}.svg") for name in sorted(figures)},
     }
@@ -78,10 +110,21 @@ def check(twin_path: Path, root: Path) -> list[str]:
         root: where the result files lie.
     """
     twin, out = read_json(twin_path), twin_path.parent
-    problems = [f"{file}: changed since the report was written" for file, digest in twin["files"].items() if _digest(root / file) != digest]
-    problems += [f"{name}: edited by hand" for name, digest in twin["pages"].items() if _digest(out / name) != digest]
-    problems += [f"{FIGURES}/{name}.svg: edited by hand" for name, digest in twin["figures"].items()
-                 if _digest(out / FIGURES / f"{name}.svg") != digest]
+    problems = [
+        f"{file}: changed since the report was written"
+        for file, digest in twin["files"].items()
+        if _digest(root / file) != digest
+    ]
+    problems += [
+        f"{name}: edited by hand"
+        for name, digest in twin["pages"].items()
+        if _digest(out / name) != digest
+    ]
+    problems += [
+        f"{FIGURES}/{name}.svg: edited by hand"
+        for name, digest in twin["figures"].items()
+        if _digest(out / FIGURES / f"{name}.svg") != digest
+    ]
     contents: dict[str, Any] = {}
     page = (out / PAGES[0]).read_text(encoding="utf-8") if (out / PAGES[0]).is_file() else ""
     for entry in twin["numbers"]:
@@ -103,7 +146,11 @@ def _number_problems(number: Number, content: Any, language: Language, page: str
     now = MISSING if content is MISSING else resolve(content, number.key)
     now = now if isinstance(now, str | int | float | bool) else None
     if number.file == LOOKS:  # a record that grows with every run
-        return [f"{where}: fewer looks than reported"] if isinstance(now, int) and isinstance(number.value, int) and now < number.value else []
+        return (
+            [f"{where}: fewer looks than reported"]
+            if isinstance(now, int) and isinstance(number.value, int) and now < number.value
+            else []
+        )
     problems = []
     if now != number.value or isinstance(now, bool) != isinstance(number.value, bool):
         problems.append(f"{where}: the report has another value than the file")

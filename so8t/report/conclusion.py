@@ -12,7 +12,10 @@ def missing_groups(page: Page) -> Line:
     """Domains that lack unsafe groups, with how many; "none" when none does."""
     file, words = page.released_card, page.words
     found = page.sources.value(file, "/certificate/need_groups") or {}
-    parts: list[Line] = [(f"{domain} ", page.sources.show(file, f"/certificate/need_groups/{domain}", "count")) for domain in found]
+    parts: list[Line] = [
+        (f"{domain} ", page.sources.show(file, f"/certificate/need_groups/{domain}", "count"))
+        for domain in found
+    ]
     return joined(parts, ", ") if parts else (words("none"),)
 
 
@@ -27,12 +30,30 @@ def certificate(page: Page) -> Paragraph:
     if status != "certified":
         reasons = source.value(file, "/reasons") or []
         shown = [(source.show(file, f"/reasons/{i}", "text"),) for i in range(len(reasons))]
-        return Paragraph(words.say("not_certified", **names, alpha=alpha, reasons=joined(shown, ", "), need=missing_groups(page)), "bad")
-    return Paragraph(words.say(
-        "certified", **names, alpha=alpha, delta=source.show(file, "/certificate/delta", "percent"),
-        guarantee=words(str(source.value(file, "/certificate/guarantee"))),
-        groups=source.show(file, "/certificate/groups", "count"), errors=source.show(file, "/certificate/false_allows", "count"),
-        split=HEADLINE, allow=source.rate(page.released, f"/splits/{HEADLINE}/allow_rate_on_allow")), "good")
+        return Paragraph(
+            words.say(
+                "not_certified",
+                **names,
+                alpha=alpha,
+                reasons=joined(shown, ", "),
+                need=missing_groups(page),
+            ),
+            "bad",
+        )
+    return Paragraph(
+        words.say(
+            "certified",
+            **names,
+            alpha=alpha,
+            delta=source.show(file, "/certificate/delta", "percent"),
+            guarantee=words(str(source.value(file, "/certificate/guarantee"))),
+            groups=source.show(file, "/certificate/groups", "count"),
+            errors=source.show(file, "/certificate/false_allows", "count"),
+            split=HEADLINE,
+            allow=source.rate(page.released, f"/splits/{HEADLINE}/allow_rate_on_allow"),
+        ),
+        "good",
+    )
 
 
 def _primary(page: Page) -> Line:
@@ -40,10 +61,17 @@ def _primary(page: Page) -> Line:
     parts = []
     for name in source.value(AB, base) or {}:
         key, style = f"{base}/{name}", SIGNED.get(name, "points")
-        parts.append(words.say(
-            "primary", endpoint=words(name), difference=source.show(AB, f"{key}/difference", style),
-            low=source.show(AB, f"{key}/ci95/0", style), high=source.show(AB, f"{key}/ci95/1", style),
-            p=source.show(AB, f"{key}/p_adjusted", "p"), mde=source.show(AB, f"{key}/mde", WIDTH[style])))
+        parts.append(
+            words.say(
+                "primary",
+                endpoint=words(name),
+                difference=source.show(AB, f"{key}/difference", style),
+                low=source.show(AB, f"{key}/ci95/0", style),
+                high=source.show(AB, f"{key}/ci95/1", style),
+                p=source.show(AB, f"{key}/p_adjusted", "p"),
+                mde=source.show(AB, f"{key}/mde", WIDTH[style]),
+            )
+        )
     return joined(parts, "; ") if parts else (words("none"),)
 
 
@@ -54,11 +82,17 @@ def comparison(page: Page) -> Paragraph:
         return Paragraph(page.words.say("code_none"))
     lost = page.sources.value(AB, "/conclusion/collapsed") or []
     split = str(page.sources.value(AB, "/conclusion/split"))
-    line = page.words.say(f"code_{code}", split=split, primary=_primary(page), collapsed=", ".join(lost))
+    line = page.words.say(
+        f"code_{code}", split=split, primary=_primary(page), collapsed=", ".join(lost)
+    )
     return Paragraph(line, {"b_better": "good", "no_difference": "plain"}.get(code, "bad"))
 
 
 def sampled(page: Page) -> Paragraph | None:
     """A warning when anything was measured on a sample."""
     files = (page.released, page.released_card)
-    return Paragraph(page.words.say("sampled"), "bad") if any(page.sources.value(file, "/sampled") for file in files) else None
+    return (
+        Paragraph(page.words.say("sampled"), "bad")
+        if any(page.sources.value(file, "/sampled") for file in files)
+        else None
+    )

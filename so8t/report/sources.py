@@ -81,7 +81,11 @@ def escape(name: str) -> str:
 
 def show(value: Any, style: str, language: Language) -> str:
     """A value as text; anything that is not there, or is not what its style takes, reads "not run"."""
-    if value is None or value is MISSING or (style not in ("text", "digest") and not _number(value)):
+    if (
+        value is None
+        or value is MISSING
+        or (style not in ("text", "digest") and not _number(value))
+    ):
         return NOT_RUN[language]
     return STYLES[style](value)
 
@@ -123,7 +127,9 @@ class Sources:
         if file not in self._cache:
             self._cache[file] = load(self.root, file)
             if file != LOOKS:
-                self.files[file] = sha256_file(self.root / file) if (self.root / file).is_file() else None
+                self.files[file] = (
+                    sha256_file(self.root / file) if (self.root / file).is_file() else None
+                )
         return self._cache[file]
 
     def table(self, file: str) -> list[dict[str, str]]:
@@ -133,7 +139,11 @@ class Sources:
 
         path = self.root / file
         self.files[file] = sha256_file(path) if path.is_file() else None
-        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+        return (
+            list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+            if path.is_file()
+            else []
+        )
 
     def value(self, file: str, key: str) -> Any:
         """The value at a key, null when missing; for choosing words and drawing, not for showing."""
@@ -152,14 +162,20 @@ class Sources:
         """Whether the file exists and the key leads to something that is not null."""
         return self.value(file, key) is not None
 
-    def rate(self, file: str, key: str, style: str = "percent", *, interval: str = "ci95", n: bool = True) -> Line:
+    def rate(
+        self, file: str, key: str, style: str = "percent", *, interval: str = "ci95", n: bool = True
+    ) -> Line:
         """`value (low - high; n)`; without the bracket when there is no interval."""
         line: list[str | Number] = [self.show(file, f"{key}/value", style)]
         if not self.has(file, f"{key}/value"):
             return tuple(line)
         if self.has(file, f"{key}/{interval}/0") and self.has(file, f"{key}/{interval}/1"):
             low, high = (self.show(file, f"{key}/{interval}/{i}", style) for i in range(2))
-            line += [" (", low, " – ", high, "; n=", self.show(file, f"{key}/n", "count"), ")"] if n else [" (", low, " – ", high, ")"]
+            line += (
+                [" (", low, " – ", high, "; n=", self.show(file, f"{key}/n", "count"), ")"]
+                if n
+                else [" (", low, " – ", high, ")"]
+            )
         return tuple(line)
 
     def twin(self) -> list[dict[str, Any]]:
@@ -173,3 +189,7 @@ def joined(parts: Sequence[Line], between: str) -> Line:
     for index, part in enumerate(parts):
         result += [between, *part] if index else part
     return tuple(result)
+
+
+
+

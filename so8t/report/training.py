@@ -34,7 +34,9 @@ def read_log(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise DataError("file not found", where=str(path), fix="run `dvc repro train`") from None
     if not lines:
-        raise DataError("the training log holds no step", where=str(path), fix="run `dvc repro train`")
+        raise DataError(
+            "the training log holds no step", where=str(path), fix="run `dvc repro train`"
+        )
     return [_numbers(line, f"{path}:{number}") for number, line in enumerate(lines, start=2)]
 
 
@@ -42,7 +44,9 @@ def _numbers(line: dict[str, str], where: str) -> Row:
     try:
         return {key: float(value) if value else None for key, value in line.items()}
     except (ValueError, TypeError):
-        raise DataError("a cell is not a number", where=where, fix="run `dvc repro train`") from None
+        raise DataError(
+            "a cell is not a number", where=where, fix="run `dvc repro train`"
+        ) from None
 
 
 def _mean(rows: list[Row], key: str) -> float | None:
@@ -58,7 +62,11 @@ def _largest(rows: list[Row], key: str) -> float | None:
 def _validation(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    return {"step": int(row["step"] or 0), "loss": row["valid_loss"], "verdict_accuracy": row["valid_verdict"]}
+    return {
+        "step": int(row["step"] or 0),
+        "loss": row["valid_loss"],
+        "verdict_accuracy": row["valid_verdict"],
+    }
 
 
 def summarise(rows: list[Row]) -> dict[str, Any]:
@@ -67,13 +75,21 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     validated = [row for row in rows if row.get("valid_loss") is not None]
     best = min(validated, key=lambda row: row["valid_loss"] or math.inf) if validated else None
     return {
-        "schema": SCHEMA, "steps": int(rows[-1]["step"] or 0), "tokens": int(sum(row.get("tokens") or 0 for row in rows)),
+        "schema": SCHEMA,
+        "steps": int(rows[-1]["step"] or 0),
+        "tokens": int(sum(row.get("tokens") or 0 for row in rows)),
         "averaged_steps": part,
         "first": {key: _mean(rows[:part], key) for key in LOSSES},
         "last": {key: _mean(rows[-part:], key) for key in LOSSES},
-        "validation": {"best": _validation(best), "last": _validation(validated[-1] if validated else None)},
-        "rotation": {"max_angle": rows[-1].get("max_angle"), "mean_angle": rows[-1].get("mean_angle"),
-                     "orthogonality_max": _largest(rows, "orthogonality")},
+        "validation": {
+            "best": _validation(best),
+            "last": _validation(validated[-1] if validated else None),
+        },
+        "rotation": {
+            "max_angle": rows[-1].get("max_angle"),
+            "mean_angle": rows[-1].get("mean_angle"),
+            "orthogonality_max": _largest(rows, "orthogonality"),
+        },
         "grad_norm_max": {key.removeprefix("grad_norm_"): _largest(rows, key) for key in NORMS},
         "lambda_last": rows[-1].get("lambda"),
     }
@@ -83,14 +99,20 @@ def thin(rows: list[Row]) -> list[Row]:
     """At most `POINTS` rows at equal distances, beside the first, the last and every validated one."""
     step = max(1, len(rows) // POINTS)
     last = len(rows) - 1
-    return [row for i, row in enumerate(rows) if i % step == 0 or i == last or row.get("valid_loss") is not None]
+    return [
+        row
+        for i, row in enumerate(rows)
+        if i % step == 0 or i == last or row.get("valid_loss") is not None
+    ]
 
 
 def speed(events: Path) -> list[Row]:
     """Tokens per second by step, from the progress events of `train`; a step that was done again counts as it was last done."""
     found: dict[int, float] = {}
     for line in events.read_text(encoding="utf-8").splitlines() if events.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError, KeyError):  # a killed run may leave half a line; other events have no speed
+        with contextlib.suppress(
+            json.JSONDecodeError, KeyError
+        ):  # a killed run may leave half a line; other events have no speed
             event = json.loads(line)
             found[int(event["step"])] = float(event["tokens_per_s"])
     return [{"step": float(step), "tokens_per_s": value} for step, value in sorted(found.items())]

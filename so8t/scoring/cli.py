@@ -17,11 +17,39 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--prepared", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("data/prepared"), show_default=True)
-@click.option("--ollama", nargs=2, metavar="URL NAME", default=None, help="read the cue from model NAME of this Ollama server, which runs MODEL")
-@click.option("--llama-server", metavar="URL", default=None, help="read the cue from this llama-server, which runs MODEL")
-@click.option("--max-samples", type=click.IntRange(1), default=None, help="rows of each split; the output is stamped `sampled`")
-def score(model: Path, out: Path, prepared: Path, ollama: tuple[str, str] | None, llama_server: str | None, max_samples: int | None) -> None:
+@click.option(
+    "--prepared",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("data/prepared"),
+    show_default=True,
+)
+@click.option(
+    "--ollama",
+    nargs=2,
+    metavar="URL NAME",
+    default=None,
+    help="read the cue from model NAME of this Ollama server, which runs MODEL",
+)
+@click.option(
+    "--llama-server",
+    metavar="URL",
+    default=None,
+    help="read the cue from this llama-server, which runs MODEL",
+)
+@click.option(
+    "--max-samples",
+    type=click.IntRange(1),
+    default=None,
+    help="rows of each split; the output is stamped `sampled`",
+)
+def score(
+    model: Path,
+    out: Path,
+    prepared: Path,
+    ollama: tuple[str, str] | None,
+    llama_server: str | None,
+    max_samples: int | None,
+) -> None:
     """Read the verdicts of MODEL for every labelled row and write them to OUT, as the `score` stage does.
 
     MODEL is a GGUF file, or a Hugging Face directory (both readouts, float32, slow). With a server MODEL is the GGUF file
@@ -36,13 +64,30 @@ def score(model: Path, out: Path, prepared: Path, ollama: tuple[str, str] | None
         raise click.UsageError("give one of --ollama and --llama-server")
     values = params.load()
     limits = values.scoring
-    job = Job(model, prepared, out, values.data.system, limits.n_ctx, limits.threads, max_samples, limits.readers)
+    job = Job(
+        model,
+        prepared,
+        out,
+        values.data.system,
+        limits.n_ctx,
+        limits.threads,
+        max_samples,
+        limits.readers,
+    )
     done = _score(job, values, Progress("score@command"), ollama, llama_server)
-    click.echo(f"score: {done.rows} prompts{', sampled' if max_samples else ''}, {done.fresh} now, {done.per_second:.1f} prompts/s; "
-               f"rows with a label that was not seen: {done.unseen}; {out}")
+    click.echo(
+        f"score: {done.rows} prompts{', sampled' if max_samples else ''}, {done.fresh} now, {done.per_second:.1f} prompts/s; "
+        f"rows with a label that was not seen: {done.unseen}; {out}"
+    )
 
 
-def _score(job: "Job", values: "Params", progress: "Progress", ollama: tuple[str, str] | None, llama_server: str | None) -> "Outcome":
+def _score(
+    job: "Job",
+    values: "Params",
+    progress: "Progress",
+    ollama: tuple[str, str] | None,
+    llama_server: str | None,
+) -> "Outcome":
     from so8t.scoring.score import score as score_file
     from so8t.server import Server
 
@@ -51,10 +96,22 @@ def _score(job: "Job", values: "Params", progress: "Progress", ollama: tuple[str
             raise click.UsageError("a server runs a GGUF file, not a directory")
         return _score_directory(job, values, progress)
     if ollama:
-        with Server(_local(ollama[0]), name="Ollama", port=11434, fix="start it (`ollama serve`)", setting="--ollama") as server:
+        with Server(
+            _local(ollama[0]),
+            name="Ollama",
+            port=11434,
+            fix="start it (`ollama serve`)",
+            setting="--ollama",
+        ) as server:
             return _score_served(job, server, progress, ollama[1])
     if llama_server:
-        with Server(_local(llama_server), name="llama-server", port=8080, fix="start it", setting="--llama-server") as server:
+        with Server(
+            _local(llama_server),
+            name="llama-server",
+            port=8080,
+            fix="start it",
+            setting="--llama-server",
+        ) as server:
             return _score_served(job, server, progress, None)
     return score_file(job, progress)
 
@@ -65,21 +122,31 @@ def _score_directory(job: "Job", values: "Params", progress: "Progress") -> "Out
     from so8t.scoring.score import Source, score_with
 
     reader = hf.HfReader(job.file, job.system, values.active.base.tokens.model_dump(), job.threads)
-    return score_with([reader], Source(f"hf:{sha256_tree(job.file)}", hf.settings(job.threads)), job, progress)
+    return score_with(
+        [reader], Source(f"hf:{sha256_tree(job.file)}", hf.settings(job.threads)), job, progress
+    )
 
 
-def _score_served(job: "Job", server: "Server", progress: "Progress", name: str | None) -> "Outcome":
+def _score_served(
+    job: "Job", server: "Server", progress: "Progress", name: str | None
+) -> "Outcome":
     from so8t.identity import semantic_digest
     from so8t.llama import Engine
-    from so8t.scoring import served
+    from so8t.scoring import server_reader
     from so8t.scoring.score import Source, score_with
 
     with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads, vocab_only=True) as vocabulary:
-        backend = served.OllamaRaw(server.call, name, vocabulary, job.n_ctx) if name else served.LlamaServer(server.call)
+        backend = (
+            server_reader.OllamaRaw(server.call, name, vocabulary, job.n_ctx)
+            if name
+            else server_reader.LlamaServer(server.call)
+        )
         digest = semantic_digest(job.file)
-        checked = served.require_same(backend.copy(), digest, server.host)
+        checked = server_reader.require_same(backend.copy(), digest, server.host)
         source = Source(digest, {**backend.settings(), "file_checked": checked})
-        return score_with([served.ServedReader(vocabulary, job.system, backend)], source, job, progress)
+        return score_with(
+            [server_reader.ServedReader(vocabulary, job.system, backend)], source, job, progress
+        )
 
 
 def _local(url: str) -> str:
@@ -90,5 +157,7 @@ def _local(url: str) -> str:
     except ValueError:
         local = False
     if not local:
-        raise click.UsageError(f"{url} is not an address of this machine; for another one, forward its port to this machine")
+        raise click.UsageError(
+            f"{url} is not an address of this machine; for another one, forward its port to this machine"
+        )
     return url

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError
-from so8t.scoring.prompts import LABELS, Prompt, Prompter
+from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.reader import Reading, log_softmax, residual_of
 from so8t.verdict import AUTHORITIES, VERDICTS
 
@@ -32,9 +32,15 @@ class HfVocabulary:
 
         self.path = directory
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"the tokenizer cannot be loaded ({type(error).__name__})", where=str(directory), fix=FIX) from None
+            raise ArtifactError(
+                f"the tokenizer cannot be loaded ({type(error).__name__})",
+                where=str(directory),
+                fix=FIX,
+            ) from None
         self.n_vocab = len(self._tokenizer)
         self._added = set(self._tokenizer.added_tokens_decoder)
 
@@ -58,13 +64,23 @@ class HfVocabulary:
         """
         found = self._tokenizer.get_vocab().get(text)
         if found is None:
-            raise ArtifactError(f"the vocabulary has no single token {text!r}", where=str(self.path), fix="check base.tokens in params.yaml")
+            raise ArtifactError(
+                f"the vocabulary has no single token {text!r}",
+                where=str(self.path),
+                fix="check base.tokens in params.yaml",
+            )
         return int(found)
 
     def keys(self) -> dict[str, Any]:
         """Template, BOS and EOS under the names that a GGUF has."""
-        ids = {"tokenizer.ggml.bos_token_id": self._tokenizer.bos_token_id, "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id}
-        return {"tokenizer.chat_template": self._tokenizer.chat_template, **{key: i for key, i in ids.items() if i is not None}}
+        ids = {
+            "tokenizer.ggml.bos_token_id": self._tokenizer.bos_token_id,
+            "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id,
+        }
+        return {
+            "tokenizer.chat_template": self._tokenizer.chat_template,
+            **{key: i for key, i in ids.items() if i is not None},
+        }
 
 
 class HfReader:
@@ -80,7 +96,9 @@ class HfReader:
         ArtifactError: the directory cannot be loaded, or has no such tokens or no template.
     """
 
-    def __init__(self, directory: Path, system: str, tokens: Mapping[str, str], threads: int) -> None:
+    def __init__(
+        self, directory: Path, system: str, tokens: Mapping[str, str], threads: int
+    ) -> None:
         vocabulary = HfVocabulary(directory)
         self.prompter = Prompter(vocabulary, system, vocabulary.keys())
         self.verdict_ids = [vocabulary.id_of(tokens[verdict.lower()]) for verdict in VERDICTS]
@@ -97,12 +115,21 @@ class HfReader:
         fed = self.prompter.after(prompt, CUE)
         cue = tuple(self._label(fed, label) for label in LABELS)
         reserved = np.exp(log_softmax(end)[sorted({*self.verdict_ids, *self.authority_ids})]).sum()
-        return Reading(tuple(end[self.verdict_ids]), tuple(end[self.authority_ids]), cue, residual_of(cue), float(reserved))
+        return Reading(
+            tuple(end[self.verdict_ids]),
+            tuple(end[self.authority_ids]),
+            cue,
+            residual_of(cue),
+            float(reserved),
+        )
 
     def _label(self, fed: Prompt, label: str) -> float:
         whole = self.prompter.after(fed, label).ids
         rows = self._logits(whole[:-1], len(fed.ids) - 1)
-        return sum(float(log_softmax(row)[token]) for row, token in zip(rows, whole[len(fed.ids) :], strict=True))
+        return sum(
+            float(log_softmax(row)[token])
+            for row, token in zip(rows, whole[len(fed.ids) :], strict=True)
+        )
 
     def _logits(self, ids: list[int], start: int) -> NDArray[np.float64]:
         """Logits from position `start` on: float64 [len(ids) - start, n_vocab]."""
@@ -119,10 +146,18 @@ def _load(directory: Path, threads: int) -> Any:
 
     torch.set_num_threads(threads)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager",
-                                                          local_files_only=True, trust_remote_code=False, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"the model cannot be loaded ({type(error).__name__})", where=str(directory), fix=FIX) from None
+        raise ArtifactError(
+            f"the model cannot be loaded ({type(error).__name__})", where=str(directory), fix=FIX
+        ) from None
     return model.eval()
 
 
@@ -131,4 +166,10 @@ def settings(threads: int) -> dict[str, Any]:
     import torch
     import transformers
 
-    return {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": "float32", "attention": "eager", "threads": threads}
+    return {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "dtype": "float32",
+        "attention": "eager",
+        "threads": threads,
+    }

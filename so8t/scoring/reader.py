@@ -18,7 +18,7 @@ from so8t.chat import CUE
 from so8t.errors import ArtifactError
 from so8t.identity import read_keys
 from so8t.llama import Engine
-from so8t.scoring.prompts import LABELS, Prompt, Prompter
+from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.verdict import AUTHORITIES, VERDICTS
 
 VERDICT_IDS, AUTHORITY_IDS = "so8t.verdict.token_ids", "so8t.authority.token_ids"
@@ -41,8 +41,13 @@ class Reading:
 
     def row(self) -> dict[str, Any]:
         """As JSON; a number that is not finite becomes null, which decides ESCALATE."""
-        return {"prefill": _finite(self.prefill), "authority_logits": _finite(self.authority), "cue": _finite(self.cue),
-                "residual": _number(self.residual), "reserved_mass": _number(self.reserved_mass)}
+        return {
+            "prefill": _finite(self.prefill),
+            "authority_logits": _finite(self.authority),
+            "cue": _finite(self.cue),
+            "residual": _number(self.residual),
+            "reserved_mass": _number(self.reserved_mass),
+        }
 
 
 class Reader(Protocol):
@@ -79,8 +84,13 @@ class GgufReader:
         logits = self.engine.logits(prompt.ids, cuts=prompt.cuts).astype(np.float64)
         cue = self._cue(prompt)
         reserved = np.exp(log_softmax(logits)[sorted(self.reserved)]).sum()
-        return Reading(tuple(logits[self.verdict_ids]), tuple(logits[self.authority_ids]), cue,
-                       residual_of(cue), float(reserved))
+        return Reading(
+            tuple(logits[self.verdict_ids]),
+            tuple(logits[self.authority_ids]),
+            cue,
+            residual_of(cue),
+            float(reserved),
+        )
 
     def _cue(self, prompt: Prompt) -> tuple[float, ...]:
         fed = self.prompter.after(prompt, CUE)
@@ -93,8 +103,12 @@ class GgufReader:
         tokens = whole.ids[len(fed.ids) :]
         total = float(first[tokens[0]])
         if len(tokens) > 1:
-            rows = self.engine.logits_from(whole.ids[:-1], len(fed.ids), cuts=whole.cuts).astype(np.float64)
-            total += sum(float(log_softmax(row)[token]) for row, token in zip(rows, tokens[1:], strict=True))
+            rows = self.engine.logits_from(whole.ids[:-1], len(fed.ids), cuts=whole.cuts).astype(
+                np.float64
+            )
+            total += sum(
+                float(log_softmax(row)[token]) for row, token in zip(rows, tokens[1:], strict=True)
+            )
         return total
 
 
@@ -106,13 +120,25 @@ def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[
     """
     verdict, authority = keys.get(VERDICT_IDS), keys.get(AUTHORITY_IDS)
     sizes = (len(VERDICTS), len(AUTHORITIES))
-    if not isinstance(verdict, list) or not isinstance(authority, list) or (len(verdict), len(authority)) != sizes:
-        raise ArtifactError(f"the keys {VERDICT_IDS} and {AUTHORITY_IDS} are missing", where=str(engine.path),
-                            fix="convert the model again with so8t (`dvc repro convert`)")
+    if (
+        not isinstance(verdict, list)
+        or not isinstance(authority, list)
+        or (len(verdict), len(authority)) != sizes
+    ):
+        raise ArtifactError(
+            f"the keys {VERDICT_IDS} and {AUTHORITY_IDS} are missing",
+            where=str(engine.path),
+            fix="convert the model again with so8t (`dvc repro convert`)",
+        )
     ids = [*verdict, *authority]
-    if len(set(ids)) != len(ids) or not all(isinstance(i, int) and 0 <= i < engine.n_vocab for i in ids):
-        raise ArtifactError("the reserved token ids are not distinct ids of the vocabulary", where=str(engine.path),
-                            fix="convert the model again with so8t")
+    if len(set(ids)) != len(ids) or not all(
+        isinstance(i, int) and 0 <= i < engine.n_vocab for i in ids
+    ):
+        raise ArtifactError(
+            "the reserved token ids are not distinct ids of the vocabulary",
+            where=str(engine.path),
+            fix="convert the model again with so8t",
+        )
     return verdict, authority
 
 

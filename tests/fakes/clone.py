@@ -56,7 +56,9 @@ def sealed_tiny(path: Path, seed: int = 0) -> Path:
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         kind, sub = field.types[0], field.types[-1]
-        writer.add_key_value(field.name, field.contents(), kind, sub if kind == gguf.GGUFValueType.ARRAY else None)
+        writer.add_key_value(
+            field.name, field.contents(), kind, sub if kind == gguf.GGUFValueType.ARRAY else None
+        )
     writer.add_string(SEAL, "0" * 64)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -72,12 +74,26 @@ def sealed_tiny(path: Path, seed: int = 0) -> Path:
 def build(folder: Path, seed: int = 0, *, card: cards.Card | None = None) -> None:
     """Write what a run leaves, of a model with this seed."""
     params = load(folder / "params.yaml")
-    for name in ("models/gguf", "models/calibration", "models/release", "models/base", "data/prepared"):
+    for name in (
+        "models/gguf",
+        "models/calibration",
+        "models/release",
+        "models/base",
+        "data/prepared",
+    ):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
-    rows = [{"verdict": v, "text": f"{v}{n}", "source": "so8t", "license": "CC0-1.0"} for v in ("ALLOW", "ESCALATE", "DENY") for n in range(3)]
-    (folder / "data/prepared/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "models/base/config.json").write_text('{"model_type": "phi3", "num_hidden_layers": 2}', encoding="utf-8")
+    rows = [
+        {"verdict": v, "text": f"{v}{n}", "source": "so8t", "license": "CC0-1.0"}
+        for v in ("ALLOW", "ESCALATE", "DENY")
+        for n in range(3)
+    ]
+    (folder / "data/prepared/train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    (folder / "models/base/config.json").write_text(
+        '{"model_type": "phi3", "num_hidden_layers": 2}', encoding="utf-8"
+    )
     _safetensors(folder / "models/base/model.safetensors")
     file = sealed_tiny(folder / f"models/gguf/{STEM}.gguf", seed)
     shutil.copyfile(file, folder / "models/gguf/a-Q4_K_M.gguf")
@@ -97,21 +113,56 @@ def release(folder: Path, file: Path, card: cards.Card) -> None:
     out = folder / "models/release"
     shutil.copyfile(file, out / file.name)
     cards.write(out / "card.json", card)
-    (out / "Modelfile").write_text(f"FROM ./{file.name}\n# {card.semantic_digest}\n", encoding="utf-8")
+    (out / "Modelfile").write_text(
+        f"FROM ./{file.name}\n# {card.semantic_digest}\n", encoding="utf-8"
+    )
     replies = Texts(escalate=params.release.replies.escalate, deny=params.release.replies.deny)
-    write_manifest(out, Manifest(schema="so8t.release/1", model="b", type="Q4_K_M", file=file.name, name="so8t-retrained", system=params.data.system,
-                                 format="heading", semantic_digest=card.semantic_digest, template_sha256=card.template_sha256,
-                                 think_tokens=4, answer_tokens=4, replies=replies))
+    write_manifest(
+        out,
+        Manifest(
+            schema="so8t.release/1",
+            model="b",
+            type="Q4_K_M",
+            file=file.name,
+            name="so8t-retrained",
+            system=params.data.system,
+            format="heading",
+            semantic_digest=card.semantic_digest,
+            template_sha256=card.template_sha256,
+            think_tokens=4,
+            answer_tokens=4,
+            replies=replies,
+        ),
+    )
 
 
 def remember(folder: Path) -> None:
     """What DVC would do: objects in the cache, digests in dvc.lock."""
     from ruamel.yaml import YAML
 
-    outs = [{"path": f"models/gguf/{STEM}.gguf", "hash": "md5", "md5": _keep(folder, folder / f"models/gguf/{STEM}.gguf")},
-            {"path": "models/release", "hash": "md5", "md5": _keep_dir(folder, folder / "models/release")},
-            {"path": "data/prepared", "hash": "md5", "md5": _keep_dir(folder, folder / "data/prepared")}]
-    lock = {"schema": "2.0", "stages": {f"made{n}": {"cmd": "true", "outs": [out | {"size": 1}]} for n, out in enumerate(outs)}}
+    outs = [
+        {
+            "path": f"models/gguf/{STEM}.gguf",
+            "hash": "md5",
+            "md5": _keep(folder, folder / f"models/gguf/{STEM}.gguf"),
+        },
+        {
+            "path": "models/release",
+            "hash": "md5",
+            "md5": _keep_dir(folder, folder / "models/release"),
+        },
+        {
+            "path": "data/prepared",
+            "hash": "md5",
+            "md5": _keep_dir(folder, folder / "data/prepared"),
+        },
+    ]
+    lock = {
+        "schema": "2.0",
+        "stages": {
+            f"made{n}": {"cmd": "true", "outs": [out | {"size": 1}]} for n, out in enumerate(outs)
+        },
+    }
     YAML().dump(lock, folder / "dvc.lock")
 
 
@@ -140,15 +191,25 @@ def make_clone(folder: Path) -> Path:
     """A repository with everything in place; `doctor --stage ask` finds nothing wrong."""
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/config").write_text(CONFIG, encoding="utf-8")
-    (folder / ".gitignore").write_text("/data/\n/models/\n/database/\n/.dvc/cache/\n/.dvc/tmp/\n", encoding="utf-8")
-    (folder / "dvc.yaml").write_text("stages:\n  made0: {cmd: 'true', outs: [models/gguf/b-Q4_K_M.gguf]}\n  made1: {cmd: 'true', outs: [models/release]}\n"
-                                     "  made2: {cmd: 'true', outs: [data/prepared]}\n"
-                                     "artifacts:\n  so8t: {path: models/release, type: model}\n", encoding="utf-8")
+    (folder / ".gitignore").write_text(
+        "/data/\n/models/\n/database/\n/.dvc/cache/\n/.dvc/tmp/\n", encoding="utf-8"
+    )
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  made0: {cmd: 'true', outs: [models/gguf/b-Q4_K_M.gguf]}\n  made1: {cmd: 'true', outs: [models/release]}\n"
+        "  made2: {cmd: 'true', outs: [data/prepared]}\n"
+        "artifacts:\n  so8t: {path: models/release, type: model}\n",
+        encoding="utf-8",
+    )
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     edit_params(folder, scoring__types=["Q4_K_M"])
     (folder.parent / "store").mkdir(exist_ok=True)
     build(folder)
-    for command in (("git", "init", "-q", "-b", "main"), ("git", "config", "user.email", "t@example.invalid"), ("git", "config", "user.name", "tester"),
-                    ("git", "add", "-A"), ("git", "commit", "-qm", "one")):
+    for command in (
+        ("git", "init", "-q", "-b", "main"),
+        ("git", "config", "user.email", "t@example.invalid"),
+        ("git", "config", "user.name", "tester"),
+        ("git", "add", "-A"),
+        ("git", "commit", "-qm", "one"),
+    ):
         run(folder, *command)
     return folder

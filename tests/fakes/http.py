@@ -19,7 +19,9 @@ def serving(handler: type[BaseHTTPRequestHandler], fake: F) -> Iterator[F]:
     """`fake` while `handler`, whose `fake` it is, answers for it; `fake.address` is its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {"fake": fake}))
     fake.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield fake

@@ -42,13 +42,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/props":
-            return self._json(200, {"model_path": str(self.fake.file), "build_info": "b0-test", "total_slots": 1})
-        return self._json(404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}})
+            return self._json(
+                200, {"model_path": str(self.fake.file), "build_info": "b0-test", "total_slots": 1}
+            )
+        return self._json(
+            404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         if self.fake.status != 200:
-            return self._json(self.fake.status, {"error": {"code": self.fake.status, "message": "Loading model", "type": "unavailable_error"}})
+            return self._json(
+                self.fake.status,
+                {
+                    "error": {
+                        "code": self.fake.status,
+                        "message": "Loading model",
+                        "type": "unavailable_error",
+                    }
+                },
+            )
         self.fake.requests.append(body)
         return self._json(200, self._completed(body))
 
@@ -63,20 +76,43 @@ class Handler(BaseHTTPRequestHandler):
                 biased[token] += 0.0 if token in self.fake.hidden else bias
             taken = int(biased.argmax())
             best = np.argsort(-values, kind="stable")[: body["n_probs"]].tolist()
-            shown = [self._entry(engine, i, float(values[i])) for i in best if i not in self.fake.hidden]
+            shown = [
+                self._entry(engine, i, float(values[i])) for i in best if i not in self.fake.hidden
+            ]
             own = self._entry(engine, taken, float(values[taken]))
             if is_half(engine.detokenize([taken])):  # held back, and with it everything about it
                 return {"content": "\ufffd", "stop": True, "stop_type": "limit", "truncated": False}
         if self.fake.old:
-            return {"content": shown[0]["token"], "completion_probabilities": [
-                {"content": shown[0]["token"], "probs": [{"tok_str": e["token"], "prob": float(np.exp(e["logprob"]))} for e in shown]}]}
-        return {"content": own["token"], "stop": True, "stop_type": "limit", "truncated": False, "tokens_evaluated": len(body["prompt"]),
-                "completion_probabilities": [{**own, "top_logprobs": shown}]}
+            return {
+                "content": shown[0]["token"],
+                "completion_probabilities": [
+                    {
+                        "content": shown[0]["token"],
+                        "probs": [
+                            {"tok_str": e["token"], "prob": float(np.exp(e["logprob"]))}
+                            for e in shown
+                        ],
+                    }
+                ],
+            }
+        return {
+            "content": own["token"],
+            "stop": True,
+            "stop_type": "limit",
+            "truncated": False,
+            "tokens_evaluated": len(body["prompt"]),
+            "completion_probabilities": [{**own, "top_logprobs": shown}],
+        }
 
     @staticmethod
     def _entry(engine: Engine, token: int, value: float) -> dict[str, Any]:
         piece = engine.detokenize([token])
-        return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": value}
+        return {
+            "id": token,
+            "token": piece.decode("utf-8", "replace"),
+            "bytes": list(piece),
+            "logprob": value,
+        }
 
     def _json(self, status: int, value: Any) -> None:
         content = json.dumps(value, ensure_ascii=False).encode()
@@ -99,5 +135,8 @@ def is_half(piece: bytes) -> bool:
 @contextmanager
 def running(file: Path) -> Iterator[Fake]:
     """A fake server on a free port of this machine; `fake.address` is its URL."""
-    with Engine(file, n_ctx=1024, threads=1) as engine, serving(Handler, Fake(file, engine)) as fake:
+    with (
+        Engine(file, n_ctx=1024, threads=1) as engine,
+        serving(Handler, Fake(file, engine)) as fake,
+    ):
         yield fake

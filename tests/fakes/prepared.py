@@ -9,8 +9,15 @@ from so8t.scoring.score import SPLITS
 
 def sample(number: int, **changes: Any) -> dict[str, Any]:
     text = "航空管制の仕様" * (1 + number % 4) + str(number)
-    return {"id": f"r{number:02d}", "text": text, "verdict": ["ALLOW", "ESCALATE", "DENY"][number % 3],
-            "authority": "handle", "domain": "general", "group": f"g{number // 2}", **changes}
+    return {
+        "id": f"r{number:02d}",
+        "text": text,
+        "verdict": ["ALLOW", "ESCALATE", "DENY"][number % 3],
+        "authority": "handle",
+        "domain": "general",
+        "group": f"g{number // 2}",
+        **changes,
+    }
 
 
 def write_prepared(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from so8t.calibration import card as cards
-from so8t.calibration.judge import judge_of, under
-from so8t.calibration.run import calibrate
-from so8t.comparison.arm import Side
+from so8t.calibration.calibrate import calibrate
+from so8t.calibration.card import judge_of, under
+from so8t.comparison.compare import compare, rules_of
 from so8t.comparison.retention import retention
-from so8t.comparison.run import compare, rules_of
+from so8t.comparison.sides import Side
 from so8t.evaluation import evaluate as ev
-from so8t.evaluation.served import NOT_RUN, Served
-from so8t.evaluation.speed import distribution
 from so8t.files import read_json, write_json, write_jsonl
+from so8t.generation.record import NOT_RUN, Served
+from so8t.generation.speed import distribution
 from so8t.metrics import read_meta
 from so8t.params import Params
 
@@ -36,19 +36,44 @@ RUN = ("Q4_K_M", "F16")
 def rows_of(split: str, seed: int) -> list[dict[str, Any]]:
     """Prepared rows: two per group, verdicts and domains evenly mixed."""
     rng = np.random.default_rng(seed)
-    return [{"id": f"{split}-{i:04d}", "group": f"{split}-g{i // 2}", "domain": DOMAINS[i // 2 % 4], "verdict": VERDICTS[rng.integers(3)],
-             "text": f"依頼 {i} の内容を要約してください。", "thinking": f"内密の思考 {i}", "final": f"回答 {i} です。"} for i in range(SIZES[split])]
+    return [
+        {
+            "id": f"{split}-{i:04d}",
+            "group": f"{split}-g{i // 2}",
+            "domain": DOMAINS[i // 2 % 4],
+            "verdict": VERDICTS[rng.integers(3)],
+            "text": f"依頼 {i} の内容を要約してください。",
+            "thinking": f"内密の思考 {i}",
+            "final": f"回答 {i} です。",
+        }
+        for i in range(SIZES[split])
+    ]
 
 
-def score_rows(rows: list[dict[str, Any]], model: str, split: str, noise: float, seed: int) -> list[dict[str, Any]]:
+def score_rows(
+    rows: list[dict[str, Any]], model: str, split: str, noise: float, seed: int
+) -> list[dict[str, Any]]:
     """Scores whose quality depends on the model, the shift of the split and the noise of a type."""
     rng = np.random.default_rng(seed)
     scored = []
     for row in rows:
-        logits = rng.normal(size=3) + np.eye(3)[VERDICTS.index(row["verdict"])] * SKILL[model] * SHIFT.get(split, 1.0) + rng.normal(size=3) * noise
+        logits = (
+            rng.normal(size=3)
+            + np.eye(3)[VERDICTS.index(row["verdict"])] * SKILL[model] * SHIFT.get(split, 1.0)
+            + rng.normal(size=3) * noise
+        )
         cue = logits * 1.3 + rng.normal(size=3) * 0.3
-        scored.append({**{k: row[k] for k in ("id", "group", "domain", "verdict")}, "authority": "handle", "prefill": logits.tolist(),
-                       "authority_logits": [0.0, 0.0], "cue": (cue - np.log(np.exp(cue).sum()) - 0.02).tolist(), "residual": 0.02, "reserved_mass": 0.0001})
+        scored.append(
+            {
+                **{k: row[k] for k in ("id", "group", "domain", "verdict")},
+                "authority": "handle",
+                "prefill": logits.tolist(),
+                "authority_logits": [0.0, 0.0],
+                "cue": (cue - np.log(np.exp(cue).sum()) - 0.02).tolist(),
+                "residual": 0.02,
+                "reserved_mass": 0.0001,
+            }
+        )
     return scored
 
 
@@ -57,117 +82,338 @@ def ran(model: str, seed: int) -> Served:
     rng, good = np.random.default_rng(seed), model == "b"
 
     def rate(k: int, n: int) -> dict[str, Any]:
-        return {"value": k / n, "k": k, "n": n, "ci95": [max(0.0, k / n - 0.1), min(1.0, k / n + 0.1)]}
+        return {
+            "value": k / n,
+            "k": k,
+            "n": n,
+            "ci95": [max(0.0, k / n - 0.1), min(1.0, k / n + 0.1)],
+        }
 
     seconds = rng.lognormal(-5, 0.3, 24).tolist()
-    score = {"value": 31.5 if good else 12.25, "n": 24, "ci95": [24.0, 39.5] if good else [8.0, 17.0]}
-    return Served({
-        "generation": {"status": "run", "n": 24, "tokens": 1920, "format_adherence": rate(23 if good else 3, 24), "final_present": rate(23 if good else 4, 24),
-                       "hit_limit": rate(1, 24), "reserved_emitted": 0,
-                       "overlap": {"n": 24, "bleu": score, "chrf": score, "rouge_l": {"value": 0.41, "n": 24, "ci95": [0.3, 0.5]}}},
-        "stability": {"status": "run", "n": 2, "tokens": 2048, "loops": 1, "repetitive": 1, "unstable": 1, "hit_limit": 2, "texts": []},
-        "retention": {"status": "run", "n": 64, "tokens": 2100, "nll_per_token": {"value": 1.2, "n": 64, "ci95": [1.1, 1.3]},
-                      "perplexity": {"value": 3.4 if good else 3.1, "n": 64, "ci95": [3.0, 3.7]}, "bits_per_character": 0.8,
-                      "plain": {"status": "run", "n": 24, "chrf": score, "chance_chrf": {"value": 8.75, "n": 24, "ci95": [6.5, 11.0]},
-                                "above_chance": {"value": 3.5, "n": 24, "ci95": [-1.0 if good else 1.0, 8.0]}, "beyond_chance": not good,
-                                "marked": rate(5 if good else 0, 24), "empty": rate(0, 24)}},
-        "speed": {"status": "run", "n": 24, "threads": 2, "prefill_tokens_per_s": distribution([1000.0 + i for i in range(24)], digits=1),
-                  "decode_tokens_per_s": distribution([300.0 + i for i in range(24)], digits=1), "prefill_s": distribution(seconds),
-                  "verdict_s": distribution(seconds),
-                  "cue_s": distribution([2 * one for one in seconds]), "prompt_tokens_mean": 90.0, "peak_rss_bytes": 300 * 2**20},
-    }, seconds, [{"kind": "likelihood", "id": f"v{i}", "group": f"g{i // 2}", "nats": float(rng.gamma(9, 4 if good else 3)), "tokens": 30} for i in range(64)]
-        + [{"kind": "plain", "id": f"v{i}", "group": f"g{i // 2}", "chrf": float(rng.uniform(5, 20))} for i in range(24)]
-        + [{"kind": "served", "id": f"t{i}", "group": f"h{i}", "text": f"依頼 {i}", "final": f"{model} の回答 {i}"} for i in range(24)])
+    score = {
+        "value": 31.5 if good else 12.25,
+        "n": 24,
+        "ci95": [24.0, 39.5] if good else [8.0, 17.0],
+    }
+    return Served(
+        {
+            "generation": {
+                "status": "run",
+                "n": 24,
+                "tokens": 1920,
+                "format_adherence": rate(23 if good else 3, 24),
+                "final_present": rate(23 if good else 4, 24),
+                "hit_limit": rate(1, 24),
+                "reserved_emitted": 0,
+                "overlap": {
+                    "n": 24,
+                    "bleu": score,
+                    "chrf": score,
+                    "rouge_l": {"value": 0.41, "n": 24, "ci95": [0.3, 0.5]},
+                },
+            },
+            "stability": {
+                "status": "run",
+                "n": 2,
+                "tokens": 2048,
+                "loops": 1,
+                "repetitive": 1,
+                "unstable": 1,
+                "hit_limit": 2,
+                "texts": [],
+            },
+            "retention": {
+                "status": "run",
+                "n": 64,
+                "tokens": 2100,
+                "nll_per_token": {"value": 1.2, "n": 64, "ci95": [1.1, 1.3]},
+                "perplexity": {"value": 3.4 if good else 3.1, "n": 64, "ci95": [3.0, 3.7]},
+                "bits_per_character": 0.8,
+                "plain": {
+                    "status": "run",
+                    "n": 24,
+                    "chrf": score,
+                    "chance_chrf": {"value": 8.75, "n": 24, "ci95": [6.5, 11.0]},
+                    "above_chance": {"value": 3.5, "n": 24, "ci95": [-1.0 if good else 1.0, 8.0]},
+                    "beyond_chance": not good,
+                    "marked": rate(5 if good else 0, 24),
+                    "empty": rate(0, 24),
+                },
+            },
+            "speed": {
+                "status": "run",
+                "n": 24,
+                "threads": 2,
+                "prefill_tokens_per_s": distribution([1000.0 + i for i in range(24)], digits=1),
+                "decode_tokens_per_s": distribution([300.0 + i for i in range(24)], digits=1),
+                "prefill_s": distribution(seconds),
+                "verdict_s": distribution(seconds),
+                "cue_s": distribution([2 * one for one in seconds]),
+                "prompt_tokens_mean": 90.0,
+                "peak_rss_bytes": 300 * 2**20,
+            },
+        },
+        seconds,
+        [
+            {
+                "kind": "likelihood",
+                "id": f"v{i}",
+                "group": f"g{i // 2}",
+                "nats": float(rng.gamma(9, 4 if good else 3)),
+                "tokens": 30,
+            }
+            for i in range(64)
+        ]
+        + [
+            {
+                "kind": "plain",
+                "id": f"v{i}",
+                "group": f"g{i // 2}",
+                "chrf": float(rng.uniform(5, 20)),
+            }
+            for i in range(24)
+        ]
+        + [
+            {
+                "kind": "served",
+                "id": f"t{i}",
+                "group": f"h{i}",
+                "text": f"依頼 {i}",
+                "final": f"{model} の回答 {i}",
+            }
+            for i in range(24)
+        ],
+    )
 
 
-def score_file(root: Path, model: str, kind: str, prepared: dict[str, list[dict[str, Any]]], seed: int) -> Path:
+def score_file(
+    root: Path, model: str, kind: str, prepared: dict[str, list[dict[str, Any]]], seed: int
+) -> Path:
     """data/scores/{model}-{kind}/ as the score stage writes it."""
     folder = root / f"data/scores/{model}-{kind}"
     noise = {"F16": 0.0, "Q8_0": 0.02, "Q5_K_M": 0.1, "Q4_K_M": 0.25}[kind]
     for split, rows in prepared.items():
         write_jsonl(folder / f"{split}.jsonl", score_rows(rows, model, split, noise, seed))
-    write_json(folder / "meta.json", {
-        "schema": "so8t.scores/1", "file": f"{model}-{kind}.gguf", "semantic_digest": f"{model}{kind}".ljust(64, "0"), "template_sha256": "1" * 64,
-        "engine": {"llama_cpp": "test", "flash_attn": False, "n_ctx": 2048}, "n": {s: len(r) for s, r in prepared.items()}, "sampled": False,
-        "splits_sha256": {}})
+    write_json(
+        folder / "meta.json",
+        {
+            "schema": "so8t.scores/1",
+            "file": f"{model}-{kind}.gguf",
+            "semantic_digest": f"{model}{kind}".ljust(64, "0"),
+            "template_sha256": "1" * 64,
+            "engine": {"llama_cpp": "test", "flash_attn": False, "n_ctx": 2048},
+            "n": {s: len(r) for s, r in prepared.items()},
+            "sampled": False,
+            "splits_sha256": {},
+        },
+    )
     return folder
 
 
 def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     """Card, metrics and tables of one file."""
     model, _, kind = folder.name.partition("-")
-    card_path, gguf = root / f"models/calibration/{folder.name}.json", root / f"models/gguf/{folder.name}.gguf"
-    card = calibrate(folder, card_path, readout=getattr(params.scoring.readout, model), limits=params.calibration, seed=params.seed)
+    card_path, gguf = (
+        root / f"models/calibration/{folder.name}.json",
+        root / f"models/gguf/{folder.name}.gguf",
+    )
+    card = calibrate(
+        folder,
+        card_path,
+        readout=getattr(params.scoring.readout, model),
+        limits=params.calibration,
+        seed=params.seed,
+    )
     gguf.parent.mkdir(parents=True, exist_ok=True)
     gguf.write_bytes(b"0" * {"F16": 9000, "Q8_0": 5000, "Q5_K_M": 3600, "Q4_K_M": 3000}[kind])
     job = ev.Job(gguf, folder, card.readout, read_meta(folder))
     found = ran(model, seed) if kind in RUN else NOT_RUN
-    ev.write(job, ev.judge(job, partial(cards.judge, card)), found, params, threshold=card.thresholds.escalate,
-             out=root / f"reports/metrics/evaluate-{folder.name}.json", plots=root / f"reports/plots/{folder.name}")
+    ev.write(
+        job,
+        ev.judge(job, partial(cards.judge, card)),
+        found,
+        params,
+        threshold=card.thresholds.escalate,
+        out=root / f"reports/metrics/evaluate-{folder.name}.json",
+        plots=root / f"reports/plots/{folder.name}",
+    )
     write_jsonl(root / f"data/answers/{folder.name}.jsonl", found.answers)
-    drift = {"prompts": 32, "positions": 900, "top1": 0.98, "max_abs_error": 0.4, "kl_mean": 0.002, "verdict_flips": 1}
-    exact = {"prompts": 32, "positions": 900, "top1": 0.999, "max_abs_error": 0.01, "kl_mean": 1e-6, "verdict_probability_max_error": 0.002}
-    write_json(root / f"reports/metrics/verify-{folder.name}.json", {
-        "schema": "so8t.verify/1", "file": gguf.name, "type": kind, "bytes": gguf.stat().st_size * 1500, "bits_per_weight": 4.9, "problems": [],
-        "semantic_digest": "0" * 64, **({"logits": exact} if kind == "F16" else {"drift": drift})})
+    drift = {
+        "prompts": 32,
+        "positions": 900,
+        "top1": 0.98,
+        "max_abs_error": 0.4,
+        "kl_mean": 0.002,
+        "verdict_flips": 1,
+    }
+    exact = {
+        "prompts": 32,
+        "positions": 900,
+        "top1": 0.999,
+        "max_abs_error": 0.01,
+        "kl_mean": 1e-6,
+        "verdict_probability_max_error": 0.002,
+    }
+    write_json(
+        root / f"reports/metrics/verify-{folder.name}.json",
+        {
+            "schema": "so8t.verify/1",
+            "file": gguf.name,
+            "type": kind,
+            "bytes": gguf.stat().st_size * 1500,
+            "bits_per_weight": 4.9,
+            "problems": [],
+            "semantic_digest": "0" * 64,
+            **({"logits": exact} if kind == "F16" else {"drift": drift}),
+        },
+    )
 
 
 def compare_files(root: Path, params: Params, prepare: dict[str, Any]) -> None:
     """reports/metrics/ab.json."""
+
     def side(name: str) -> Side:
-        return Side(root / f"data/scores/{name}", *judge_of(root / f"models/calibration/{name}.json"))
+        return Side(
+            root / f"data/scores/{name}", *judge_of(root / f"models/calibration/{name}.json")
+        )
 
     kind = params.release.type
-    pairs = [(side(f"{model}-F16"), side(f"{model}-{quant}")) for model in ("a", "b") for quant in params.scoring.types if quant != "F16"]
-    found = compare(side(f"a-{kind}"), side(f"b-{kind}"), under(root / f"models/calibration/b-{kind}.json", root / f"models/calibration/a-{kind}.json"),
-                    rules_of(params.compare, params.seed), prepare=prepare, pairs=pairs)
-    kept = retention(root / f"data/answers/a-{kind}.jsonl", root / f"data/answers/b-{kind}.jsonl", draws=500, seed=1)
+    pairs = [
+        (side(f"{model}-F16"), side(f"{model}-{quant}"))
+        for model in ("a", "b")
+        for quant in params.scoring.types
+        if quant != "F16"
+    ]
+    found = compare(
+        side(f"a-{kind}"),
+        side(f"b-{kind}"),
+        under(
+            root / f"models/calibration/b-{kind}.json", root / f"models/calibration/a-{kind}.json"
+        ),
+        rules_of(params.compare, params.seed),
+        prepare=prepare,
+        pairs=pairs,
+    )
+    kept = retention(
+        root / f"data/answers/a-{kind}.jsonl",
+        root / f"data/answers/b-{kind}.jsonl",
+        draws=500,
+        seed=1,
+    )
     write_json(root / "reports/metrics/ab.json", {**found, "retention": kept})
 
 
 def other_files(root: Path) -> dict[str, Any]:
     """prepare.json, train.json, train.csv and the bake report."""
     splits = ("train", "valid", "calibration", "test_iid", "test_cells", "test_phrases")
-    probe = {split: {"n": 200, "accuracy": 0.62, "macro_f1": 0.6, "false_allow_rate": 0.2, "pairs_right": 0.3} for split in splits}
-    prepare = {"schema": "so8t.prepare/1", "rows": dict.fromkeys(splits, 400), "groups": dict.fromkeys(splits, 200),
-               "probes": {"single_factor": {"by_factor": {}, "largest": 0.48}, "keywords": probe, "ngram": probe}}
+    probe = {
+        split: {
+            "n": 200,
+            "accuracy": 0.62,
+            "macro_f1": 0.6,
+            "false_allow_rate": 0.2,
+            "pairs_right": 0.3,
+        }
+        for split in splits
+    }
+    prepare = {
+        "schema": "so8t.prepare/1",
+        "rows": dict.fromkeys(splits, 400),
+        "groups": dict.fromkeys(splits, 200),
+        "probes": {
+            "single_factor": {"by_factor": {}, "largest": 0.48},
+            "keywords": probe,
+            "ngram": probe,
+        },
+    }
     write_json(root / "reports/metrics/prepare.json", prepare)
     from so8t.report.training import read_log, summarise, thin, to_csv
 
     log = root / "data/train_log.csv"
-    head = ("step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,mean_angle,"
-            "orthogonality,tokens,valid_loss,valid_verdict")
+    head = (
+        "step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,mean_angle,"
+        "orthogonality,tokens,valid_loss,valid_verdict"
+    )
     lines = [head]
     for step in range(1, 201):
         decay = float(np.exp(-step / 60))
         valid = f"{1 + decay:.4f},{1 - 0.6 * decay:.4f}" if step % 20 == 0 else ","
-        losses = ",".join(f"{value:.5f}" for value in (1 + 2 * decay, 0.8 + decay, decay, 0.5 * decay, 0.4 * decay, 0.2 + 0.1 * decay))
+        losses = ",".join(
+            f"{value:.5f}"
+            for value in (
+                1 + 2 * decay,
+                0.8 + decay,
+                decay,
+                0.5 * decay,
+                0.4 * decay,
+                0.2 + 0.1 * decay,
+            )
+        )
         weight = 0.01 if step < 40 else 0.05 if step < 120 else 0.1
-        lines.append(f"{step},{step / 200},0.001,{losses},9,{weight},1,0.5,0.7,{step / 400},{step / 2000},2e-7,640,{valid}")
+        lines.append(
+            f"{step},{step / 200},0.001,{losses},9,{weight},1,0.5,0.7,{step / 400},{step / 2000},2e-7,640,{valid}"
+        )
     log.write_text("\n".join(lines) + "\n", encoding="utf-8")
     rows = read_log(log)
     write_json(root / "reports/metrics/train.json", summarise(rows))
     (root / "reports/plots/train.csv").write_text(to_csv(thin(rows)), encoding="utf-8")
-    write_json(root / "models/baked/so8t_bake.json", {
-        "schema": "so8t.bake/1", "layers": [0, 1, 2, 3], "lora_weights": 16, "rotated_weights": 4, "head_scale": 1.0,
-        "parity": {"conversations": 32, "positions": 1200, "max_abs_error": 2e-6, "largest_logit": 21.0, "relative_error": 1e-7, "limit": 1e-4,
-                   "top1_agreement": 1.0, "max_abs_change_from_base": 4.2},
-        "drift": {"quantization": "nf4", "measured": True, "kl_mean": 3.4e-3, "kl_max": 0.2, "top1_agreement": 0.97, "verdicts": 32, "verdict_flips": 1,
-                  "flips_to_allow": 0}})
+    write_json(
+        root / "models/baked/so8t_bake.json",
+        {
+            "schema": "so8t.bake/1",
+            "layers": [0, 1, 2, 3],
+            "lora_weights": 16,
+            "rotated_weights": 4,
+            "head_scale": 1.0,
+            "parity": {
+                "conversations": 32,
+                "positions": 1200,
+                "max_abs_error": 2e-6,
+                "largest_logit": 21.0,
+                "relative_error": 1e-7,
+                "limit": 1e-4,
+                "top1_agreement": 1.0,
+                "max_abs_change_from_base": 4.2,
+            },
+            "drift": {
+                "quantization": "nf4",
+                "measured": True,
+                "kl_mean": 3.4e-3,
+                "kl_max": 0.2,
+                "top1_agreement": 0.97,
+                "verdicts": 32,
+                "verdict_flips": 1,
+                "flips_to_allow": 0,
+            },
+        },
+    )
     return prepare
 
 
-def write_results(root: Path, params: Params, types: tuple[str, ...] = ("F16", "Q8_0", "Q5_K_M", "Q4_K_M")) -> Path:
+def write_results(
+    root: Path, params: Params, types: tuple[str, ...] = ("F16", "Q8_0", "Q5_K_M", "Q4_K_M")
+) -> Path:
     """Everything the report reads, below `root`; params.yaml is the project's, with only `types` scored."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     before = "".join(f"  - {kind}\n" for kind in ("F16", "Q8_0", "Q5_K_M", "Q4_K_M"))
-    (root / "params.yaml").write_text(text.replace(before, "".join(f"  - {kind}\n" for kind in types)), encoding="utf-8")
-    params = params.model_copy(update={"scoring": params.scoring.model_copy(update={"types": list(types)})})
+    (root / "params.yaml").write_text(
+        text.replace(before, "".join(f"  - {kind}\n" for kind in types)), encoding="utf-8"
+    )
+    params = params.model_copy(
+        update={"scoring": params.scoring.model_copy(update={"types": list(types)})}
+    )
     prepared = {split: rows_of(split, seed) for seed, split in enumerate(SIZES)}
     for split, rows in prepared.items():
         write_jsonl(root / f"data/prepared/{split}.jsonl", rows)
-    for number, (model, kind) in enumerate((model, kind) for model in ("a", "b") for kind in params.scoring.types):
-        evaluate_file(root, score_file(root, model, kind, prepared, 100 if model == "a" else 200), params, number)
+    for number, (model, kind) in enumerate(
+        (model, kind) for model in ("a", "b") for kind in params.scoring.types
+    ):
+        evaluate_file(
+            root,
+            score_file(root, model, kind, prepared, 100 if model == "a" else 200),
+            params,
+            number,
+        )
     prepare = other_files(root)
     compare_files(root, params, prepare)
     return root

@@ -12,24 +12,58 @@ from so8t.verdict import VERDICTS
 
 DOMAINS = ("aerospace", "defense", "general", "transport")
 BOUNDS = Temperature(min=0.05, max=20.0, grid_min=0.5, grid_max=2.0, grid_steps=16)
-ENGINE = {"llama_cpp": "test", "flash_attn": False, "type_k": "f16", "type_v": "f16", "n_ctx": 2048, "n_batch": 512, "threads": 2}
+ENGINE = {
+    "llama_cpp": "test",
+    "flash_attn": False,
+    "type_k": "f16",
+    "type_v": "f16",
+    "n_ctx": 2048,
+    "n_batch": 512,
+    "threads": 2,
+}
 
 
 def limits(**changes: Any) -> Calibration:
     """params.calibration of the demo, with changes."""
-    values = {"alpha": 0.05, "delta": 0.05, "alpha_deny": None, "guarantee": "worst_domain", "cost": None, "floor_allow": 0.5,
-              "residual_mass_max": 0.2, "unparsed_max": 0.05, "bootstrap": 200, "temperature": BOUNDS}
+    values = {
+        "alpha": 0.05,
+        "delta": 0.05,
+        "alpha_deny": None,
+        "guarantee": "worst_domain",
+        "cost": None,
+        "floor_allow": 0.5,
+        "residual_mass_max": 0.2,
+        "unparsed_max": 0.05,
+        "bootstrap": 200,
+        "temperature": BOUNDS,
+    }
     return Calibration.model_validate(values | changes)
 
 
 def meta(name: str = "b-Q4_K_M", *, digest: str = "d" * 64) -> dict[str, Any]:
     """meta.json of a scores directory."""
-    return {"schema": "so8t.scores/1", "file": f"{name}.gguf", "semantic_digest": digest, "template_sha256": "t" * 64, "engine": ENGINE,
-            "n": {}, "sampled": False, "splits_sha256": {"calibration": "c" * 64}}
+    return {
+        "schema": "so8t.scores/1",
+        "file": f"{name}.gguf",
+        "semantic_digest": digest,
+        "template_sha256": "t" * 64,
+        "engine": ENGINE,
+        "n": {},
+        "sampled": False,
+        "splits_sha256": {"calibration": "c" * 64},
+    }
 
 
-def make(n: int, seed: int, *, separation: float = 2.4, sharpness: float = 1.0, per_group: int = 2, domains: tuple[str, ...] = DOMAINS,
-         name: str = "r") -> Scores:
+def make(
+    n: int,
+    seed: int,
+    *,
+    separation: float = 2.4,
+    sharpness: float = 1.0,
+    per_group: int = 2,
+    domains: tuple[str, ...] = DOMAINS,
+    name: str = "r",
+) -> Scores:
     """n rows in groups; logits = sharpness * (N(0, 1) + separation on the gold class); groups share half their noise."""
     rng = np.random.default_rng(seed)
     count = -(-n // per_group)
@@ -37,8 +71,14 @@ def make(n: int, seed: int, *, separation: float = 2.4, sharpness: float = 1.0, 
     gold = rng.integers(0, 3, n)
     noise = np.sqrt(0.5) * (rng.standard_normal((count, 3))[group] + rng.standard_normal((n, 3)))
     logits = noise + separation * np.eye(3)[gold]
-    return Scores(tuple(f"{name}{i:05d}" for i in range(n)), tuple(f"{name}g{g:05d}" for g in group),
-                  tuple(domains[g % len(domains)] for g in group), gold, sharpness * logits, np.full(n, 0.01))
+    return Scores(
+        tuple(f"{name}{i:05d}" for i in range(n)),
+        tuple(f"{name}g{g:05d}" for g in group),
+        tuple(domains[g % len(domains)] for g in group),
+        gold,
+        sharpness * logits,
+        np.full(n, 0.01),
+    )
 
 
 def with_logits(scores: Scores, logits: np.ndarray) -> Scores:
@@ -53,8 +93,22 @@ def write(folder: Path, splits: dict[str, Scores], about: dict[str, Any] | None 
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as out:
             for i, name in enumerate(scores.ids):
                 numbers = [float(x) if np.isfinite(x) else None for x in scores.logits[i]]
-                out.write(json.dumps({"id": name, "group": scores.groups[i], "domain": scores.domains[i],
-                                      "verdict": VERDICTS[scores.gold[i]].value, "authority": None, "prefill": numbers, "cue": numbers,
-                                      "authority_logits": [0.0, 0.0], "residual": float(scores.residual[i]), "reserved_mass": 0.0}) + "\n")
+                out.write(
+                    json.dumps(
+                        {
+                            "id": name,
+                            "group": scores.groups[i],
+                            "domain": scores.domains[i],
+                            "verdict": VERDICTS[scores.gold[i]].value,
+                            "authority": None,
+                            "prefill": numbers,
+                            "cue": numbers,
+                            "authority_logits": [0.0, 0.0],
+                            "residual": float(scores.residual[i]),
+                            "reserved_mass": 0.0,
+                        }
+                    )
+                    + "\n"
+                )
     (folder / "meta.json").write_text(json.dumps(about or meta(folder.name)), encoding="utf-8")
     return folder

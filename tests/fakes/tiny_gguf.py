@@ -14,8 +14,15 @@ TEMPLATE = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
-SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
-            *(f"<|placeholder{i}|>" for i in range(1, 6)), "⟦turn⟧"]  # the last: a control token of no known family
+SPECIALS = [
+    "<|endoftext|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+    *(f"<|placeholder{i}|>" for i in range(1, 6)),
+    "⟦turn⟧",
+]  # the last: a control token of no known family
 MERGES = ["A L", "AL L", "ALL O", "ALLO W", "E S", "D E", "N Y", "Ġ t", "h e"]
 RESERVED = {"allow": 1, "escalate": 2, "deny": 3, "handle": 4, "human": 5}
 CONTEXT = 1024
@@ -45,16 +52,27 @@ def tokens() -> list[str]:
     return [*byte_alphabet(), *(merge.replace(" ", "") for merge in MERGES), *SPECIALS]
 
 
-def write_tiny(path: Path, *, seed: int = 0, dtype: type = np.float16, template: str = TEMPLATE,
-               reserved: bool = True, size: Size | None = None) -> Path:
+def write_tiny(
+    path: Path,
+    *,
+    seed: int = 0,
+    dtype: type = np.float16,
+    template: str = TEMPLATE,
+    reserved: bool = True,
+    size: Size | None = None,
+) -> Path:
     """Write the file; the same arguments give the same bytes."""
     size = size or Size()
     writer = gguf.GGUFWriter(path, "phi3")
     _write_keys(writer, template, size)
     if reserved:
         first = len(tokens()) - len(SPECIALS) + 4
-        writer.add_array("so8t.verdict.token_ids", [first + RESERVED[r] for r in ("allow", "escalate", "deny")])
-        writer.add_array("so8t.authority.token_ids", [first + RESERVED[r] for r in ("handle", "human")])
+        writer.add_array(
+            "so8t.verdict.token_ids", [first + RESERVED[r] for r in ("allow", "escalate", "deny")]
+        )
+        writer.add_array(
+            "so8t.authority.token_ids", [first + RESERVED[r] for r in ("handle", "human")]
+        )
     for name, array in _tensors(seed, size).items():
         writer.add_tensor(name, array.astype(np.float32 if array.ndim == 1 else dtype))
     writer.write_header_to_file()

@@ -9,7 +9,12 @@ from so8t.params import Params, read_yaml
 from tests.fakes import tiny_models
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 KINDS = ("phi35", "phi4", "llama", "qwen2", "tied")
 
 
@@ -17,25 +22,52 @@ def tiny_base(folder: Path, kind: str = "phi3", **changes: Any) -> Path:
     """A random model of an architecture: phi3, phi35 (longrope), phi4 (grouped-query, partial rotary, tied), llama, mistral, qwen2, qwen3, tied."""
     sizes = SMALL | changes
     if kind == "phi35":
-        return tiny_models.phi3(folder, **sizes, max_position_embeddings=8192, original_max_position_embeddings=256, rope_parameters=tiny_models.longrope(16))
+        return tiny_models.phi3(
+            folder,
+            **sizes,
+            max_position_embeddings=8192,
+            original_max_position_embeddings=256,
+            rope_parameters=tiny_models.longrope(16),
+        )
     if kind == "phi4":
         rope = tiny_models.longrope(24) | {"partial_rotary_factor": 0.75}
-        return tiny_models.phi3(folder, **(sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}), tie_word_embeddings=True, pre="gpt-4o",
-                                max_position_embeddings=8192, original_max_position_embeddings=256, rope_parameters=rope, partial_rotary_factor=0.75)
+        return tiny_models.phi3(
+            folder,
+            **(sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}),
+            tie_word_embeddings=True,
+            pre="gpt-4o",
+            max_position_embeddings=8192,
+            original_max_position_embeddings=256,
+            rope_parameters=rope,
+            partial_rotary_factor=0.75,
+        )
     if kind == "tied":
-        return tiny_models.other(folder, "qwen2", **(sizes | {"num_key_value_heads": 2, "tie_word_embeddings": True}))
+        return tiny_models.other(
+            folder, "qwen2", **(sizes | {"num_key_value_heads": 2, "tie_word_embeddings": True})
+        )
     if kind == "phi3":
         return tiny_models.phi3(folder, **sizes)
     extra = {"head_dim": 32} if kind == "qwen3" else {}
-    return tiny_models.other(folder, kind, **({"num_key_value_heads": 2} | sizes | {"num_key_value_heads": 2} | extra))
+    return tiny_models.other(
+        folder, kind, **({"num_key_value_heads": 2} | sizes | {"num_key_value_heads": 2} | extra)
+    )
 
 
 def params(**changes: Any) -> Params:
     """params.yaml of the demo, shrunk, with dotted changes such as `**{"train.lr": 0.1}` (`train`, `base`: of the active profile)."""
     raw = read_yaml(ROOT / "params.yaml")
     raw["profile"] = "demo"
-    small = {"train.quantization": "none", "train.threads": 1, "train.batch_size": 4, "train.epochs": 2.0, "train.max_length": 256,
-             "train.lora_r": 4, "train.lora_alpha": 8, "train.valid_steps": 4, "train.save_steps": 100}
+    small = {
+        "train.quantization": "none",
+        "train.threads": 1,
+        "train.batch_size": 4,
+        "train.epochs": 2.0,
+        "train.max_length": 256,
+        "train.lora_r": 4,
+        "train.lora_alpha": 8,
+        "train.valid_steps": 4,
+        "train.save_steps": 100,
+    }
     for name, value in (small | changes).items():
         first, *rest = name.split(".")
         node = raw["profiles"]["demo"] if first in {"train", "base"} else raw
@@ -53,8 +85,21 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         verdict = ("ALLOW", "ESCALATE", "DENY")[i % 3]
         text = f"依頼{i} " + "資料 " * choose.randint(1, 12)
         response = f"# 判定\n{verdict}\n# 最終回答\n{'可能 ' * choose.randint(1, 6)}です。"
-        made.append({"id": f"r{seed}-{i}", "text": text, "verdict": verdict, "authority": "handle" if verdict == "ALLOW" else "human",
-                     "domain": "general", "thinking": None, "final": "", "response": response, "group": f"g{i}", "pair": None, "factors": {}})
+        made.append(
+            {
+                "id": f"r{seed}-{i}",
+                "text": text,
+                "verdict": verdict,
+                "authority": "handle" if verdict == "ALLOW" else "human",
+                "domain": "general",
+                "thinking": None,
+                "final": "",
+                "response": response,
+                "group": f"g{i}",
+                "pair": None,
+                "factors": {},
+            }
+        )
     return made
 
 

@@ -35,25 +35,34 @@ def failures(root: Path, stage: str | None = None) -> list[Line]:
 
 def misspelt_key(root: Path, _patch: pytest.MonkeyPatch) -> None:
     path = root / "params.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("  alpha: 0.05", "  alhpa: 0.05", 1), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("  alpha: 0.05", "  alhpa: 0.05", 1),
+        encoding="utf-8",
+    )
 
 
 def package_of_another_version(root: Path, patch: pytest.MonkeyPatch) -> None:
     folder = root / "elsewhere/peft-0.1.dist-info"
     folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1\n", encoding="utf-8")
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: peft\nVersion: 0.1\n", encoding="utf-8"
+    )
     patch.syspath_prepend(str(root / "elsewhere"))
 
 
 def broken_torch(root: Path, patch: pytest.MonkeyPatch) -> None:
     (root / "shadow").mkdir()
-    (root / "shadow/torch.py").write_text("raise ImportError('libtorch_cpu.so: cannot open shared object file')\n", encoding="utf-8")
+    (root / "shadow/torch.py").write_text(
+        "raise ImportError('libtorch_cpu.so: cannot open shared object file')\n", encoding="utf-8"
+    )
     patch.setenv("PYTHONPATH", str(root / "shadow"))
 
 
 def llama_built_for_another_cpu(root: Path, patch: pytest.MonkeyPatch) -> None:
     (root / "shadow").mkdir()
-    (root / "shadow/llama_cpp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n", encoding="utf-8")
+    (root / "shadow/llama_cpp.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n", encoding="utf-8"
+    )
     patch.setenv("PYTHONPATH", str(root / "shadow"))
 
 
@@ -76,7 +85,10 @@ def ollama_named_but_silent(_root: Path, patch: pytest.MonkeyPatch) -> None:
 
 def lock_with_conflict(root: Path, _patch: pytest.MonkeyPatch) -> None:
     path = root / "dvc.lock"
-    path.write_text(f"<<<<<<< HEAD\n{path.read_text(encoding='utf-8')}=======\n>>>>>>> other\n", encoding="utf-8")
+    path.write_text(
+        f"<<<<<<< HEAD\n{path.read_text(encoding='utf-8')}=======\n>>>>>>> other\n",
+        encoding="utf-8",
+    )
 
 
 def remote_folder_gone(root: Path, _patch: pytest.MonkeyPatch) -> None:
@@ -85,14 +97,20 @@ def remote_folder_gone(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 def remote_that_does_not_verify(root: Path, _patch: pytest.MonkeyPatch) -> None:
     path = root / ".dvc/config"
-    path.write_text(path.read_text(encoding="utf-8").replace("verify = true", "verify = false"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("verify = true", "verify = false"),
+        encoding="utf-8",
+    )
 
 
 def lock_of_a_dead_process(root: Path, _patch: pytest.MonkeyPatch) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     (root / ".dvc/tmp").mkdir(exist_ok=True)
-    (root / ".dvc/tmp/rwlock").write_text(json.dumps({"models/base": {"write": {"pid": gone.pid, "cmd": "dvc repro"}}}), encoding="utf-8")
+    (root / ".dvc/tmp/rwlock").write_text(
+        json.dumps({"models/base": {"write": {"pid": gone.pid, "cmd": "dvc repro"}}}),
+        encoding="utf-8",
+    )
 
 
 def no_training_rows(root: Path, _patch: pytest.MonkeyPatch) -> None:
@@ -100,7 +118,9 @@ def no_training_rows(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_two_verdicts(root: Path, _patch: pytest.MonkeyPatch) -> None:
-    (root / "data/prepared/train.jsonl").write_text('{"verdict": "ALLOW"}\n{"verdict": "DENY"}\n', encoding="utf-8")
+    (root / "data/prepared/train.jsonl").write_text(
+        '{"verdict": "ALLOW"}\n{"verdict": "DENY"}\n', encoding="utf-8"
+    )
 
 
 def weights_cut_short(root: Path, _patch: pytest.MonkeyPatch) -> None:
@@ -127,20 +147,29 @@ def card_of_another_file(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 def card_edited_by_hand(root: Path, _patch: pytest.MonkeyPatch) -> None:
     path = root / "models/release/card.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"temperature": 2.0', '"temperature": 1.0'), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"temperature": 2.0', '"temperature": 1.0'),
+        encoding="utf-8",
+    )
 
 
 def gates_not_saved(root: Path, _patch: pytest.MonkeyPatch) -> None:
     (root / "models/adapter").mkdir()
     (root / "models/adapter/so8t_config.json").write_text("{}", encoding="utf-8")
-    (root / "models/adapter/adapter_model.safetensors").write_bytes((root / "models/base/model.safetensors").read_bytes())
+    (root / "models/adapter/adapter_model.safetensors").write_bytes(
+        (root / "models/base/model.safetensors").read_bytes()
+    )
 
 
 def loss_that_does_not_fall(root: Path, _patch: pytest.MonkeyPatch) -> None:
-    (root / "data/train_log.csv").write_text("step,lm\n" + "".join(f"{n},5.0\n" for n in range(20)), encoding="utf-8")
+    (root / "data/train_log.csv").write_text(
+        "step,lm\n" + "".join(f"{n},5.0\n" for n in range(20)), encoding="utf-8"
+    )
 
 
-PLANTED: list[tuple[Plant, str | None, str, int, str]] = [  # fault, stage, check, code, what the line says
+PLANTED: list[
+    tuple[Plant, str | None, str, int, str]
+] = [  # fault, stage, check, code, what the line says
     (misspelt_key, None, "params.yaml", 3, "alhpa"),
     (package_of_another_version, None, "packages", 6, "peft 0.1"),
     (broken_torch, None, "torch", 6, "libtorch_cpu"),
@@ -169,11 +198,33 @@ def test_a_clone_with_everything_in_place_has_no_failure(clone: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("plant", "stage", "check", "code", "says"), PLANTED, ids=[row[0].__name__ for row in PLANTED])
-def test_a_planted_fault_is_found_with_its_fix(clone: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, stage: str | None, check: str, code: int,
-                                               says: str) -> None:
-    if plant not in (broken_torch, llama_built_for_another_cpu):  # the other faults need no library loaded: twice as quick
-        monkeypatch.setattr(machine, "probe", lambda _code, _what: {"version": "0", "cuda": False, "quantize": True, "system": "", "gpu": False})
+@pytest.mark.parametrize(
+    ("plant", "stage", "check", "code", "says"), PLANTED, ids=[row[0].__name__ for row in PLANTED]
+)
+def test_a_planted_fault_is_found_with_its_fix(
+    clone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Plant,
+    stage: str | None,
+    check: str,
+    code: int,
+    says: str,
+) -> None:
+    if plant not in (
+        broken_torch,
+        llama_built_for_another_cpu,
+    ):  # the other faults need no library loaded: twice as quick
+        monkeypatch.setattr(
+            machine,
+            "probe",
+            lambda _code, _what: {
+                "version": "0",
+                "cuda": False,
+                "quantize": True,
+                "system": "",
+                "gpu": False,
+            },
+        )
     plant(clone, monkeypatch)
     found = [line for line in failures(clone, stage) if line.check == check]
     assert found, failures(clone, stage)
@@ -183,10 +234,13 @@ def test_a_planted_fault_is_found_with_its_fix(clone: Path, monkeypatch: pytest.
     assert doctor.exit_code(found) == code
 
 
-@pytest.mark.parametrize(("look", "says"), [
-    (lambda: machine.python((3, 10)), "not supported"),
-    (lambda: machine.memory("local", 4.0), "4.0 GiB"),
-])
+@pytest.mark.parametrize(
+    ("look", "says"),
+    [
+        (lambda: machine.python((3, 10)), "not supported"),
+        (lambda: machine.memory("local", 4.0), "4.0 GiB"),
+    ],
+)
 def test_an_old_python_and_too_little_memory_are_named(look: Callable[[], str], says: str) -> None:
     from so8t.errors import So8tError
 
@@ -194,11 +248,17 @@ def test_an_old_python_and_too_little_memory_are_named(look: Callable[[], str], 
         look()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
 def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path) -> None:
     from so8t.errors import ResourceError
 
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)],
+        check=False,
+        capture_output=True,
+    ).returncode:
         pytest.skip("this container may not mount")
     try:
         with pytest.raises(ResourceError, match="of disk are free"):
@@ -209,14 +269,22 @@ def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path) -> None:
 
 def test_the_command_line_knows_every_stage_that_has_a_checklist() -> None:
     assert set(STAGE_NAMES) == set(STAGES)
-    scripts = {path.stem for path in (Path(__file__).parents[2] / "stages").glob("[a-z]*.py")} - {"train_report", "probe"}
+    scripts = {path.stem for path in (Path(__file__).parents[2] / "stages").glob("[a-z]*.py")} - {
+        "train_report",
+        "probe",
+    }
     assert scripts <= set(STAGES)
 
 
 def test_json_output_is_one_array_and_the_exit_code_is_the_first_failures(clone: Path) -> None:
     misspelt_key(clone, pytest.MonkeyPatch())
-    done = subprocess.run([sys.executable, "-m", "so8t.cli", "doctor", "--json"], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    done = subprocess.run(
+        [sys.executable, "-m", "so8t.cli", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     lines = json.loads(done.stdout)
     assert done.returncode == 3
     assert {"check", "state", "says", "fix", "code"} == set(lines[0])

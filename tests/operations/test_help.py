@@ -10,7 +10,19 @@ import pytest
 from so8t.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "llama_cpp", "sklearn", "matplotlib", "pandas", "datasketch", "scipy", "dvc")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "llama_cpp",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "datasketch",
+    "scipy",
+    "dvc",
+)
 SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 _LOAD = """
 import sys
@@ -28,8 +40,14 @@ sys.exit(code or (9 if loaded else 0))
 
 def _run(argv: list[str], path: str) -> subprocess.CompletedProcess[str]:
     code = _LOAD.format(argv=argv, path=path, heavy=HEAVY)
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -52,7 +70,9 @@ def test_help_takes_less_than_a_second_of_cpu() -> None:
     import resource
 
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "so8t.cli", "--help"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "so8t.cli", "--help"], cwd=ROOT, check=True, capture_output=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert spent < 1.0, (spent, time.perf_counter() - began)

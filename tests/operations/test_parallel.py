@@ -44,8 +44,12 @@ def make(folder: Path, graph: str) -> Path:
     (folder / "meets.py").write_text(MEETS, encoding="utf-8")
     (folder / "seed").write_text("1", encoding="utf-8")
     (folder / "dvc.yaml").write_text(graph, encoding="utf-8")
-    for command in (("git", "init", "-q", "-b", "main"), ("git", "config", "user.email", "t@example.invalid"), ("git", "config", "user.name", "t"),
-                    (sys.executable, "-m", "dvc", "init", "-q")):
+    for command in (
+        ("git", "init", "-q", "-b", "main"),
+        ("git", "config", "user.email", "t@example.invalid"),
+        ("git", "config", "user.name", "t"),
+        (sys.executable, "-m", "dvc", "init", "-q"),
+    ):
         run(folder, *command)
     return folder
 
@@ -90,12 +94,22 @@ def test_sigterm_reaches_the_stages_and_leaves_with_143(tmp_path: Path) -> None:
   long: {cmd: python waits.py, outs: [long]}
 """
     folder = make(tmp_path / "clone", graph)
-    (folder / "waits.py").write_text("import signal, sys, time\nfrom pathlib import Path\n"
-                                     "signal.signal(signal.SIGTERM, lambda *_: (Path('told').touch(), sys.exit(143)))\n"
-                                     "Path('began').touch()\ntime.sleep(60)\n", encoding="utf-8")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-m", "so8t.cli", "repro", "-j", "1"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+    (folder / "waits.py").write_text(
+        "import signal, sys, time\nfrom pathlib import Path\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (Path('told').touch(), sys.exit(143)))\n"
+        "Path('began').touch()\ntime.sleep(60)\n",
+        encoding="utf-8",
+    )
+    (folder / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "so8t.cli", "repro", "-j", "1"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     while not (folder / "began").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -120,7 +134,14 @@ def test_a_stage_that_must_be_alone_waits_for_the_others_and_they_for_it() -> No
 
 
 def test_a_failed_stage_takes_all_below_it_along() -> None:
-    work = Work({"a": Node(frozenset(), False), "b": Node(frozenset({"a"}), False), "c": Node(frozenset({"b"}), False), "d": Node(frozenset(), False)})
+    work = Work(
+        {
+            "a": Node(frozenset(), False),
+            "b": Node(frozenset({"a"}), False),
+            "c": Node(frozenset({"b"}), False),
+            "d": Node(frozenset(), False),
+        }
+    )
     work.running.add("a")
     work.ended("a", well=False)
     assert (list(work.todo), work.failed) == (["d"], ["a"])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from so8t.operations import fsck, release
+from so8t.operations import fsck
+from so8t.release import manifest
 from tests.fakes.clone import make_clone, run
 
 pytest.importorskip("dvc_s3", reason="pip install so8t[s3]")
@@ -21,7 +22,11 @@ BUCKET, REGION = "so8t-test", "us-east-1"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_DEFAULT_REGION", REGION)):
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", REGION),
+    ):
         monkeypatch.setenv(name, value)
     running = moto_server.ThreadedMotoServer(port=0, verbose=False)
     running.start()
@@ -34,7 +39,9 @@ def dvc(folder: Path, *arguments: str) -> str:
     return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
-def test_a_clone_pulls_from_s3_what_the_first_one_pushed_and_answers(server: str, tmp_path: Path) -> None:
+def test_a_clone_pulls_from_s3_what_the_first_one_pushed_and_answers(
+    server: str, tmp_path: Path
+) -> None:
     import boto3
 
     client = boto3.client("s3", endpoint_url=server, region_name=REGION)
@@ -49,17 +56,29 @@ def test_a_clone_pulls_from_s3_what_the_first_one_pushed_and_answers(server: str
     run(tmp_path, "git", "clone", "-q", str(first), str(second))
     dvc(second, "pull", "-q")
     assert "up to date" in dvc(second, "status")
-    assert release.digests(second / "models/release") == release.digests(first / "models/release")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
-    said = subprocess.run([sys.executable, "-m", "so8t.cli", "ask", "--json", "要点をまとめてください。"], cwd=second, env=environment,
-                          capture_output=True, text=True, check=True)
+    assert manifest.digests(second / "models/release") == manifest.digests(first / "models/release")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        )
+    }
+    said = subprocess.run(
+        [sys.executable, "-m", "so8t.cli", "ask", "--json", "要点をまとめてください。"],
+        cwd=second,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(said.stdout)["decision"] in {"ALLOW", "ESCALATE", "DENY"}
     assert list(fsck.remote(second)) == []
     damage_largest_object(client)
     assert [f.place for f in fsck.remote(second)] == ["remote"]
     third = tmp_path / "third"
     run(tmp_path, "git", "clone", "-q", str(first), str(third))
-    pulled = subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=third, check=False, capture_output=True)
+    pulled = subprocess.run(
+        [sys.executable, "-m", "dvc", "pull", "-q"], cwd=third, check=False, capture_output=True
+    )
     assert pulled.returncode, "a damaged object was pulled without a word"
     shutil.rmtree(third)
 

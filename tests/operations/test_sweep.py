@@ -40,8 +40,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "measure.py").write_text(STAGE, encoding="utf-8")
     (tmp_path / "dvc.yaml").write_text(GRAPH, encoding="utf-8")
-    for command in (("git", "init", "-q", "-b", "main"), ("git", "config", "user.email", "t@example.invalid"), ("git", "config", "user.name", "t"),
-                    (sys.executable, "-m", "dvc", "init", "-q")):
+    for command in (
+        ("git", "init", "-q", "-b", "main"),
+        ("git", "config", "user.email", "t@example.invalid"),
+        ("git", "config", "user.name", "t"),
+        (sys.executable, "-m", "dvc", "init", "-q"),
+    ):
         run(tmp_path, *command)
     (tmp_path / ".gitignore").write_text("/database/\n__pycache__/\n", encoding="utf-8")
     run(tmp_path, sys.executable, "-m", "dvc", "repro", "-q")
@@ -58,16 +62,35 @@ def test_two_workers_give_what_one_run_after_another_gives(project: Path) -> Non
     rows = sweep.results("pet.lambda", values, project)
     alone = []
     for value in values:
-        run(project, sys.executable, "-m", "dvc", "exp", "run", "-q", "-f", "-S", f"pet.lambda={value}")
-        alone.append(json.loads((project / "reports/metrics/evaluate-b-Q4_K_M.json").read_text(encoding="utf-8"))["test_iid"]["macro_f1"])
+        run(
+            project,
+            sys.executable,
+            "-m",
+            "dvc",
+            "exp",
+            "run",
+            "-q",
+            "-f",
+            "-S",
+            f"pet.lambda={value}",
+        )
+        alone.append(
+            json.loads(
+                (project / "reports/metrics/evaluate-b-Q4_K_M.json").read_text(encoding="utf-8")
+            )["test_iid"]["macro_f1"]
+        )
     run(project, "git", "restore", "-SW", ".")
     assert [row["macro_f1"] for row in rows] == alone
     assert [row["false_allow_rate"] for row in rows] == [0.01, 0.03, 0.1]
     assert run(project, "git", "status", "--porcelain") == ""
     own = sorted((project / "database/experiments").glob("*/progress/measure.jsonl"))
-    assert sorted(path.read_text(encoding="utf-8") for path in own) == sorted(values)  # three runs, three places
+    assert sorted(path.read_text(encoding="utf-8") for path in own) == sorted(
+        values
+    )  # three runs, three places
     sweep.write("pet.lambda", rows, project / "database/sweeps/pet.lambda")
-    assert (project / "database/sweeps/pet.lambda/table.md").read_text(encoding="utf-8").count("\n| 0.") == 3
+    assert (project / "database/sweeps/pet.lambda/table.md").read_text(encoding="utf-8").count(
+        "\n| 0."
+    ) == 3
     assert (project / "database/sweeps/pet.lambda/plot.svg").stat().st_size > 1000
 
 

@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 
 from so8t.errors import So8tError
-from so8t.operations.troubleshooting import SITUATIONS
 from so8t.params import load
 from tests.fakes.clone import sealed_tiny
+from tools.troubleshooting import SITUATIONS
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load(ROOT / "params.yaml")
-PHI = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064}
+PHI = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+}
 Provoke = Callable[[Path], None]
 
 
@@ -21,14 +28,18 @@ Provoke = Callable[[Path], None]
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    ).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 def checkpoint_not_found(folder: Path) -> None:
-    from so8t.tuning.checkpoint import starting_point
+    from so8t.training.checkpoint import starting_point
 
     (folder / "step-00000100").mkdir()
     starting_point(folder, "step-500")
@@ -51,9 +62,11 @@ def missing_components(folder: Path) -> None:
 
 
 def cuda_out_of_memory(_folder: Path) -> None:
-    from so8t.tuning import memory
+    from so8t.training import memory
 
-    profile = PARAMS.profiles["rtx3060"].train.model_copy(update={"batch_size": 8, "accumulation": 2})
+    profile = PARAMS.profiles["rtx3060"].train.model_copy(
+        update={"batch_size": 8, "accumulation": 2}
+    )
     memory.require(PHI, profile, "rtx3060", 5 * memory.GIB)
 
 
@@ -61,7 +74,9 @@ def loss_does_not_fall(folder: Path) -> None:
     from so8t.operations.checklist import log_of_training
 
     (folder / "data").mkdir()
-    (folder / "data/train_log.csv").write_text("step,lm\n" + "".join(f"{n},6.9\n" for n in range(40)), encoding="utf-8")
+    (folder / "data/train_log.csv").write_text(
+        "step,lm\n" + "".join(f"{n},6.9\n" for n in range(40)), encoding="utf-8"
+    )
     log_of_training(folder, PARAMS)
 
 
@@ -73,12 +88,15 @@ def conversion_fails(folder: Path) -> None:
 
     (folder / "models/baked").mkdir(parents=True)
     (folder / "models/baked/so8t_bake.json").write_text("{}", encoding="utf-8")
-    save_file({"model.layers.0.self_attn.o_proj.lora_A.weight": np.zeros((2, 2), np.float32)}, folder / "models/baked/model.safetensors")
+    save_file(
+        {"model.layers.0.self_attn.o_proj.lora_A.weight": np.zeros((2, 2), np.float32)},
+        folder / "models/baked/model.safetensors",
+    )
     baked(folder, PARAMS)
 
 
 def quantisation_fails(folder: Path) -> None:
-    from so8t.export.quantize import quantize
+    from so8t.gguf.quantize.quantize import quantize
 
     source = sealed_tiny(folder / "f16.gguf")
     data = bytearray(source.read_bytes())
@@ -91,13 +109,17 @@ def quantisation_fails(folder: Path) -> None:
 
 
 def calibration_cannot_certify(_folder: Path) -> None:
+    from so8t.calibration.assess import UNCERTIFIED, assess
     from so8t.calibration.fit import make_card
-    from so8t.calibration.gate import UNCERTIFIED, assess
     from tests.fakes.scores import limits, make, meta
 
     card = make_card(make(60, 1, separation=3.0), meta(), limits(), readout="prefill", seed=1)[0]
     outcome = assess(card)
-    assert (card.status, card.thresholds.escalate, outcome.code) == ("not_certified", 0.0, UNCERTIFIED)
+    assert (card.status, card.thresholds.escalate, outcome.code) == (
+        "not_certified",
+        0.0,
+        UNCERTIFIED,
+    )
     problem = So8tError(outcome.sentence, fix="-")
     problem.exit_code = outcome.code  # type: ignore[misc]
     raise problem
@@ -122,8 +144,21 @@ def disk_full(folder: Path) -> None:
         assert [p.name for p in folder.iterdir()] == ["kept.json"]
 
 
-PROVOKED: dict[str, Provoke] = {f.__name__: f for f in (checkpoint_not_found, invalid_gguf_magic, missing_components, cuda_out_of_memory, loss_does_not_fall,
-                                                        conversion_fails, quantisation_fails, calibration_cannot_certify, model_does_not_load, disk_full)}
+PROVOKED: dict[str, Provoke] = {
+    f.__name__: f
+    for f in (
+        checkpoint_not_found,
+        invalid_gguf_magic,
+        missing_components,
+        cuda_out_of_memory,
+        loss_does_not_fall,
+        conversion_fails,
+        quantisation_fails,
+        calibration_cannot_certify,
+        model_does_not_load,
+        disk_full,
+    )
+}
 
 
 def test_every_row_of_the_table_is_provoked() -> None:
@@ -132,7 +167,9 @@ def test_every_row_of_the_table_is_provoked() -> None:
 
 
 @pytest.mark.parametrize("key", [row.key for row in SITUATIONS])
-def test_the_situation_has_its_message_and_code(key: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_situation_has_its_message_and_code(
+    key: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     row = next(row for row in SITUATIONS if row.key == key)
     folder = request.getfixturevalue("small_disk") if key == "disk_full" else tmp_path
     with pytest.raises(So8tError) as caught:
@@ -155,6 +192,6 @@ def test_commands_that_the_page_names_exist() -> None:
 
 
 def test_the_page_is_not_stale() -> None:
-    from so8t.operations.troubleshooting import page
+    from tools.troubleshooting import page
 
     assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").endswith(page())

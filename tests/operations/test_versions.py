@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from so8t.errors import ArtifactError
-from so8t.operations import bundle, evidence, fsck, gc, release, rollback, versions, wheels
+from so8t.operations import bundle, evidence, fsck, rollback, store
 from so8t.operations.store import lock_here, object_path, out_at
+from so8t.release import manifest
 from tests.fakes.clone import STEM, build, edit_params, make_clone, run, sealed_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -51,20 +52,20 @@ def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) 
     seen = {}
     for name in ("v-one", "v-two", "v-three"):
         rollback.rollback(rollback.plan(name, clone), clone)
-        seen[name] = release.digests(clone / "models/release")
+        seen[name] = manifest.digests(clone / "models/release")
     assert len({json.dumps(v) for v in seen.values()}) == 3
     for name in ("v-two", "so8t@v1.0.0", "v-three"):
         rollback.rollback(rollback.plan(name, clone), clone)
-        assert release.digests(clone / "models/release") == seen["v-one" if "@" in name else name]
+        assert manifest.digests(clone / "models/release") == seen["v-one" if "@" in name else name]
     assert all(set(v) == {f"{STEM}.gguf", "card.json", "Modelfile"} for v in seen.values())
 
 
 def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:
-    before = release.digests(clone / "models/release")
+    before = manifest.digests(clone / "models/release")
     wanted = rollback.plan("v-one", clone)
     assert set(wanted.changed) == {f"models/gguf/{STEM}.gguf", "models/release"}
     assert wanted.absent == []
-    assert release.digests(clone / "models/release") == before
+    assert manifest.digests(clone / "models/release") == before
     assert run(clone, "git", "branch", "--show-current").strip() == "main"
 
 
@@ -82,12 +83,14 @@ def test_rollback_refuses_while_a_built_file_was_edited(clone: Path) -> None:
 
 def test_a_revision_that_cannot_be_had_leaves_everything_as_it_was(clone: Path) -> None:
     here = {out.md5 for out in lock_here(clone)}
-    gone = next(out for out in (out_at("v-one", f"models/gguf/{STEM}.gguf", clone),) if out.md5 not in here)
+    gone = next(
+        out for out in (out_at("v-one", f"models/gguf/{STEM}.gguf", clone),) if out.md5 not in here
+    )
     object_path(gone.md5, clone).unlink()
-    before = release.digests(clone / "models/release")
+    before = manifest.digests(clone / "models/release")
     with pytest.raises(ArtifactError, match="neither the cache nor the remote"):
         rollback.rollback(rollback.plan("v-one", clone), clone)
-    assert release.digests(clone / "models/release") == before
+    assert manifest.digests(clone / "models/release") == before
     assert run(clone, "git", "branch", "--show-current").strip() == "main"
 
 
@@ -96,18 +99,21 @@ def test_a_committed_release_with_a_swapped_card_is_refused_and_undone(clone: Pa
     from so8t.params import load
     from tests.fakes.cards import make_card
 
-    foreign = make_card(sealed_tiny(clone.parent / "other.gguf", seed=7), load(clone / "params.yaml").data.system)
+    foreign = make_card(
+        sealed_tiny(clone.parent / "other.gguf", seed=7), load(clone / "params.yaml").data.system
+    )
     run(clone, "git", "checkout", "-q", "-b", "mixed")
     build(clone, 3, card=foreign)
     run(clone, "git", "commit", "-qam", "swapped card")
     run(clone, "git", "checkout", "-q", "main")
     subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "-f"], cwd=clone, check=True)
-    before = release.digests(clone / "models/release")
+    before = manifest.digests(clone / "models/release")
     with pytest.raises(ArtifactError, match="the card is of another file"):
         rollback.rollback(rollback.plan("mixed", clone), clone)
-    assert release.digests(clone / "models/release") == before
+    assert manifest.digests(clone / "models/release") == before
     cards.write(clone / "models/release/card.json", foreign)
-    from so8t.agent.answer import Assistant
+    from so8t.serving.answer import Assistant
+
     with pytest.raises(ArtifactError):
         Assistant(clone / "models/release")
 
@@ -118,25 +124,33 @@ def test_an_unknown_revision_is_named(clone: Path) -> None:
 
 
 def test_models_list_shows_versions_stages_digest_and_status(clone: Path) -> None:
-    found = versions.registered(clone)
+    found = rollback.registered(clone)
     assert [(v.version, v.stages) for v in found] == [("v1.0.0", ()), ("v1.1.0", ("prod",))]
-    facts = versions.facts_of(found[0], "models/release", clone)
+    facts = rollback.facts_of(found[0], "models/release", clone)
     assert facts["file"] == f"{STEM}.gguf"
     assert len(facts["digest"]) == 64
     assert facts["status"] == "certified"
-    assert facts["digest"] != versions.facts_of(found[1], "models/release", clone)["digest"]
+    assert facts["digest"] != rollback.facts_of(found[1], "models/release", clone)["digest"]
 
 
 def test_gto_reads_the_tags_as_we_do(clone: Path) -> None:
-    done = subprocess.run([str(Path(sys.executable).with_name("gto")), "show", "so8t", "--json"], cwd=clone, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("gto")), "show", "so8t", "--json"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"gto cannot be asked: {done.stderr[-200:]}")
     theirs = {str(row["version"]) for row in json.loads(done.stdout)}
-    assert theirs == {v.version for v in versions.registered(clone)}
+    assert theirs == {v.version for v in rollback.registered(clone)}
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.97])
-def test_a_lock_that_a_killed_dvc_left_half_written_is_found_and_comes_back_from_git(clone: Path, keep: float) -> None:
+def test_a_lock_that_a_killed_dvc_left_half_written_is_found_and_comes_back_from_git(
+    clone: Path, keep: float
+) -> None:
     lock = clone / "dvc.lock"
     whole = lock.read_text(encoding="utf-8")
     assert fsck.lock_is_whole(clone)
@@ -145,7 +159,9 @@ def test_a_lock_that_a_killed_dvc_left_half_written_is_found_and_comes_back_from
     assert not fsck.lock_is_whole(clone)
     assert fsck.restore_lock(clone) == "git"
     assert lock.read_text(encoding="utf-8") == whole
-    assert [path.read_text(encoding="utf-8") for path in (clone / fsck.QUARANTINE).iterdir()] == [torn]
+    assert [path.read_text(encoding="utf-8") for path in (clone / fsck.QUARANTINE).iterdir()] == [
+        torn
+    ]
 
 
 def test_fsck_finds_a_flipped_bit_that_dvc_calls_up_to_date_and_repairs_it(clone: Path) -> None:
@@ -178,7 +194,10 @@ def flip(path: Path) -> None:
 def test_fsck_reads_the_remote_from_its_bytes(clone: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], cwd=clone, check=True)
     assert fsck.missing_in_remote(clone) == []
-    victim = max((p for p in (clone.parent / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    victim = max(
+        (p for p in (clone.parent / "store").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
     victim.with_name(".killed-push.tmp").write_bytes(b"half of an object")
     assert list(fsck.remote(clone)) == []
     flip(victim)
@@ -215,8 +234,14 @@ def test_a_damaged_object_that_the_cache_lacks_leaves_the_remote_and_is_named(cl
     held = clone.parent / "store/files/md5" / victim[:2] / victim[2:]
     flip(held)
     object_path(victim, clone).unlink()
-    done = subprocess.run([sys.executable, "-m", "so8t.cli", "fsck", "--remote", "--repair"], cwd=clone, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "so8t.cli", "fsck", "--remote", "--repair"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 5, done.stdout + done.stderr
     assert victim in done.stdout
     assert "every byte" not in done.stdout
@@ -232,21 +257,26 @@ def test_gc_keeps_what_every_tag_needs_and_removes_the_rest(clone: Path) -> None
     held = object_path(name, clone)
     held.parent.mkdir(exist_ok=True)
     held.write_bytes(data)
-    assert gc.unused(clone) == (1, len(data))
+    assert store.unused(clone) == (1, len(data))
     assert held.is_file()
-    gc.collect(clone)
+    store.collect(clone)
     assert not held.is_file()
-    assert gc.unused(clone) == (0, 0)
+    assert store.unused(clone) == (0, 0)
     rollback.rollback(rollback.plan("v-one", clone), clone)
 
 
 def test_gc_keeps_what_a_branch_an_experiment_and_the_workspace_need(clone: Path) -> None:
-    kept = {name: out_at(name, f"models/gguf/{STEM}.gguf", clone).md5 for name in ("v-one", "v-two", "v-three")}
+    kept = {
+        name: out_at(name, f"models/gguf/{STEM}.gguf", clone).md5
+        for name in ("v-one", "v-two", "v-three")
+    }
     run(clone, "git", "checkout", "-q", "-b", "side", "v-two")
     build(clone, 11)  # committed on a branch that is nowhere else
     run(clone, "git", "commit", "-qam", "side")
     kept["side"] = out_at("side", f"models/gguf/{STEM}.gguf", clone).md5
-    build(clone, 12)  # an experiment: a commit that only refs/exps names, as `dvc exp run` leaves it
+    build(
+        clone, 12
+    )  # an experiment: a commit that only refs/exps names, as `dvc exp run` leaves it
     run(clone, "git", "add", "-A")
     tree = run(clone, "git", "write-tree").strip()
     commit = run(clone, "git", "commit-tree", tree, "-p", "side", "-m", "experiment").strip()
@@ -258,7 +288,7 @@ def test_gc_keeps_what_a_branch_an_experiment_and_the_workspace_need(clone: Path
     lost = object_path(hashlib.md5(b"unnamed", usedforsecurity=False).hexdigest(), clone)
     lost.parent.mkdir(exist_ok=True)
     lost.write_bytes(b"unnamed")
-    gc.collect(clone)
+    store.collect(clone)
     assert len(set(kept.values())) == 6
     assert [name for name, md5 in kept.items() if not object_path(md5, clone).is_file()] == []
     assert not lost.exists()
@@ -266,21 +296,38 @@ def test_gc_keeps_what_a_branch_an_experiment_and_the_workspace_need(clone: Path
 
 def test_a_stage_of_files_and_folders_is_stored_once(tmp_path: Path) -> None:
     """With the shipped .dvc/config: the file in the workspace and the one in the cache are one (two names, one inode)."""
-    (tmp_path / "make.py").write_text("from pathlib import Path\nPath('folder/deep').mkdir(parents=True)\n"
-                                      "for name in ('file', 'folder/one', 'folder/deep/two'):\n    Path(name).write_bytes(name.encode() * 100_000)\n")
-    (tmp_path / "dvc.yaml").write_text("stages:\n  made: {cmd: python make.py, outs: [file, folder]}\n", encoding="utf-8")
+    (tmp_path / "make.py").write_text(
+        "from pathlib import Path\nPath('folder/deep').mkdir(parents=True)\n"
+        "for name in ('file', 'folder/one', 'folder/deep/two'):\n    Path(name).write_bytes(name.encode() * 100_000)\n"
+    )
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  made: {cmd: python make.py, outs: [file, folder]}\n", encoding="utf-8"
+    )
     for command in (("git", "init", "-q"), (sys.executable, "-m", "dvc", "init", "-q")):
         run(tmp_path, *command)
     shutil.copyfile(ROOT / ".dvc/config", tmp_path / ".dvc/config")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=tmp_path, check=True,
-                   env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
-    assert {name: (tmp_path / name).stat().st_nlink for name in ("file", "folder/one", "folder/deep/two")} == {"file": 2, "folder/one": 2, "folder/deep/two": 2}
-    objects = [path for path in (tmp_path / ".dvc/cache/files/md5").glob("??/*") if not path.name.endswith(".dir")]
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-q"],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert {
+        name: (tmp_path / name).stat().st_nlink
+        for name in ("file", "folder/one", "folder/deep/two")
+    } == {"file": 2, "folder/one": 2, "folder/deep/two": 2}
+    objects = [
+        path
+        for path in (tmp_path / ".dvc/cache/files/md5").glob("??/*")
+        if not path.name.endswith(".dir")
+    ]
     names = [tmp_path / "file", tmp_path / "folder/one", tmp_path / "folder/deep/two"]
     assert sorted(p.stat().st_ino for p in objects) == sorted(p.stat().st_ino for p in names)
 
 
-def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(clone: Path, tmp_path: Path) -> None:
+def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(
+    clone: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "stick"
     bundle.make("v-two", out, clone)
     verify = [sys.executable, "-I", str(out / "verify.py")]
@@ -293,24 +340,59 @@ def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(clone:
         bundle.make("v-two", out, clone)
 
 
-def test_wheels_of_this_environment_are_installed_in_an_empty_one_without_index_and_answer(clone: Path, tmp_path: Path) -> None:
+def test_wheels_of_this_environment_are_installed_in_an_empty_one_without_index_and_answer(
+    clone: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "stick"
     bundle.make("v-three", out, clone, with_wheels=True)
     assert all(zipfile.ZipFile(wheel).testzip() is None for wheel in (out / "wheels").glob("*.whl"))
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True
+    )
     python = tmp_path / "venv/bin/python"
-    outside = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PIP_INDEX_URL")} | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-index", "--no-deps", "--no-compile",
-                    *map(str, sorted((out / "wheels").glob("*.whl")))], check=True, env=outside)
+    outside = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PIP_INDEX_URL")} | {
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "install",
+            "-q",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            *map(str, sorted((out / "wheels").glob("*.whl"))),
+        ],
+        check=True,
+        env=outside,
+    )
     assert subprocess.run([python, out / "verify.py"], check=False, env=outside).returncode == 0
-    done = subprocess.run([tmp_path / "venv/bin/so8t", "ask", "--json", "--release", out / "release", "要点をまとめてください。"], cwd=tmp_path, env=outside,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            tmp_path / "venv/bin/so8t",
+            "ask",
+            "--json",
+            "--release",
+            out / "release",
+            "要点をまとめてください。",
+        ],
+        cwd=tmp_path,
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["decision"] in {"ALLOW", "ESCALATE", "DENY"}
 
 
 def test_what_asking_needs_holds_no_training_library() -> None:
-    names = wheels.closure()
+    names = bundle.closure()
     assert {"numpy", "llama-cpp-python", "gguf"} <= set(names)
     assert not {"torch", "transformers", "dvc", "peft"} & set(names)
 
@@ -321,11 +403,16 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert facts["author"] == "tester"
     assert facts["released"][0]["version"] == "v1.1.0"
     assert facts["released"][0]["by"]
-    assert facts["release"][f"{STEM}.gguf"]["sha256"] == release.digests(clone / "models/release")[f"{STEM}.gguf"]
+    assert (
+        facts["release"][f"{STEM}.gguf"]["sha256"]
+        == manifest.digests(clone / "models/release")[f"{STEM}.gguf"]
+    )
     assert set(facts["outputs"]) == {f"models/gguf/{STEM}.gguf", "models/release", "data/prepared"}
     assert facts["data"]["licences"] == {"train": {"so8t: CC0-1.0": 9}}
     assert facts["environment"]["engine"]["llama_cpp"]
     assert facts["policy"]["sha256"]
-    assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {p.name for p in (tmp_path / "audit").iterdir()}
+    assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {
+        p.name for p in (tmp_path / "audit").iterdir()
+    }
     assert (tmp_path / "audit/release/card.json").is_file()
     assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()

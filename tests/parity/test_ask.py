@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from so8t.agent.answer import Assistant
-from so8t.agent.cli import WITHDRAWN, ask
-from so8t.agent.speech import copies
 from so8t.calibration import card as cards
 from so8t.chat import Thinking
 from so8t.errors import ArtifactError
 from so8t.llama import Engine
 from so8t.release.manifest import Manifest, write_manifest
 from so8t.scoring.reader import GgufReader
+from so8t.serving.answer import Assistant
+from so8t.serving.cli import WITHDRAWN, ask
+from so8t.serving.two_phase import copies
 from so8t.verdict import Verdict
 from tests.fakes.cards import make_card
 
@@ -31,9 +31,21 @@ SECRET = "対象は弾薬庫の鍵の置き場所であり三番目の棚にあ�
 def release(tiny: Path, folder: Path, card: cards.Card | None, **changes: Any) -> Path:
     folder.mkdir()
     shutil.copy(tiny, folder / tiny.name)
-    fields = {"schema": "so8t.release/1", "model": "b", "type": "F16", "file": tiny.name, "name": "so8t-b",
-              "system": SYSTEM, "format": "heading", "semantic_digest": "x", "template_sha256": "y",
-              "think_tokens": 12, "answer_tokens": 12, "replies": {"escalate": ESCALATE, "deny": DENY}, **changes}
+    fields = {
+        "schema": "so8t.release/1",
+        "model": "b",
+        "type": "F16",
+        "file": tiny.name,
+        "name": "so8t-b",
+        "system": SYSTEM,
+        "format": "heading",
+        "semantic_digest": "x",
+        "template_sha256": "y",
+        "think_tokens": 12,
+        "answer_tokens": 12,
+        "replies": {"escalate": ESCALATE, "deny": DENY},
+        **changes,
+    }
     write_manifest(folder, Manifest.model_validate(fields))
     if card is not None:
         cards.write(folder / "card.json", card)
@@ -59,7 +71,9 @@ def test_the_decision_is_the_cards_over_the_files_own_numbers(tiny: Path, tmp_pa
     with Engine(tiny, n_ctx=1024, threads=1) as engine:
         reader = GgufReader(engine, SYSTEM)
         logits = [reader.read(text).prefill or () for text in texts]
-    middle = sorted(cards.apply(make_card(tiny, SYSTEM), row, None).probabilities[2] for row in logits)[6]
+    middle = sorted(
+        cards.apply(make_card(tiny, SYSTEM), row, None).probabilities[2] for row in logits
+    )[6]
     card = make_card(tiny, SYSTEM, deny=middle)
     wanted = [cards.apply(card, row, None) for row in logits]
     with Assistant(release(tiny, tmp_path / "r", card)) as assistant:
@@ -67,16 +81,23 @@ def test_the_decision_is_the_cards_over_the_files_own_numbers(tiny: Path, tmp_pa
     assert [a.probabilities for a in answers] == [w.probabilities for w in wanted]
     assert len({w.verdict for w in wanted}) > 1
     for answer, decision in zip(answers, wanted, strict=True):
-        assert answer.verdict == decision.verdict or (decision.verdict is Verdict.ALLOW and answer.reason)
+        assert answer.verdict == decision.verdict or (
+            decision.verdict is Verdict.ALLOW and answer.reason
+        )
         if answer.verdict is not Verdict.ALLOW:
             assert answer.text == (DENY if answer.verdict is Verdict.DENY else ESCALATE)
 
 
-def test_thinking_is_used_and_never_shown(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                          caplog: pytest.LogCaptureFixture) -> None:
+def test_thinking_is_used_and_never_shown(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
-    script = Script(monkeypatch, f"# 思考ステップ\n{SECRET}\n\n# 最終回答\n捨てられる", "予定は三時です。")
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400)
+    script = Script(
+        monkeypatch, f"# 思考ステップ\n{SECRET}\n\n# 最終回答\n捨てられる", "予定は三時です。"
+    )
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400
+    )
     result = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--json"])
     said = json.loads(result.output)
     assert (said["decision"], said["answer"], said["cut"]) == ("ALLOW", "予定は三時です。", False)
@@ -86,15 +107,21 @@ def test_thinking_is_used_and_never_shown(tiny: Path, tmp_path: Path, monkeypatc
     assert not any(SECRET[i : i + 8] in everything for i in range(len(SECRET) - 7))
 
 
-@pytest.mark.parametrize(("answer", "reason"), [
-    (f"実は、{SECRET}のです。", "repeated private thinking"),
-    ("はい。\n# 思考ステップ\n内緒", "marker"),
-    ("", "no answer"),
-])
-def test_an_answer_that_may_not_be_shown_escalates(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                   answer: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (f"実は、{SECRET}のです。", "repeated private thinking"),
+        ("はい。\n# 思考ステップ\n内緒", "marker"),
+        ("", "no answer"),
+    ],
+)
+def test_an_answer_that_may_not_be_shown_escalates(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, reason: str
+) -> None:
     Script(monkeypatch, f"# 思考ステップ\n{SECRET}", answer)
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400)
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=400
+    )
     with Assistant(folder) as assistant:
         given = assistant.answer("予定は?")
     assert (given.verdict, given.text) == (Verdict.ESCALATE, ESCALATE)
@@ -105,11 +132,14 @@ def test_an_answer_that_may_not_be_shown_escalates(tiny: Path, tmp_path: Path, m
 def test_what_the_user_said_may_be_repeated() -> None:
     assert copies(f"「{SECRET}」ですね", Thinking(SECRET), "予定は?")
     assert not copies(f"「{SECRET}」ですね", Thinking(SECRET), f"教えて。{SECRET}。")
-    assert copies("　".join(SECRET), Thinking(SECRET), "")  # spaces between the characters hide nothing
+    assert copies(
+        "　".join(SECRET), Thinking(SECRET), ""
+    )  # spaces between the characters hide nothing
 
 
-def test_limits_end_both_phases_and_the_answer_says_so(tiny: Path, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_end_both_phases_and_the_answer_says_so(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Script(monkeypatch, "# 思考ステップ\n" + "長" * 50, "い" * 50)
     folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM))
     with Assistant(folder) as assistant:
@@ -135,14 +165,20 @@ def test_an_edited_card_escalates_everything(tiny: Path, tmp_path: Path) -> None
 
 
 def test_an_uncertified_card_never_allows(tiny: Path, tmp_path: Path) -> None:
-    with Assistant(release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))) as assistant:
+    with Assistant(
+        release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))
+    ) as assistant:
         answers = [assistant.answer(f"依頼{n}") for n in range(6)]
     assert {a.verdict for a in answers} == {Verdict.ESCALATE}
     assert "not certified" in answers[0].reason
 
 
-@pytest.mark.parametrize("change", [{"semantic_digest": "0" * 64}, {"template_sha256": "0" * 64}, {"engine": "other"}])
-def test_a_card_for_something_else_is_refused(tiny: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"semantic_digest": "0" * 64}, {"template_sha256": "0" * 64}, {"engine": "other"}]
+)
+def test_a_card_for_something_else_is_refused(
+    tiny: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
     if "engine" in change:
         change = {"engine": make_card(tiny, SYSTEM).engine | {"llama_cpp": "0.0.1"}}
     folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, **change))
@@ -180,10 +216,19 @@ def streamed(folder: Path, text: str = "予定は?") -> tuple[list[str], Any]:
 
 
 @pytest.mark.parametrize("fmt", ["heading", "quadruple"])
-def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: str) -> None:
+def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: str
+) -> None:
     said = STORY if fmt == "heading" else f"{STORY}</final>"
     script = Script(monkeypatch, SECRET, said, SECRET, said)
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=900, format=fmt)
+    folder = release(
+        tiny,
+        tmp_path / "r",
+        make_card(tiny, SYSTEM),
+        think_tokens=400,
+        answer_tokens=900,
+        format=fmt,
+    )
     pieces, given = streamed(folder)
     assert len(pieces) > 5
     assert "".join(pieces) == given.text == STORY
@@ -192,12 +237,21 @@ def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(tiny: Path, tmp_pat
     assert script.said == []
 
 
-@pytest.mark.parametrize(("ending", "reason"), [(f"実は、{SECRET}のです。", "repeated private thinking"), (f"\n# 思考ステップ\n{SECRET}", "marker"),
-                                               (f"<think>{SECRET}", "marker")])
-def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                      ending: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (f"実は、{SECRET}のです。", "repeated private thinking"),
+        (f"\n# 思考ステップ\n{SECRET}", "marker"),
+        (f"<think>{SECRET}", "marker"),
+    ],
+)
+def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, reason: str
+) -> None:
     Script(monkeypatch, f"# 思考ステップ\n{SECRET}", f"{STORY * 2}{ending}{STORY}")
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900)
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900
+    )
     pieces, given = streamed(folder)
     shown = "".join(pieces)
     assert shown
@@ -206,16 +260,30 @@ def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(tiny: Pat
     assert reason in given.reason
 
 
-def test_ask_stream_prints_decision_then_answer_and_takes_back_what_is_withheld(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900)
+def test_ask_stream_prints_decision_then_answer_and_takes_back_what_is_withheld(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900
+    )
     Script(monkeypatch, SECRET, STORY, SECRET, f"{STORY * 2}{SECRET}{STORY}")
     good = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream"]).output
     assert good.startswith("ALLOW ")
     assert good.endswith(f"\n\n{STORY}\n")
     bad = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream"]).output
-    assert bad.index("予定は三時") < bad.index(WITHDRAWN) < bad.index("\nESCALATE ") < bad.index(ESCALATE)
+    assert (
+        bad.index("予定は三時")
+        < bad.index(WITHDRAWN)
+        < bad.index("\nESCALATE ")
+        < bad.index(ESCALATE)
+    )
     assert not any(SECRET[i : i + 2] in good + bad for i in range(len(SECRET) - 1))
-    assert CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--stream", "--json"]).exit_code == 2
+    assert (
+        CliRunner()
+        .invoke(ask, ["予定は?", "--release", str(folder), "--stream", "--json"])
+        .exit_code
+        == 2
+    )
 
 
 def test_ask_stream_of_a_refusal_is_the_deployments_reply(tiny: Path, tmp_path: Path) -> None:

@@ -11,17 +11,24 @@ from so8t.errors import ArtifactError, GateError
 from so8t.files import read_json
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.tuning import adapter
-from so8t.tuning.bake import bake
-from so8t.tuning.batches import Example
-from so8t.tuning.load import load_full
-from so8t.tuning.parity import LIMIT
-from so8t.tuning.train import build
+from so8t.training import adapter
+from so8t.training.bake import bake
+from so8t.training.batches import Example
+from so8t.training.load import load_full
+from so8t.training.parity import LIMIT
+from so8t.training.train import build
 from tests.fakes.tuning import KINDS, params, stir, tiny_base
 
 pytestmark = pytest.mark.parity
 # the last text passes the original window of longrope
-TEXTS = [Example(ids, 3, -1, -1) for ids in ((35, 17, 300, 42, 97, 11, 13, 200, 31, 77), (39, 38, 100, 4, 250), tuple(range(20, 330)))]
+TEXTS = [
+    Example(ids, 3, -1, -1)
+    for ids in (
+        (35, 17, 300, 42, 97, 11, 13, 200, 31, 77),
+        (39, 38, 100, 4, 250),
+        tuple(range(20, 330)),
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +47,13 @@ def trained(base, folder, lora=True, heads=True, theta=0.4):
     settings = params(**{"train.lora_r": 4 if lora else 0, "heads.enabled": heads})
     trainee = build(base, settings, Template.of(base))
     stir(trainee, theta=theta)
-    adapter.save(folder, trainee.objective.model, trainee.gates, trainee.heads,
-                 adapter.describe(settings, trainee.heads, "base", "data"))
+    adapter.save(
+        folder,
+        trainee.objective.model,
+        trainee.gates,
+        trainee.heads,
+        adapter.describe(settings, trainee.heads, "base", "data"),
+    )
     return trainee
 
 
@@ -50,15 +62,22 @@ def trained(base, folder, lora=True, heads=True, theta=0.4):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_baked_model_is_the_trained_one(bases, tmp_path, kind, lora, heads):
     trainee = trained(bases[kind], tmp_path / "adapter", lora, heads)
-    report = bake(bases[kind], tmp_path / "adapter", tmp_path / "baked", TEXTS[:2], Progress("bake"))
+    report = bake(
+        bases[kind], tmp_path / "adapter", tmp_path / "baked", TEXTS[:2], Progress("bake")
+    )
     assert report["parity"]["relative_error"] <= LIMIT
     stock = load_full(tmp_path / "baked")
     assert set(stock.state_dict()) == set(load_full(bases[kind]).state_dict())
     trainee.objective.eval()  # the very object that was trained, not the reloaded one
     ids = torch.tensor([TEXTS[2].ids])
     with torch.no_grad():
-        hidden = trainee.objective.model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state if lora else \
-            trainee.objective.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = (
+            trainee.objective.model.get_base_model()
+            .model(input_ids=ids, use_cache=False)
+            .last_hidden_state
+            if lora
+            else trainee.objective.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        )
         want = trainee.objective.logits(hidden)[0]
         if heads:
             want[:, trainee.heads.token_ids] *= report["head_scale"]
@@ -69,29 +88,45 @@ def test_the_baked_model_is_the_trained_one(bases, tmp_path, kind, lora, heads):
 def test_everything_but_the_weights_is_copied_byte_for_byte(bases, tmp_path):
     trained(bases["phi35"], tmp_path / "adapter")
     bake(bases["phi35"], tmp_path / "adapter", tmp_path / "baked", TEXTS[:1], Progress("bake"))
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+    ):
         assert (tmp_path / "baked" / name).read_bytes() == (bases["phi35"] / name).read_bytes()
 
 
 def test_a_transposed_fold_is_stopped(bases, tmp_path, monkeypatch):
-    from so8t.tuning import bake as module
+    from so8t.training import bake as module
 
     trained(bases["llama"], tmp_path / "adapter")
     right = rotation.fold
-    monkeypatch.setattr(module, "rotation", SimpleNamespace(
-        fold=lambda weight, turned: right(weight, turned.mT), exponential=rotation.exponential, skew=rotation.skew))
+    monkeypatch.setattr(
+        module,
+        "rotation",
+        SimpleNamespace(
+            fold=lambda weight, turned: right(weight, turned.mT),
+            exponential=rotation.exponential,
+            skew=rotation.skew,
+        ),
+    )
     with pytest.raises(GateError, match="differ"):
         bake(bases["llama"], tmp_path / "adapter", tmp_path / "baked", TEXTS[:2], Progress("bake"))
     assert not (tmp_path / "baked").exists()
 
 
 def test_lora_folded_after_the_rotation_is_stopped(bases, tmp_path, monkeypatch):
-    from so8t.tuning import bake as module
+    from so8t.training import bake as module
 
     trained(bases["llama"], tmp_path / "adapter")
 
     def wrong(self, name, weight):
-        out = rotation.fold(weight, self.rotations[name]) if name in self.rotations else weight.double()
+        out = (
+            rotation.fold(weight, self.rotations[name])
+            if name in self.rotations
+            else weight.double()
+        )
         if name in self.lora:
             out = out + self.scaling * (self.lora[name][1].double() @ self.lora[name][0].double())
         self.used.add(name)
@@ -105,7 +140,13 @@ def test_lora_folded_after_the_rotation_is_stopped(bases, tmp_path, monkeypatch)
 def test_an_adapter_that_learnt_nothing_is_not_baked(bases, tmp_path):
     settings = params(**{"heads.enabled": False})
     trainee = build(bases["llama"], settings, Template.of(bases["llama"]))
-    adapter.save(tmp_path / "adapter", trainee.objective.model, trainee.gates, None, adapter.describe(settings, None, "b", "d"))
+    adapter.save(
+        tmp_path / "adapter",
+        trainee.objective.model,
+        trainee.gates,
+        None,
+        adapter.describe(settings, None, "b", "d"),
+    )
     with pytest.raises(GateError, match="equals its base"):
         bake(bases["llama"], tmp_path / "adapter", tmp_path / "baked", TEXTS[:1], Progress("bake"))
 
@@ -135,7 +176,9 @@ def test_sharded_and_bf16_bases_keep_their_shards_and_dtype(tmp_path):
     bake(sharded, tmp_path / "adapter", tmp_path / "baked", TEXTS[:2], Progress("bake"))
     index = read_json(sharded / "model.safetensors.index.json")
     assert read_json(tmp_path / "baked" / "model.safetensors.index.json") == index
-    assert {t.dtype for t in load_full(tmp_path / "baked", torch.bfloat16).state_dict().values()} == {torch.bfloat16}
+    assert {
+        t.dtype for t in load_full(tmp_path / "baked", torch.bfloat16).state_dict().values()
+    } == {torch.bfloat16}
 
 
 def test_two_bakes_of_one_adapter_are_the_same_bytes(bases, tmp_path):

@@ -5,9 +5,9 @@ import torch
 
 from so8t.errors import DataError
 from so8t.template import Template
-from so8t.tuning.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
-from so8t.tuning.load import load_full
-from so8t.tuning.objective import Objective, weigh
+from so8t.training.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
+from so8t.training.load import load_full
+from so8t.training.objective import Objective, weigh
 from tests.fakes.tuning import params, prepared, rows, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -48,7 +48,12 @@ def test_packed_rows_give_the_logits_and_gradients_of_separate_ones(bases, examp
         alone = collate([[example]], 0)
         row, start = (0, at) if number < 3 else (1, at - sum(len(e.ids) for e in examples[:3]))
         want = objective.hidden(alone)[0]
-        assert torch.allclose(hidden[row, start : start + len(example.ids)], want, rtol=0, atol=2e-5 * float(want.abs().max()))
+        assert torch.allclose(
+            hidden[row, start : start + len(example.ids)],
+            want,
+            rtol=0,
+            atol=2e-5 * float(want.abs().max()),
+        )
         at += len(example.ids)
         one = objective(alone)
         weigh(one, counts, params().active.loss, 0.05).backward()
@@ -63,9 +68,15 @@ def test_the_contaminated_call_differs(bases, examples):
     model = load_full(bases["phi3"])
     packed = collate([examples[:3]], 0)
     with torch.no_grad():
-        clean = model.model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False).last_hidden_state
-        mixed = model.model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False,
-                            attention_mask=torch.ones_like(packed.ids)).last_hidden_state
+        clean = model.model(
+            input_ids=packed.ids, position_ids=packed.positions, use_cache=False
+        ).last_hidden_state
+        mixed = model.model(
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            use_cache=False,
+            attention_mask=torch.ones_like(packed.ids),
+        ).last_hidden_state
     assert (clean - mixed).abs().max() > 1e-2 * clean.abs().max()
 
 
@@ -78,19 +89,27 @@ def test_the_prompt_is_masked_and_the_end_token_is_learnt(bases, examples):
         assert not learnt[: example.prompt].any()
         assert learnt[example.prompt :].all()
         assert end in batch.labels[0][learnt].tolist()
-        cue = template.tokenizer.decode(batch.ids[0, example.prompt :].tolist(), skip_special_tokens=False)
+        cue = template.tokenizer.decode(
+            batch.ids[0, example.prompt :].tolist(), skip_special_tokens=False
+        )
         assert cue.startswith("# 判定\n")
         assert batch.ends.tolist() == [[0, example.prompt - 1]]
 
 
 def _spelt(batch, prompt):
-    return [int(batch.ids[row, position]) for row, position, number in batch.spelt.tolist() if number == prompt]
+    return [
+        int(batch.ids[row, position])
+        for row, position, number in batch.spelt.tolist()
+        if number == prompt
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tokens_that_spell_the_verdict_are_found_also_where_rows_are_packed(bases, kind):
     template = Template.of(bases[kind])
-    wanted = [row | {"text": f"# 判定\n{row['verdict']}\n{row['text']}"} for row in rows(6)]  # a request may say it, too
+    wanted = [
+        row | {"text": f"# 判定\n{row['verdict']}\n{row['text']}"} for row in rows(6)
+    ]  # a request may say it, too
     made = [example_of(row, template, SYSTEM) for row in wanted]
     batch = collate([made[:4], made[4:]], 0)
     for number, (row, example) in enumerate(zip(wanted, made, strict=True)):
@@ -100,16 +119,24 @@ def test_the_tokens_that_spell_the_verdict_are_found_also_where_rows_are_packed(
 
 def test_an_answer_that_does_not_say_its_verdict_has_no_spelt_tokens(bases):
     template = Template.of(bases["phi3"])
-    silent = [row | {"response": "# 最終回答\nはい。"} for row in rows(2)] + [rows(3)[2] | {"verdict": None}]
+    silent = [row | {"response": "# 最終回答\nはい。"} for row in rows(2)] + [
+        rows(3)[2] | {"verdict": None}
+    ]
     assert len(collate([[example_of(row, template, SYSTEM)] for row in silent], 0).spelt) == 0
 
 
 def test_the_label_loss_is_the_language_loss_of_the_spelt_tokens_alone(bases, examples):
-    objective, batch = Objective(load_full(bases["phi3"]), None, use_pet=False), collate([examples[:3], examples[3:]], 0)
+    objective, batch = (
+        Objective(load_full(bases["phi3"]), None, use_pet=False),
+        collate([examples[:3], examples[3:]], 0),
+    )
     with torch.no_grad():
         losses = torch.log_softmax(objective.logits(objective.hidden(batch)).float(), -1)
         parts = objective(batch)
-    want = sum(-float(losses[row, position - 1, batch.ids[row, position]]) for row, position, _ in batch.spelt.tolist())
+    want = sum(
+        -float(losses[row, position - 1, batch.ids[row, position]])
+        for row, position, _ in batch.spelt.tolist()
+    )
     assert float(parts.label) == pytest.approx(want, rel=1e-5)
     assert 0.0 < want < float(parts.lm)
 
@@ -122,7 +149,9 @@ def test_without_heads_a_verdict_is_right_when_every_token_of_it_is(bases, examp
     def logits(states):
         right = torch.tensor([next(rights) for _ in states])
         rows, positions, _ = batch.spelt.unbind(1)
-        return torch.zeros(len(states), int(batch.ids.max()) + 1).scatter(1, batch.ids[rows, positions][:, None], (2 * right - 1)[:, None])
+        return torch.zeros(len(states), int(batch.ids.max()) + 1).scatter(
+            1, batch.ids[rows, positions][:, None], (2 * right - 1)[:, None]
+        )
 
     objective.logits = logits
     _, hits, count = objective._label(objective.hidden(batch), batch)
@@ -132,7 +161,9 @@ def test_without_heads_a_verdict_is_right_when_every_token_of_it_is(bases, examp
 def test_labels_of_packed_rows_do_not_cross_samples(examples):
     batch = collate([examples[:2]], 0)
     first = len(examples[0].ids)
-    assert batch.labels[0, first] == IGNORE  # no token is predicted from another sample's last state
+    assert (
+        batch.labels[0, first] == IGNORE
+    )  # no token is predicted from another sample's last state
     assert batch.positions[0, first] == 0
     assert batch.samples[0].unique().tolist() == [0, 1]
 
@@ -165,7 +196,9 @@ def test_bins_hold_every_row_once_and_never_overflow(examples):
 
 def test_rows_that_are_too_long_are_counted_and_none_left_is_an_error(bases, tmp_path):
     folder, template = prepared(tmp_path, train=9), Template.of(bases["phi3"])
-    lengths = sorted(len(e.ids) for e in read_examples(folder / "train.jsonl", template, SYSTEM, 10_000)[0])
+    lengths = sorted(
+        len(e.ids) for e in read_examples(folder / "train.jsonl", template, SYSTEM, 10_000)[0]
+    )
     kept, dropped = read_examples(folder / "train.jsonl", template, SYSTEM, lengths[4])
     assert dropped == sum(length > lengths[4] for length in lengths)
     assert len(kept) + dropped == 9

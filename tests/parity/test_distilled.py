@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from so8t.errors import ArtifactError
-from so8t.tuning import distilled
-from so8t.tuning.load import load_full
+from so8t.training import distilled
+from so8t.training.load import load_full
 from tests.fakes.tuning import tiny_base
 
 pytestmark = pytest.mark.parity
@@ -26,7 +26,9 @@ def random(*shape, seed=0):
 
 
 def state_of(base, prefix="base_model."):
-    return {f"{prefix}{name}": tensor + 0.01 for name, tensor in load_full(base).state_dict().items()}
+    return {
+        f"{prefix}{name}": tensor + 0.01 for name, tensor in load_full(base).state_dict().items()
+    }
 
 
 def save(path, state, **more):
@@ -36,10 +38,23 @@ def save(path, state, **more):
 
 @pytest.mark.parametrize("layout", ["flat", "nested", "bare"])
 def test_flat_nested_and_bare_files_read_alike(base, tmp_path, layout):
-    state = {"safety_head_b.safety_classifier.weight": random(3, 64), "group_structure.rotation_params": random(8, 8), "task_head_a.x": random(2).half()}
-    nested = {"safety_head_b": {"safety_classifier": {"weight": state["safety_head_b.safety_classifier.weight"]}},
-              "group_structure": {"rotation_params": state["group_structure.rotation_params"]}, "task_head_a": {"x": state["task_head_a.x"]}}
-    layouts = {"flat": {"state_dict": state, "hparams": {"vocab_size": 512}, "optimizer_state_dict": {}}, "nested": {"model_state_dict": nested}, "bare": state}
+    state = {
+        "safety_head_b.safety_classifier.weight": random(3, 64),
+        "group_structure.rotation_params": random(8, 8),
+        "task_head_a.x": random(2).half(),
+    }
+    nested = {
+        "safety_head_b": {
+            "safety_classifier": {"weight": state["safety_head_b.safety_classifier.weight"]}
+        },
+        "group_structure": {"rotation_params": state["group_structure.rotation_params"]},
+        "task_head_a": {"x": state["task_head_a.x"]},
+    }
+    layouts = {
+        "flat": {"state_dict": state, "hparams": {"vocab_size": 512}, "optimizer_state_dict": {}},
+        "nested": {"model_state_dict": nested},
+        "bare": state,
+    }
     torch.save(layouts[layout], tmp_path / "x.pt")
     found = distilled.read(tmp_path / "x.pt")
     info = found.info()
@@ -78,18 +93,32 @@ def test_damaged_and_empty_files_are_refused(base, tmp_path):
 
 def test_base_and_linear_heads_become_a_stock_model_with_the_verdicts_in_our_order(base, tmp_path):
     safety, authority = random(3, 64), random(2, 64, seed=1)
-    found = save(tmp_path / "d.pt", state_of(base) | {"safety_head_b.weight": safety, "safety_head_b.bias": torch.zeros(3), "authority_head.weight": authority})
+    found = save(
+        tmp_path / "d.pt",
+        state_of(base)
+        | {
+            "safety_head_b.weight": safety,
+            "safety_head_b.bias": torch.zeros(3),
+            "authority_head.weight": authority,
+        },
+    )
     facts = distilled.to_model(found, base, tmp_path / "out", IDS)
     assert facts["dropped"] == []
     model = load_full(tmp_path / "out")
     head = model.lm_head.weight
-    assert torch.equal(head[IDS], torch.cat([safety[[0, 2, 1]], authority]))  # origin order: ALLOW, REFUSE, ESCALATE
+    assert torch.equal(
+        head[IDS], torch.cat([safety[[0, 2, 1]], authority])
+    )  # origin order: ALLOW, REFUSE, ESCALATE
     want = found.tensors["base_model.model.layers.0.mlp.down_proj.weight"]
     assert torch.equal(model.model.layers[0].mlp.down_proj.weight, want)
 
 
 def test_a_file_of_heads_alone_goes_onto_the_base_given(base, tmp_path):
-    found = save(tmp_path / "h.pt", {"safety_classifier.weight": random(3, 64)}, config={"safety_classes": ["DENY", "ALLOW", "ESCALATE"]})
+    found = save(
+        tmp_path / "h.pt",
+        {"safety_classifier.weight": random(3, 64)},
+        config={"safety_classes": ["DENY", "ALLOW", "ESCALATE"]},
+    )
     distilled.to_model(found, base, tmp_path / "out", IDS)
     before, after = load_full(base).lm_head.weight, load_full(tmp_path / "out").lm_head.weight
     assert torch.equal(after[[7, 5, 6]], found.tensors["safety_classifier.weight"])
@@ -97,16 +126,26 @@ def test_a_file_of_heads_alone_goes_onto_the_base_given(base, tmp_path):
     assert torch.equal(before[others], after[others])
 
 
-@pytest.mark.parametrize(("extra", "named"), [
-    ({GATE: random(8, 8)}, "group_structure"), ({"vision_tower.patch.weight": random(4, 4)}, "vision_tower"),
-    ({"safety_head_b.safety_classifier.0.weight": random(16, 64)}, "safety_head_b"), ({"safety_head_b.bias": torch.ones(3)}, "safety_head_b"),
-    ({"authority_head.weight": random(2, 32)}, "authority_head")])
-def test_what_a_stock_graph_cannot_carry_is_refused_by_name_and_dropped_only_when_told(base, tmp_path, extra, named):
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({GATE: random(8, 8)}, "group_structure"),
+        ({"vision_tower.patch.weight": random(4, 4)}, "vision_tower"),
+        ({"safety_head_b.safety_classifier.0.weight": random(16, 64)}, "safety_head_b"),
+        ({"safety_head_b.bias": torch.ones(3)}, "safety_head_b"),
+        ({"authority_head.weight": random(2, 32)}, "authority_head"),
+    ],
+)
+def test_what_a_stock_graph_cannot_carry_is_refused_by_name_and_dropped_only_when_told(
+    base, tmp_path, extra, named
+):
     found = save(tmp_path / "d.pt", state_of(base) | extra)
     with pytest.raises(ArtifactError, match=named) as error:
         distilled.to_model(found, base, tmp_path / "out", IDS)
     assert f"--drop {named}" in error.value.fix
-    assert distilled.to_model(found, base, tmp_path / "out", IDS, drop=(named,))["dropped"] == sorted(extra)
+    assert distilled.to_model(found, base, tmp_path / "out", IDS, drop=(named,))[
+        "dropped"
+    ] == sorted(extra)
 
 
 def test_missing_and_misshaped_weights_are_named(base, tmp_path):
@@ -115,11 +154,18 @@ def test_missing_and_misshaped_weights_are_named(base, tmp_path):
     with pytest.raises(ArtifactError, match=r"model.norm.weight is missing"):
         distilled.to_model(save(tmp_path / "d.pt", state), base, tmp_path / "out", IDS)
     with pytest.raises(ArtifactError, match=r"\[3\], the model has \[64\]"):
-        distilled.to_model(save(tmp_path / "d.pt", state | {"base_model.model.norm.weight": gone[:3]}), base, tmp_path / "out", IDS)
+        distilled.to_model(
+            save(tmp_path / "d.pt", state | {"base_model.model.norm.weight": gone[:3]}),
+            base,
+            tmp_path / "out",
+            IDS,
+        )
     assert not (tmp_path / "out").exists()
 
 
-def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(tmp_path, monkeypatch, capsys):
+def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(
+    tmp_path, monkeypatch, capsys
+):
     from gguf import GGUFReader
 
     from so8t import cli
@@ -130,8 +176,20 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(tmp_pat
     monkeypatch.chdir(ROOT)
     folder = tiny_base(tmp_path / "phi", "phi3")
     safety = random(3, 64)
-    save(tmp_path / "founders.pt", state_of(folder) | {"safety_head_b.weight": safety, "vision_tower.patch.weight": random(4, 4)})
-    command = ["convert-pt", str(tmp_path / "founders.pt"), str(tmp_path / "out.gguf"), "--ftype", "f16", "--vocab-dir", str(folder)]
+    save(
+        tmp_path / "founders.pt",
+        state_of(folder)
+        | {"safety_head_b.weight": safety, "vision_tower.patch.weight": random(4, 4)},
+    )
+    command = [
+        "convert-pt",
+        str(tmp_path / "founders.pt"),
+        str(tmp_path / "out.gguf"),
+        "--ftype",
+        "f16",
+        "--vocab-dir",
+        str(folder),
+    ]
     with pytest.raises(SystemExit) as refused:
         cli.main(command)
     assert refused.value.code == ArtifactError.exit_code
@@ -142,10 +200,16 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(tmp_pat
     assert "safety head folded" in capsys.readouterr().out
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     ids = [distilled_token(folder, f"<|placeholder{i}|>") for i in (1, 2, 3)]
-    assert torch.equal(torch.from_numpy(tensors["output.weight"].copy())[ids].float(), safety[[0, 2, 1]].half().float())
+    assert torch.equal(
+        torch.from_numpy(tensors["output.weight"].copy())[ids].float(),
+        safety[[0, 2, 1]].half().float(),
+    )
     assert (tmp_path / "founders_config.json").is_file()
     with Ledger(default_path()) as ledger:
-        assert [(row["model_name"], row["conversion_status"]) for row in ledger.sessions()] == [("founders", "completed"), ("founders", "failed")]
+        assert [(row["model_name"], row["conversion_status"]) for row in ledger.sessions()] == [
+            ("founders", "completed"),
+            ("founders", "failed"),
+        ]
 
 
 def distilled_token(folder, name):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from so8t.evaluation import served
 from so8t.files import read_json
+from so8t.generation import record
 from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
@@ -22,18 +22,40 @@ SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
 def prepared(folder):
     choose = random.Random(5)
     for split in SPLITS:
-        rows = [{"id": f"{split}-{i}", "text": f"request {split} {i}", "verdict": choose.choice(["ALLOW", "ESCALATE", "DENY"]),
-                 "authority": "handle", "domain": choose.choice(["defense", "general"]), "thinking": "t", "final": f"answer {i}",
-                 "response": "", "group": f"{split}-g{i // 2}", "pair": None, "factors": {}} for i in range(8)]
+        rows = [
+            {
+                "id": f"{split}-{i}",
+                "text": f"request {split} {i}",
+                "verdict": choose.choice(["ALLOW", "ESCALATE", "DENY"]),
+                "authority": "handle",
+                "domain": choose.choice(["defense", "general"]),
+                "thinking": "t",
+                "final": f"answer {i}",
+                "response": "",
+                "group": f"{split}-g{i // 2}",
+                "pair": None,
+                "factors": {},
+            }
+            for i in range(8)
+        ]
         folder.mkdir(exist_ok=True)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     return folder
 
 
 def stage(place, name, *args):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SO8T_DATABASE": str(place / "database")}
-    return subprocess.run([sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)], cwd=place, env=environment,
-                          capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,49 +63,122 @@ def place(tmp_path_factory):
     """A project directory with a scored and calibrated file of the released type."""
     root = tmp_path_factory.mktemp("project")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    for before, after in (("bootstrap: 10000", "bootstrap: 200"), ("generate_rows: 24", "generate_rows: 2"), ("threads: 2", "threads: 1"),
-                          ("generate_tokens: 160", "generate_tokens: 6"), ("long_tokens: 1024", "long_tokens: 32"),
-                          ("speed_rows: 24", "speed_rows: 2"), ("n_ctx: 2048", "n_ctx: 1024"), ("num_ctx: 2048", "num_ctx: 1024")):
+    for before, after in (
+        ("bootstrap: 10000", "bootstrap: 200"),
+        ("generate_rows: 24", "generate_rows: 2"),
+        ("threads: 2", "threads: 1"),
+        ("generate_tokens: 160", "generate_tokens: 6"),
+        ("long_tokens: 1024", "long_tokens: 32"),
+        ("speed_rows: 24", "speed_rows: 2"),
+        ("n_ctx: 2048", "n_ctx: 1024"),
+        ("num_ctx: 2048", "num_ctx: 1024"),
+    ):
         text = text.replace(before, after)
     (root / "params.yaml").write_text(text, encoding="utf-8")
     write_tiny(root / "b-Q4_K_M.gguf")
     prepared(root / "prepared")
     (root / "nothing").mkdir()
-    for name, args in (("score", ["b-Q4_K_M.gguf", "b-Q4_K_M", "--model", "b", "--type", "Q4_K_M", "--prepared", "prepared"]),
-                       ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"]),
-                       ("serve", ["b-Q4_K_M.gguf", "not_run.json", "--prepared", "nothing", "--answers", "no_answers.jsonl", "--no-generate"])):
+    for name, args in (
+        (
+            "score",
+            [
+                "b-Q4_K_M.gguf",
+                "b-Q4_K_M",
+                "--model",
+                "b",
+                "--type",
+                "Q4_K_M",
+                "--prepared",
+                "prepared",
+            ],
+        ),
+        ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"]),
+        (
+            "serve",
+            [
+                "b-Q4_K_M.gguf",
+                "not_run.json",
+                "--prepared",
+                "nothing",
+                "--answers",
+                "no_answers.jsonl",
+                "--no-generate",
+            ],
+        ),
+    ):
         done = stage(root, name, *args)
         assert done.returncode == 0, done.stderr
     return root
 
 
 def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json"):
-    return stage(place, "evaluate", file, "--scores", "b-Q4_K_M", "--card", card, "--served", served, "--out", "out.json", "--plots", "plots")
+    return stage(
+        place,
+        "evaluate",
+        file,
+        "--scores",
+        "b-Q4_K_M",
+        "--card",
+        card,
+        "--served",
+        record,
+        "--out",
+        "out.json",
+        "--plots",
+        "plots",
+    )
 
 
 def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
-    served = stage(place, "serve", "b-Q4_K_M.gguf", "served.json", "--prepared", "prepared", "--answers", "answers.jsonl")
-    assert served.returncode == 0, served.stderr
+    record = stage(
+        place,
+        "serve",
+        "b-Q4_K_M.gguf",
+        "served.json",
+        "--prepared",
+        "prepared",
+        "--answers",
+        "answers.jsonl",
+    )
+    assert record.returncode == 0, record.stderr
     done = evaluate(place, served="served.json")
     assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
     assert (found["model"], found["type"], found["readout"]) == ("b", "Q4_K_M", "prefill")
-    assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"run"}
-    assert found["splits"]["test_iid"]["allow_rate_on_allow"]["k"] == 0  # eight rows certify nothing: the gate is closed
+    assert {
+        found[name]["status"] for name in ("generation", "stability", "retention", "speed")
+    } == {"run"}
+    assert (
+        found["splits"]["test_iid"]["allow_rate_on_allow"]["k"] == 0
+    )  # eight rows certify nothing: the gate is closed
     assert sorted(p.name for p in (place / "plots").iterdir()) == [
-        "confusion.csv", "domains.csv", "far_allow.csv", "latency.csv", "reliability.csv"]
+        "confusion.csv",
+        "domains.csv",
+        "far_allow.csv",
+        "latency.csv",
+        "reliability.csv",
+    ]
 
 
 def test_each_test_split_is_written_down_as_a_look(place):
     assert evaluate(place).returncode == 0
-    looks = [json.loads(line) for line in (place / "database" / "looks.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {"test_iid", "test_cells", "test_phrases"}
+    looks = [
+        json.loads(line)
+        for line in (place / "database" / "looks.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {
+        "test_iid",
+        "test_cells",
+        "test_phrases",
+    }
 
 
 def test_a_file_that_is_not_run_says_so_without_reading_a_row(place):
     assert evaluate(place).returncode == 0
     found = read_json(place / "out.json")
-    assert {found[name]["status"] for name in ("generation", "stability", "retention", "speed")} == {"not_run"}
+    assert {
+        found[name]["status"] for name in ("generation", "stability", "retention", "speed")
+    } == {"not_run"}
     assert (place / "no_answers.jsonl").read_bytes() == b""
 
 
@@ -103,7 +198,9 @@ def test_an_edited_card_is_refused(place):
 
 def test_what_was_measured_of_another_file_is_refused(place):
     held = read_json(place / "not_run.json")
-    (place / "other.json").write_text(json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8")
+    (place / "other.json").write_text(
+        json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8"
+    )
     done = evaluate(place, served="other.json")
     assert done.returncode == 5
     assert "measured of another file" in done.stderr
@@ -112,10 +209,25 @@ def test_what_was_measured_of_another_file_is_refused(place):
 def test_help_is_quick_enough_to_be_asked_for(place):
     done = stage(place, "evaluate", "--help")
     assert done.returncode == 0
-    assert "numpy" not in subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "stages/evaluate.py"), "--help"], cwd=place,
-                                         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stderr
+    assert (
+        "numpy"
+        not in subprocess.run(
+            [sys.executable, "-X", "importtime", str(ROOT / "stages/evaluate.py"), "--help"],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+    )
 
 
 def test_numbers_of_any_width_survive_the_hand_over(tmp_path):
-    served.save(served.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]), "d" * 64, tmp_path / "served.json")
-    assert served.load(tmp_path / "served.json", "d" * 64) == served.Served({"speed": {"ci95": [0.5, 0.333333333]}}, [0.25])
+    record.save(
+        record.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]),
+        "d" * 64,
+        tmp_path / "served.json",
+    )
+    assert record.load(tmp_path / "served.json", "d" * 64) == record.Served(
+        {"speed": {"ci95": [0.5, 0.333333333]}}, [0.25]
+    )

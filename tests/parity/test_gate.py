@@ -5,8 +5,8 @@ import torch
 
 from so8t import rotation
 from so8t.errors import ArtifactError, ParamsError
-from so8t.tuning import adapter, gate
-from so8t.tuning.load import load_full
+from so8t.training import adapter, gate
+from so8t.training.load import load_full
 from tests.fakes.tuning import params, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -28,11 +28,16 @@ def turn(gates, seed=1, scale=0.5):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    return {kind: tiny_base(root / kind, kind) for kind in ("phi3", "phi35", "phi4", "llama", "mistral", "qwen2", "qwen3", "tied")}
+    return {
+        kind: tiny_base(root / kind, kind)
+        for kind in ("phi3", "phi35", "phi4", "llama", "mistral", "qwen2", "qwen3", "tied")
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["phi3", "phi35", "phi4", "llama", "mistral", "qwen2", "qwen3", "tied"])
+@pytest.mark.parametrize(
+    "kind", ["phi3", "phi35", "phi4", "llama", "mistral", "qwen2", "qwen3", "tied"]
+)
 def test_an_untrained_gate_and_lora_leave_every_bit_of_the_base(folders, kind, dtype):
     base = logits(load_full(folders[kind], dtype))
     model = adapter.attach_lora(load_full(folders[kind], dtype), params().active.train)
@@ -40,7 +45,9 @@ def test_an_untrained_gate_and_lora_leave_every_bit_of_the_base(folders, kind, d
     assert len(gates) == 2
     assert torch.equal(logits(model), base)
     turn(gates)
-    assert (logits(model) - base).abs().max() > 0.01 * base.abs().max()  # the hook is really in the path
+    assert (
+        logits(model) - base
+    ).abs().max() > 0.01 * base.abs().max()  # the hook is really in the path
 
 
 @pytest.mark.parametrize("kind", ["phi3", "llama"])
@@ -48,14 +55,22 @@ def test_it_is_pefts_oft_given_the_same_rotation(folders, kind):
     """Exact Cayley with a block of eight on o_proj: the same 28 numbers per block, another map from them to R."""
     from peft import OFTConfig, get_peft_model
 
-    config = OFTConfig(oft_block_size=8, target_modules=["o_proj"], use_cayley_neumann=False, module_dropout=0.0, bias="none")
+    config = OFTConfig(
+        oft_block_size=8,
+        target_modules=["o_proj"],
+        use_cayley_neumann=False,
+        module_dropout=0.0,
+        bias="none",
+    )
     oracle = get_peft_model(load_full(folders[kind]), config).eval()
     model = load_full(folders[kind])
     gates = gate.install(model, "all")
     for index, layer in enumerate(oracle.get_base_model().model.layers):
         oft = layer.self_attn.o_proj.oft_R["default"]
         with torch.no_grad():
-            oft.weight.copy_(torch.randn(oft.weight.shape, generator=torch.Generator().manual_seed(index)) * 0.2)
+            oft.weight.copy_(
+                torch.randn(oft.weight.shape, generator=torch.Generator().manual_seed(index)) * 0.2
+            )
         turned = oft._cayley_batch(oft.weight, 8, use_cayley_neumann=False).detach()
         gates[index].theta.data.copy_(_theta_of(turned.double()).float())
         # OFT multiplies row vectors: x R_oft = R_oft^T x, so that our R is the transpose
@@ -79,13 +94,17 @@ def test_a_layer_that_is_not_there_is_an_error(folders, layers):
         gate.install(load_full(folders["phi3"]), layers)
 
 
-@pytest.mark.parametrize(("layers", "want"), [("all", [0, 1]), ("1-1", [1]), ([1, 0], [0, 1]), ("0-1", [0, 1])])
+@pytest.mark.parametrize(
+    ("layers", "want"), [("all", [0, 1]), ("1-1", [1]), ([1, 0], [0, 1]), ("0-1", [0, 1])]
+)
 def test_layers_are_chosen_by_list_range_or_all(folders, layers, want):
     assert list(gate.install(load_full(folders["phi3"]), layers)) == want
 
 
 def test_heads_that_blocks_would_straddle_are_refused(folders, tmp_path):
-    odd = tiny_base(tmp_path / "odd", "llama", hidden_size=60, num_attention_heads=5, num_key_value_heads=1)
+    odd = tiny_base(
+        tmp_path / "odd", "llama", hidden_size=60, num_attention_heads=5, num_key_value_heads=1
+    )
     with pytest.raises(ArtifactError, match="multiple of 8"):
         gate.install(load_full(odd), "all")
 
@@ -98,13 +117,17 @@ def test_width_is_that_of_the_heads_not_of_the_hidden_state(folders):
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
 def test_gradients_reach_the_gate_with_checkpointing_and_autocast(folders, autocast):
-    model = adapter.attach_lora(load_full(folders["phi3"]).requires_grad_(False), params().active.train)
+    model = adapter.attach_lora(
+        load_full(folders["phi3"]).requires_grad_(False), params().active.train
+    )
     gates = gate.install(model, "all")
     turn(gates, scale=0.1)
     grads = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
             model.enable_input_require_grads()
         model.train()
         with torch.autocast("cpu", dtype=autocast or torch.float32, enabled=autocast is not None):
@@ -126,18 +149,24 @@ def test_a_lora_target_that_matches_nothing_is_an_error(folders):
 
 
 def test_only_lora_gates_and_heads_are_trained(folders):
-    model = adapter.attach_lora(load_full(folders["phi3"]).requires_grad_(False), params().active.train)
+    model = adapter.attach_lora(
+        load_full(folders["phi3"]).requires_grad_(False), params().active.train
+    )
     gate.install(model, [1])
     names = set(adapter.trainable(model, None))
     assert names
-    assert all(".lora_" in name or name.endswith("layers.1.self_attn.so8t_gate.theta") for name in names)
+    assert all(
+        ".lora_" in name or name.endswith("layers.1.self_attn.so8t_gate.theta") for name in names
+    )
     next(iter(model.get_base_model().model.norm.parameters())).requires_grad_(True)
     with pytest.raises(ArtifactError, match="norm"):
         adapter.trainable(model, None)
 
 
 def test_what_is_saved_comes_back_and_a_missing_gate_file_is_refused(folders, tmp_path):
-    model = adapter.attach_lora(load_full(folders["phi3"]).requires_grad_(False), params().active.train)
+    model = adapter.attach_lora(
+        load_full(folders["phi3"]).requires_grad_(False), params().active.train
+    )
     gates = gate.install(model, "all")
     turn(gates)
     with torch.no_grad():

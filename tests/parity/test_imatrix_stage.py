@@ -6,10 +6,10 @@ import pytest
 
 from so8t import identity
 from so8t.errors import ArtifactError
-from so8t.export.convert import Recipe, convert
-from so8t.export.imatrix import read_imatrix
-from so8t.export.quantize import quantize
 from so8t.files import write_jsonl
+from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.quantize.imatrix import read_imatrix
+from so8t.gguf.quantize.quantize import quantize
 from tests.fakes import tiny_models
 from tests.unit.test_prepare_stage import ROOT, stage
 
@@ -20,7 +20,17 @@ pytestmark = pytest.mark.parity
 def folder(tmp_path: Path) -> Path:
     """A project with a model, its F16 file and training rows; `imatrix` is the parameter's line."""
     convert(tiny_models.phi3(tmp_path / "hf"), tmp_path / "a-F16.gguf", Recipe("F16", "m", "short"))
-    write_jsonl(tmp_path / "train.jsonl", [{"id": f"r{i}", "text": f"依頼{i}です。", "response": "# 判定\nALLOW\n# 最終回答\nはい。"} for i in range(6)])
+    write_jsonl(
+        tmp_path / "train.jsonl",
+        [
+            {
+                "id": f"r{i}",
+                "text": f"依頼{i}です。",
+                "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+            }
+            for i in range(6)
+        ],
+    )
     return tmp_path
 
 
@@ -28,10 +38,26 @@ def run(folder: Path, wanted: str) -> Path:
     """Both stages, with the parameter set; the quantised file."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     assert "imatrix: false" in text
-    (folder / "params.yaml").write_text(text.replace("imatrix: false", f"imatrix: {wanted}").replace("imatrix_rows: 256", "imatrix_rows: 4"), encoding="utf-8")
-    made = stage(folder, "imatrix.py", "hf" if wanted == "true" else "absent", "train.jsonl", "a.imatrix")
+    (folder / "params.yaml").write_text(
+        text.replace("imatrix: false", f"imatrix: {wanted}").replace(
+            "imatrix_rows: 256", "imatrix_rows: 4"
+        ),
+        encoding="utf-8",
+    )
+    made = stage(
+        folder, "imatrix.py", "hf" if wanted == "true" else "absent", "train.jsonl", "a.imatrix"
+    )
     assert made.returncode == 0, made.stderr
-    done = stage(folder, "quantize.py", "a-F16.gguf", f"{wanted}.gguf", "--type", "Q4_K_M", "--imatrix", "a.imatrix")
+    done = stage(
+        folder,
+        "quantize.py",
+        "a-F16.gguf",
+        f"{wanted}.gguf",
+        "--type",
+        "Q4_K_M",
+        "--imatrix",
+        "a.imatrix",
+    )
     assert done.returncode == 0, done.stderr
     return folder / f"{wanted}.gguf"
 

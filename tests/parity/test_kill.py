@@ -17,8 +17,19 @@ import pytest
 from so8t.files import sha256_file, sha256_tree
 from tests.fakes.tuning import ROOT, params, prepared, tiny_base
 
-pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")]
-SETTINGS = {"train.lora_dropout": 0.1, "train.batch_size": 2, "train.save_steps": 2, "train.keep": 3, "train.valid_steps": 10, "train.epochs": 4.0}
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL"),
+]
+SETTINGS = {
+    "train.lora_dropout": 0.1,
+    "train.batch_size": 2,
+    "train.save_steps": 2,
+    "train.keep": 3,
+    "train.valid_steps": 10,
+    "train.epochs": 4.0,
+}
 STEPS = 48  # 24 rows, 2 a step, 4 epochs
 KILLS = 5  # twenty, through DVC: tests/pipeline/test_killed_training.py
 LIMIT_S = 300.0  # for one attempt, on a machine that is busy
@@ -38,8 +49,21 @@ def place(tmp_path_factory):
 
 def start(place: Path, folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SO8T_DATABASE": str(folder / "database"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "stages/train.py"), "base", "prepared", str(folder / "adapter"), "--log", str(folder / "log.csv")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SO8T_DATABASE": str(folder / "database"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "stages/train.py"),
+        "base",
+        "prepared",
+        str(folder / "adapter"),
+        "--log",
+        str(folder / "log.csv"),
+    ]
     with (folder / "said").open("ab") as said:
         return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said)
 
@@ -75,8 +99,14 @@ def kill_once(place: Path, folder: Path, choose: random.Random) -> str:
     finally:
         process.kill()
         process.wait()
-    assert ended in (None, 0), (folder / "said").read_text(encoding="utf-8", errors="replace")[-2000:]
-    return "done" if ended == 0 else f"{kind}{' (half-written)' if half else ''} at {steps_done(folder)}"
+    assert ended in (None, 0), (folder / "said").read_text(encoding="utf-8", errors="replace")[
+        -2000:
+    ]
+    return (
+        "done"
+        if ended == 0
+        else f"{kind}{' (half-written)' if half else ''} at {steps_done(folder)}"
+    )
 
 
 def digests(folder: Path) -> tuple[str, str]:
@@ -86,17 +116,25 @@ def digests(folder: Path) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(place):
     process = start(place, place / "whole")
-    assert process.wait(LIMIT_S) == 0, (place / "whole/said").read_text(encoding="utf-8", errors="replace")[-2000:]
+    assert process.wait(LIMIT_S) == 0, (place / "whole/said").read_text(
+        encoding="utf-8", errors="replace"
+    )[-2000:]
     assert steps_done(place / "whole") == STEPS
     return digests(place / "whole")
 
 
-def test_a_stage_that_is_killed_again_and_again_ends_with_the_same_bytes(place, undisturbed, tmp_path):
+def test_a_stage_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    place, undisturbed, tmp_path
+):
     choose, moments = random.Random(1), []
     for _ in range(KILLS):
         moments.append(kill_once(place, tmp_path / "run", choose))
     process = start(place, tmp_path / "run")
-    assert process.wait(LIMIT_S) == 0, (tmp_path / "run/said").read_text(encoding="utf-8", errors="replace")[-2000:]
+    assert process.wait(LIMIT_S) == 0, (tmp_path / "run/said").read_text(
+        encoding="utf-8", errors="replace"
+    )[-2000:]
     assert digests(tmp_path / "run") == undisturbed, moments
-    assert sum(moment != "done" for moment in moments) >= KILLS // 2, moments  # it was really killed
+    assert sum(moment != "done" for moment in moments) >= KILLS // 2, (
+        moments
+    )  # it was really killed
     assert any("half-written" in moment for moment in moments), moments

@@ -19,14 +19,19 @@ def quantise(source: Path, target: Path, kind: int) -> Path:
     llama = library()
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.nthread = kind, 1
-    assert llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
+    assert (
+        llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+        == 0
+    )
     return target
 
 
 @pytest.fixture(scope="module", params=list(TYPES))
 def engine(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Engine]:
     kind = TYPES[request.param]
-    path = tiny if kind is None else quantise(tiny, tiny.with_name(f"tiny-{request.param}.gguf"), kind)
+    path = (
+        tiny if kind is None else quantise(tiny, tiny.with_name(f"tiny-{request.param}.gguf"), kind)
+    )
     with Engine(path, n_ctx=768, threads=1) as opened:
         yield opened
 
@@ -40,7 +45,9 @@ def prompts(count: int = 12, prefix: int = PREFIX) -> list[list[int]]:
 
 def alone(engine: Engine, ids: list[int], cuts: tuple[int, ...]) -> np.ndarray:
     """Logits in a context that holds nothing else."""
-    with Engine(engine.path, n_ctx=engine.n_ctx, threads=engine.threads, n_batch=engine.n_batch) as fresh:
+    with Engine(
+        engine.path, n_ctx=engine.n_ctx, threads=engine.threads, n_batch=engine.n_batch
+    ) as fresh:
         return fresh.logits(ids, cuts=cuts)
 
 
@@ -78,7 +85,10 @@ def test_a_shared_prefix_is_really_kept(engine: Engine) -> None:
     engine.logits(asked[4], cuts=(PREFIX,))
     decoded: list[int] = []
     original = engine._decode
-    engine._decode = lambda piece, begin, first: (decoded.append(len(piece)), original(piece, begin, first))[1]  # type: ignore[method-assign]
+    engine._decode = lambda piece, begin, first: (
+        decoded.append(len(piece)),
+        original(piece, begin, first),
+    )[1]  # type: ignore[method-assign]
     try:
         engine.logits(asked[5], cuts=(PREFIX,))
     finally:
@@ -93,7 +103,9 @@ def test_all_positions_agree_with_each_prefix_alone(engine: Engine) -> None:
     bound = 5e-2 * np.abs(rows).max() if "Q" in engine.path.stem else 2e-3 * np.abs(rows).max()
     assert rows.shape == (40, engine.n_vocab)
     assert np.abs(rows - single).max() <= bound
-    assert np.abs(rows[1:] - single[:-1]).max() > 10 * bound or "Q" in engine.path.stem  # an off-by-one would be seen
+    assert (
+        np.abs(rows[1:] - single[:-1]).max() > 10 * bound or "Q" in engine.path.stem
+    )  # an off-by-one would be seen
 
 
 def test_generation_is_greedy_and_exact(engine: Engine) -> None:
@@ -109,7 +121,10 @@ def test_generation_is_greedy_and_exact(engine: Engine) -> None:
 
 def test_a_prompt_longer_than_a_batch_is_evaluated_in_chunks(tiny: Path) -> None:
     ids = prompts()[-1]
-    with Engine(tiny, n_ctx=768, threads=1, n_batch=32) as small, Engine(tiny, n_ctx=768, threads=1) as large:
+    with (
+        Engine(tiny, n_ctx=768, threads=1, n_batch=32) as small,
+        Engine(tiny, n_ctx=768, threads=1) as large,
+    ):
         chunked, whole = small.logits(ids), large.logits(ids)
     assert np.abs(chunked - whole).max() <= 2e-3 * np.abs(whole).max()
 
@@ -130,7 +145,9 @@ def test_wrong_prompts_are_data_errors_and_leave_the_engine_usable(tiny: Path) -
         assert np.array_equal(engine.logits([1, 2, 3]), before)
 
 
-def test_a_file_that_is_no_model_is_an_artifact_error_with_the_library_words(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_an_artifact_error_with_the_library_words(
+    tmp_path: Path,
+) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(64))
     with pytest.raises(ArtifactError, match="cannot load"):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from so8t.template import Template
-from so8t.tuning import gate
-from so8t.tuning.batches import collate, example_of
-from so8t.tuning.load import decoder_layers
-from so8t.tuning.trainee import build
+from so8t.training import gate
+from so8t.training.batches import collate, example_of
+from so8t.training.load import decoder_layers
+from so8t.training.step import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -51,7 +51,9 @@ def step_grads(base, batch, arm=lambda trainee: None):
 def close(found, wanted):
     assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
-        assert torch.allclose(found[name], grad, rtol=0, atol=1e-4 * float(grad.abs().max()) + 1e-9), name
+        assert torch.allclose(
+            found[name], grad, rtol=0, atol=1e-4 * float(grad.abs().max()) + 1e-9
+        ), name
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -79,7 +81,9 @@ def test_compiled_layers_with_gates_break_no_more_graphs_than_without(base, batc
     for gated in (True, False):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        trainee = build(base, params(**{"gates.enabled": gated, "pet.lambda": 0.0}), Template.of(base))
+        trainee = build(
+            base, params(**{"gates.enabled": gated, "pet.lambda": 0.0}), Template.of(base)
+        )
         _compile_layers(trainee, "aot_eager")
         with trainee.bank.step():
             trainee.objective(batch).lm.backward()
@@ -88,10 +92,24 @@ def test_compiled_layers_with_gates_break_no_more_graphs_than_without(base, batc
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[
-    pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="inductor needs a C++ compiler")])])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(COMPILER is None, reason="inductor needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
 def test_a_compiled_step_has_the_gradients_of_the_plain_one(base, batch, backend):
-    close(step_grads(base, batch, lambda trainee: _compile_layers(trainee, backend)), step_grads(base, batch))
+    close(
+        step_grads(base, batch, lambda trainee: _compile_layers(trainee, backend)),
+        step_grads(base, batch),
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

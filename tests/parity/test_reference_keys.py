@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.reference_keys import GOLDEN, described
-from so8t.export.convert import Recipe, convert
+from so8t.gguf.convert.write import Recipe, convert
 from tests.fakes import tiny_models
 
 pytestmark = pytest.mark.parity
@@ -19,7 +19,9 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", tiny_models.REFERENCE_MODELS)
-def test_our_keys_and_tensors_are_the_references(tmp_path: Path, golden: dict[str, Any], name: str) -> None:
+def test_our_keys_and_tensors_are_the_references(
+    tmp_path: Path, golden: dict[str, Any], name: str
+) -> None:
     model = tmp_path / name
     tiny_models.REFERENCE_MODELS[name][0](model)
     convert(model, tmp_path / "a.gguf", Recipe("F16", name, "stock"))

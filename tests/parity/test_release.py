@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from so8t import identity
-from so8t.agent.answer import Assistant
 from so8t.calibration import card as cards
 from so8t.params import load
 from so8t.release import modelcard
-from so8t.release.bundle import float32_up
+from so8t.release.make import float32_up
+from so8t.serving.answer import Assistant
 from so8t.verdict import Verdict
 from stages.release import main as release_stage
 from tests.fakes.cards import make_card
 from tests.fakes.tiny_gguf import write_tiny
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::ResourceWarning")]  # the log file of each stage run
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]  # the log file of each stage run
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,8 +40,19 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(work: Path, card: cards.Card, out: str = "release") -> int:
     cards.write(work / "card.json", card)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["release", str(work / "b-Q4_K_M.gguf"), str(work / out), "--card", str(work / "card.json"),
-                                    "--metrics", str(work / "metrics")])
+        patch.setattr(
+            sys,
+            "argv",
+            [
+                "release",
+                str(work / "b-Q4_K_M.gguf"),
+                str(work / out),
+                "--card",
+                str(work / "card.json"),
+                "--metrics",
+                str(work / "metrics"),
+            ],
+        )
         try:
             release_stage(standalone_mode=False)
         except SystemExit as ended:
@@ -62,10 +76,18 @@ def test_the_released_file_is_the_calibrated_one_with_its_numbers_inside(work: P
     assert keys["so8t.safety_threshold"] >= 0.7
     assert keys["so8t.calibration.card_sha256"] == card.digest
     assert sorted(p.name for p in (work / "release").iterdir()) == [
-        "Modelfile", "README.md", "b-Q4_K_M.gguf", "card.json", "llama_cpp.md", "release.json"]
+        "Modelfile",
+        "README.md",
+        "b-Q4_K_M.gguf",
+        "card.json",
+        "llama_cpp.md",
+        "release.json",
+    ]
 
 
-def test_the_release_can_be_asked_and_an_uncertified_one_is_written_with_its_gate_closed(work: Path) -> None:
+def test_the_release_can_be_asked_and_an_uncertified_one_is_written_with_its_gate_closed(
+    work: Path,
+) -> None:
     assert run(work, card_of(work, certified=False)) == 0
     with Assistant(work / "release") as assistant:
         answer = assistant.answer("予定は?")
@@ -77,7 +99,9 @@ def test_the_release_can_be_asked_and_an_uncertified_one_is_written_with_its_gat
 def test_the_same_inputs_give_the_same_bytes(work: Path) -> None:
     card = card_of(work)
     assert run(work, card, "one") == run(work, card, "two") == 0
-    one, two = ({p.name: p.read_bytes() for p in (work / name).iterdir()} for name in ("one", "two"))
+    one, two = (
+        {p.name: p.read_bytes() for p in (work / name).iterdir()} for name in ("one", "two")
+    )
     assert one == two
 
 
@@ -93,10 +117,14 @@ def test_an_edited_card_releases_nothing(work: Path) -> None:
     assert not (work / "release").exists()
 
 
-def test_a_system_prompt_that_a_modelfile_cannot_carry_leaves_only_the_modelfile_out(work: Path) -> None:
+def test_a_system_prompt_that_a_modelfile_cannot_carry_leaves_only_the_modelfile_out(
+    work: Path,
+) -> None:
     text = (work / "params.yaml").read_text(encoding="utf-8")
     system = load(work / "params.yaml").data.system
-    (work / "params.yaml").write_text(text.replace(system, "あなたは　仕分け係です。"), encoding="utf-8")
+    (work / "params.yaml").write_text(
+        text.replace(system, "あなたは　仕分け係です。"), encoding="utf-8"
+    )
     assert run(work, card_of(work)) == 0
     assert not (work / "release" / "Modelfile").exists()
     assert (work / "release" / "b-Q4_K_M.gguf").exists()
@@ -105,7 +133,9 @@ def test_a_system_prompt_that_a_modelfile_cannot_carry_leaves_only_the_modelfile
 def test_the_command_lines_hold_the_cards_engine_and_open_at_the_answer(work: Path) -> None:
     run(work, card_of(work))
     lines = (work / "release" / "llama_cpp.md").read_text(encoding="utf-8")
-    words = shlex.split(lines[lines.index("llama-cli") : lines.index("As a server")].replace("```", ""))
+    words = shlex.split(
+        lines[lines.index("llama-cli") : lines.index("As a server")].replace("```", "")
+    )
     assert words[words.index("-fa") + 1] == "off"
     assert words[words.index("-c") + 1] == "1024"
     assert words[words.index("-p") + 1].endswith("<|assistant|>\n# 最終回答\n")
@@ -113,11 +143,21 @@ def test_the_command_lines_hold_the_cards_engine_and_open_at_the_answer(work: Pa
 
 def test_the_model_card_reads_every_number_from_its_file(work: Path) -> None:
     rate = {"value": 0.0123, "k": 1, "n": 81, "ci95": [0.0, 0.067]}
-    evaluation = {"splits": {"test_iid": {"false_allow_rate": rate, "macro_f1": {"value": 0.9, "n": 81, "ci95": [0.8, 0.95]}}}}
+    evaluation = {
+        "splits": {
+            "test_iid": {
+                "false_allow_rate": rate,
+                "macro_f1": {"value": 0.9, "n": 81, "ci95": [0.8, 0.95]},
+            }
+        }
+    }
     (work / "metrics" / "evaluate-b-Q4_K_M.json").write_text(json.dumps(evaluation))
     run(work, card_of(work))
     text = (work / "release" / "README.md").read_text(encoding="utf-8")
-    assert "| test_iid: false-allow rate | 0.0123 (0.000-0.067, n = 81) | `evaluate-b-Q4_K_M.json` " in text
+    assert (
+        "| test_iid: false-allow rate | 0.0123 (0.000-0.067, n = 81) | `evaluate-b-Q4_K_M.json` "
+        in text
+    )
     assert "| test_cells: accuracy | not run |" in text
     from so8t.params import read_yaml
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from so8t.errors import ArtifactError
-from so8t.export import keys
-from so8t.export.convert import Recipe, convert
+from so8t.gguf.convert import keys
+from so8t.gguf.convert.write import Recipe, convert
 from so8t.llama import Engine
 from so8t.params import RoleTokens, spare_row
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.tuning import adapter
-from so8t.tuning.bake import bake
-from so8t.tuning.batches import collate, example_of
-from so8t.tuning.heads import role_token_ids
-from so8t.tuning.trainee import build
+from so8t.training import adapter
+from so8t.training.bake import bake
+from so8t.training.batches import collate, example_of
+from so8t.training.heads import role_token_ids
+from so8t.training.step import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -27,7 +27,9 @@ ROLES = ("allow", "escalate", "deny", "handle", "human")
 def vocabulary(*names):
     from tokenizers import Tokenizer, models
 
-    return Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=names[0]))
+    return Tokenizer(
+        models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=names[0])
+    )
 
 
 def roles(*names):
@@ -52,7 +54,11 @@ def test_a_refusal_says_what_this_vocabulary_offers():
     wanted = roles(*(f"<|placeholder{i}|>" for i in range(1, 6)))
     reserved = vocabulary("a", *(f"<|reserved_special_token_{i}|>" for i in range(7)))
     few = vocabulary("a", "b")
-    for words, size, says in ((reserved, 8, "7 reserved tokens"), (few, 64, r"\[PAD2\] to \[PAD63\]"), (few, 4, "use another base")):
+    for words, size, says in (
+        (reserved, 8, "7 reserved tokens"),
+        (few, 64, r"\[PAD2\] to \[PAD63\]"),
+        (few, 4, "use another base"),
+    ):
         with pytest.raises(ArtifactError) as error:
             role_token_ids(wanted, words, size)
         assert re.search(says, error.value.fix), error.value.fix
@@ -68,13 +74,22 @@ def test_heads_in_spare_rows_come_out_of_a_stock_engine(kind, tmp_path):
     ids = trainee.heads.token_ids
     assert ids == list(range(used, used + 5))
     assert [keys.token_id(base, f"[PAD{i}]") for i in ids] == ids
-    adapter.save(tmp_path / "a", trainee.objective.model, trainee.gates, trainee.heads, adapter.describe(settings, trainee.heads, "b", "d"))
+    adapter.save(
+        tmp_path / "a",
+        trainee.objective.model,
+        trainee.gates,
+        trainee.heads,
+        adapter.describe(settings, trainee.heads, "b", "d"),
+    )
     examples = [example_of(row, Template.of(base), "短く") for row in rows(3)]
     report = bake(base, tmp_path / "a", tmp_path / "baked", examples, Progress("bake"))
     convert(tmp_path / "baked", tmp_path / "f32.gguf", Recipe("F32", "m", "short"))
     trainee.objective.eval()
     with torch.no_grad():
-        want = report["head_scale"] * trainee.heads(trainee.objective.hidden(collate([[examples[0]]], 0)))[0, -1].numpy()
+        want = (
+            report["head_scale"]
+            * trainee.heads(trainee.objective.hidden(collate([[examples[0]]], 0)))[0, -1].numpy()
+        )
     with Engine(tmp_path / "f32.gguf", n_ctx=512, threads=1, kv="f32") as engine:
         found = engine.logits(list(examples[0].ids), positions="all")[-1]
     assert np.abs(found[ids] - want).max() <= 1e-4 * np.abs(found).max()

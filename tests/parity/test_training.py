@@ -5,13 +5,12 @@ import torch
 
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.tuning import adapter, parity, train
-from so8t.tuning.bake import bake
-from so8t.tuning.batches import collate, example_of, read_examples, statistics
-from so8t.tuning.objective import Objective, weigh
-from so8t.tuning.ranks import Ranks
-from so8t.tuning.step import Moment, run_step, validate
-from so8t.tuning.trainee import build
+from so8t.training import adapter, parity, train
+from so8t.training.bake import bake
+from so8t.training.batches import collate, example_of, read_examples, statistics
+from so8t.training.objective import Objective, weigh
+from so8t.training.ranks import Ranks
+from so8t.training.step import Moment, build, run_step, validate
 from tests.fakes.tuning import ROOT, params, prepared, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -37,7 +36,16 @@ def _apart(tmp_path, monkeypatch):
 def weights_after(base, examples, split, settings, theta=0.05):
     trainee = build(base, settings, Template.of(base))
     stir(trainee, theta=theta)
-    log = [run_step(trainee, [[[examples[i]] for i in part] for part in split], Moment(k, 10), settings, ALONE) for k in range(3)]
+    log = [
+        run_step(
+            trainee,
+            [[[examples[i]] for i in part] for part in split],
+            Moment(k, 10),
+            settings,
+            ALONE,
+        )
+        for k in range(3)
+    ]
     return {name: tensor.detach().clone() for name, tensor in trainee.tensors.items()}, log
 
 
@@ -46,7 +54,13 @@ def test_lambda_zero_is_bit_identical_to_a_training_without_pet(base, examples, 
     zero, log = weights_after(base, examples, split, params(**{"pet.lambda": 0.0}))
     assert log[0]["pet"] == 0.0
     plain = Objective.__init__
-    monkeypatch.setattr(Objective, "__init__", lambda self, model, heads, use_pet, autocast=None: plain(self, model, heads, False, autocast))
+    monkeypatch.setattr(
+        Objective,
+        "__init__",
+        lambda self, model, heads, use_pet, autocast=None: plain(
+            self, model, heads, False, autocast
+        ),
+    )
     never, _ = weights_after(base, examples, split, params(**{"pet.lambda": 0.0}))
     assert all(torch.equal(zero[name], never[name]) for name in zero)
     monkeypatch.undo()
@@ -62,12 +76,18 @@ def test_watching_pet_with_weight_zero_changes_no_gradient(base, examples):
         stir(trainee)
         objective = Objective(trainee.objective.model, trainee.heads, use_pet=watched)
         counts = {"lm": 10.0, "safety": 8.0, "authority": 8.0, "label": 24.0, "pet": 10.0}
-        weigh(objective(collate([[e] for e in examples], 0)), counts, params().active.loss, 0.0).backward()
+        weigh(
+            objective(collate([[e] for e in examples], 0)), counts, params().active.loss, 0.0
+        ).backward()
         grads.append([t.grad.clone() for t in trainee.tensors.values()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("split", [[range(4), range(4, 8)], [[i] for i in range(8)], [range(1), range(1, 8)]], ids=["halves", "ones", "uneven"])
+@pytest.mark.parametrize(
+    "split",
+    [[range(4), range(4, 8)], [[i] for i in range(8)], [range(1), range(1, 8)]],
+    ids=["halves", "ones", "uneven"],
+)
 def test_accumulation_changes_nothing_but_rounding(base, examples, split):
     whole, log = weights_after(base, examples, [range(8)], params())
     parts, parted = weights_after(base, examples, split, params())
@@ -93,12 +113,16 @@ def test_one_exponential_per_step_gives_the_gradients_of_one_per_forward(base, e
         assert all(gate.held is None for gate in trainee.gates.values())
         grads.append({name: t.grad.clone() for name, t in trainee.tensors.items()})
     for name, grad in grads[0].items():
-        assert torch.allclose(grad, grads[1][name], rtol=0, atol=1e-5 * float(grad.abs().max())), name
+        assert torch.allclose(grad, grads[1][name], rtol=0, atol=1e-5 * float(grad.abs().max())), (
+            name
+        )
 
 
 def test_gradient_checkpointing_changes_no_bit_of_a_step(base, examples):
     plain, _ = weights_after(base, examples, [range(8)], params())
-    saved, _ = weights_after(base, examples, [range(8)], params(**{"train.gradient_checkpointing": True}))
+    saved, _ = weights_after(
+        base, examples, [range(8)], params(**{"train.gradient_checkpointing": True})
+    )
     assert all(torch.equal(plain[name], saved[name]) for name in plain)
 
 
@@ -111,7 +135,9 @@ def test_validation_is_a_mean_over_tokens_whatever_the_batch_size(base, examples
 
 
 def test_token_statistics_count_what_is_learnt_and_what_is_padding(base, tmp_path):
-    found, dropped = read_examples(prepared(tmp_path, train=7) / "train.jsonl", Template.of(base), "短く", 10_000)
+    found, dropped = read_examples(
+        prepared(tmp_path, train=7) / "train.jsonl", Template.of(base), "短く", 10_000
+    )
     lengths = [len(e.ids) for e in found]
     seen = statistics(found, dropped, [[[0], [1]], [[2], [3]], [[4, 5, 6]]])
     assert seen["tokens"] == sum(lengths)
@@ -122,8 +148,18 @@ def test_token_statistics_count_what_is_learnt_and_what_is_padding(base, tmp_pat
 
 def test_full_fine_tuning_trains_saves_and_bakes_the_base_itself(base, examples, tmp_path):
     folder = prepared(tmp_path / "prepared", train=8, valid=4)
-    settings = params(**{"train.quantization": "full", "train.lora_r": 0, "train.lr": 0.01, "train.compute_dtype": "bfloat16", "train.epochs": 3.0})
-    facts = train.train(base, folder, tmp_path / "adapter", tmp_path / "log.csv", settings, Progress("train"))
+    settings = params(
+        **{
+            "train.quantization": "full",
+            "train.lora_r": 0,
+            "train.lr": 0.01,
+            "train.compute_dtype": "bfloat16",
+            "train.epochs": 3.0,
+        }
+    )
+    facts = train.train(
+        base, folder, tmp_path / "adapter", tmp_path / "log.csv", settings, Progress("train")
+    )
     assert facts["trainable"] > 100_000
     report = bake(base, tmp_path / "adapter", tmp_path / "baked", examples[:3], Progress("bake"))
     assert report["parity"]["relative_error"] <= parity.LIMIT
@@ -140,7 +176,13 @@ def test_the_drift_of_quantised_training_is_measured(base, examples, tmp_path, q
     settings = params(**{"train.quantization": quantization})
     trainee = build(base, settings, Template.of(base))
     stir(trainee)
-    adapter.save(tmp_path / "a", trainee.objective.model, trainee.gates, trainee.heads, adapter.describe(settings, trainee.heads, "b", "d"))
+    adapter.save(
+        tmp_path / "a",
+        trainee.objective.model,
+        trainee.gates,
+        trainee.heads,
+        adapter.describe(settings, trainee.heads, "b", "d"),
+    )
     drift = bake(base, tmp_path / "a", tmp_path / "baked", examples, Progress("bake"))["drift"]
     assert drift["measured"]
     assert 1e-8 < drift["kl_mean"] < 1.0
@@ -148,7 +190,7 @@ def test_the_drift_of_quantised_training_is_measured(base, examples, tmp_path, q
     if quantization == "nf4":  # the image is the graph that was trained, to the bit of its weights
         from bitsandbytes.functional import dequantize_4bit
 
-        from so8t.tuning.streamed import Shards
+        from so8t.training.streamed import Shards
 
         linear = trainee.objective.model.get_base_model().model.layers[0].mlp.down_proj.base_layer
         name = "model.layers.0.mlp.down_proj.weight"
@@ -164,8 +206,24 @@ def test_each_preset_trains_twenty_steps_on_a_tiny_model_of_its_architecture(nam
     preset = load(ROOT / "params.yaml").profiles[name].train
     base = tiny_base(tmp_path / "base", "phi4" if name == "run_p" else "phi35")
     kept = {f"train.{key}": value for key, value in preset.model_dump().items()}
-    settings = params(**kept | {"train.threads": 1, "train.max_length": 256, "train.accumulation": 1, "train.batch_size": 2, "train.epochs": 2.0,
-                                "pet.preset": name if name.startswith("run_") and name != "run_ab" else "run_b"})
-    facts = train.train(base, prepared(tmp_path / "prepared", train=20, valid=2), tmp_path / "adapter", tmp_path / "log.csv", settings, Progress("train"))
+    settings = params(
+        **kept
+        | {
+            "train.threads": 1,
+            "train.max_length": 256,
+            "train.accumulation": 1,
+            "train.batch_size": 2,
+            "train.epochs": 2.0,
+            "pet.preset": name if name.startswith("run_") and name != "run_ab" else "run_b",
+        }
+    )
+    facts = train.train(
+        base,
+        prepared(tmp_path / "prepared", train=20, valid=2),
+        tmp_path / "adapter",
+        tmp_path / "log.csv",
+        settings,
+        Progress("train"),
+    )
     assert facts["steps"] >= (4 if preset.packing else 20)
     assert facts["max_angle"] > 0

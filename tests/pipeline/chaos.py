@@ -25,15 +25,43 @@ from so8t.operations import fsck
 from so8t.operations.store import CACHE, Out, entries, lock_here, object_path
 from so8t.params import read_yaml
 
-STAGES = ("synthesize", "prepare", "base", "train", "train_report", "bake", "convert@a", "convert@b", "quantize@a-Q4_K_M", "quantize@b-Q8_0",
-          "verify@b", "verify_quantized@b-Q4_K_M", "score@b-Q4_K_M", "calibrate@b-Q4_K_M", "serve@b-Q4_K_M", "evaluate@b-Q4_K_M",
-          "compare", "release", "report")
+STAGES = (
+    "synthesize",
+    "prepare",
+    "base",
+    "train",
+    "train_report",
+    "bake",
+    "convert@a",
+    "convert@b",
+    "quantize@a-Q4_K_M",
+    "quantize@b-Q8_0",
+    "verify@b",
+    "verify_quantized@b-Q4_K_M",
+    "score@b-Q4_K_M",
+    "calibrate@b-Q4_K_M",
+    "serve@b-Q4_K_M",
+    "evaluate@b-Q4_K_M",
+    "compare",
+    "release",
+    "report",
+)
 LIMIT_S = 600
 BIN = Path(sys.executable).parent
 PAGE = 4096
-CLEAR = ("fix:", "interrupted", "stopped by", "Unable to acquire", "lock", "exited with", "failed to")
+CLEAR = (
+    "fix:",
+    "interrupted",
+    "stopped by",
+    "Unable to acquire",
+    "lock",
+    "exited with",
+    "failed to",
+)
 TIMED = ("speed", "latencies")  # keys of a metrics file that hold times, not results
-HOOK = Path(__file__).with_name("power")  # a sitecustomize of its own: what the disk holds at a random fsync
+HOOK = Path(__file__).with_name(
+    "power"
+)  # a sitecustomize of its own: what the disk holds at a random fsync
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +87,18 @@ class Scene:
     def outs(self) -> list[Out]:
         return [out for out in lock_here(self.root) if out.stage == self.stage]
 
-    def start(self, *command: str, root: Path | None = None, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(command, cwd=root or self.root, env=environment(root or self.root) | (more or {}), stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    def start(
+        self, *command: str, root: Path | None = None, more: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=root or self.root,
+            env=environment(root or self.root) | (more or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def run(self, *command: str, root: Path | None = None) -> tuple[int, str]:
         process = self.start(*command, root=root)
@@ -79,7 +116,12 @@ class Scene:
 
 def environment(root: Path) -> dict[str, str]:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SO8T_", "DVC_"))}
-    return keep | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "passive", "CI": "1"}
+    return keep | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+        "OMP_WAIT_POLICY": "passive",
+        "CI": "1",
+    }
 
 
 def last_line(said: str) -> str:
@@ -92,7 +134,9 @@ def last_line(said: str) -> str:
 def _wait_until_running(scene: Scene, process: subprocess.Popen[str]) -> None:
     """A random moment of the stage's own process: between its first event and as long as its last whole run took."""
     progress = scene.root / "database/progress"
-    name = {"verify@b": "verify@b-F16"}.get(scene.stage, scene.stage.replace("verify_quantized", "verify"))
+    name = {"verify@b": "verify@b-F16"}.get(
+        scene.stage, scene.stage.replace("verify_quantized", "verify")
+    )
     began, last = time.time(), _seconds(progress / f"{name}.jsonl")
     while time.time() - began < 60 and process.poll() is None:
         if any(f.stat().st_mtime >= began - 0.5 for f in progress.glob("*.jsonl")):
@@ -104,7 +148,11 @@ def _wait_until_running(scene: Scene, process: subprocess.Popen[str]) -> None:
 def _seconds(events: Path) -> float:
     """How long the last whole run of a stage took."""
     lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
-    ends = [row["seconds"] for line in lines if line.startswith("{") and (row := json.loads(line)).get("event") == "end"]
+    ends = [
+        row["seconds"]
+        for line in lines
+        if line.startswith("{") and (row := json.loads(line)).get("event") == "end"
+    ]
     return float(ends[-1]) if ends else 1.0
 
 
@@ -117,7 +165,11 @@ def _signalled(scene: Scene, number: int, *, whole_group: bool) -> str:
         else:
             os.kill(process.pid, number)
     said, _ = process.communicate(timeout=LIMIT_S)
-    return f"code {process.returncode}: {last_line(said)}" if process.returncode else "it had finished before the signal"
+    return (
+        f"code {process.returncode}: {last_line(said)}"
+        if process.returncode
+        else "it had finished before the signal"
+    )
 
 
 def kill_all(scene: Scene) -> str:
@@ -138,22 +190,37 @@ def _elsewhere(scene: Scene, size: int | None) -> str:
     options = f"size={-(-size // PAGE) * PAGE}" if size else "ro"
     small = scene.root.parent / f"small-{scene.chance.randrange(10**9)}"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         return "skipped: mounting needs root"
     try:
         ballast = small / "ballast"
         if size:  # tmpfs gives whole pages: what is more than wanted is filled
             ballast.write_bytes(b"\0" * (-size % PAGE))
         words = scene.command().split()
-        place = {out.path: word for out in scene.outs for word in words if out.path == word or out.path.startswith(f"{word}/")}
-        largest = place[max((out for out in scene.outs if out.path in place), key=lambda out: out.size).path]
+        place = {
+            out.path: word
+            for out in scene.outs
+            for word in words
+            if out.path == word or out.path.startswith(f"{word}/")
+        }
+        largest = place[
+            max((out for out in scene.outs if out.path in place), key=lambda out: out.size).path
+        ]
         code, said = scene.run(*[str(small / "out") if word == largest else word for word in words])
         left = [p.name for p in small.rglob("*") if p.is_file() and p != ballast]
         assert code == 7, (code, said[-1500:])
         assert "fix:" in said, said[-500:]
         assert not left, left
-        says = re.findall(r"^(.*)\n\s+fix:", said, re.MULTILINE)[-1][-140:]  # the line above the fix
-        return f"code {code}: {says}".replace(str(small), "(small disk)").replace(small.name, "(small disk)")
+        says = re.findall(r"^(.*)\n\s+fix:", said, re.MULTILINE)[-1][
+            -140:
+        ]  # the line above the fix
+        return f"code {code}: {says}".replace(str(small), "(small disk)").replace(
+            small.name, "(small disk)"
+        )
     finally:
         subprocess.run(["umount", str(small)], check=True)
         small.rmdir()
@@ -170,8 +237,15 @@ def read_only(scene: Scene) -> str:
 
 def bit_rot(scene: Scene) -> str:
     """One bit of the cached object flips under its old time; DVC calls it up to date, fsck does not."""
-    outs = [out for out in scene.outs if out.cached] or [out for out in lock_here(scene.root) if out.cached]  # of an uncached stage: any
-    target = next(held for out in outs for _name, md5 in entries(out, scene.root) if (held := object_path(md5, scene.root)).stat().st_size)
+    outs = [out for out in scene.outs if out.cached] or [
+        out for out in lock_here(scene.root) if out.cached
+    ]  # of an uncached stage: any
+    target = next(
+        held
+        for out in outs
+        for _name, md5 in entries(out, scene.root)
+        if (held := object_path(md5, scene.root)).stat().st_size
+    )
     stat = target.stat()
     target.chmod(0o644)
     data = bytearray(target.read_bytes())
@@ -204,7 +278,9 @@ def half_push(scene: Scene) -> str:
             code, wanted = process.returncode, wanted // 2
         held = _objects(store)
         damaged = list(fsck.remote(scene.root, "chaos"))
-        assert not any(Path(finding.path).stat().st_size for finding in damaged), f"half of an object is in the remote: {damaged}"
+        assert not any(Path(finding.path).stat().st_size for finding in damaged), (
+            f"half of an object is in the remote: {damaged}"
+        )
         done, said = scene.run("dvc", "push", "-r", "chaos")
         assert done == 0, said
         assert not list(fsck.remote(scene.root, "chaos"))
@@ -216,7 +292,11 @@ def half_push(scene: Scene) -> str:
 
 
 def _objects(store: Path) -> int:
-    return sum(1 for path in store.glob("files/md5/??/*") if path.suffix != ".tmp" and not path.name.startswith("."))
+    return sum(
+        1
+        for path in store.glob("files/md5/??/*")
+        if path.suffix != ".tmp" and not path.name.startswith(".")
+    )
 
 
 def clock_jump(scene: Scene) -> str:
@@ -236,14 +316,23 @@ def two_at_once(scene: Scene) -> str:
     ends = [(process.communicate(timeout=LIMIT_S)[0], process.returncode) for process in both]
     assert any(code == 0 for _, code in ends), [said[-800:] for said, _ in ends]
     lost = [said for said, code in ends if code]
-    return f"codes {', '.join(str(code) for _, code in ends)}" + (f": {last_line(lost[0])}" if lost else "")
+    return f"codes {', '.join(str(code) for _, code in ends)}" + (
+        f": {last_line(lost[0])}" if lost else ""
+    )
 
 
 def power_cut(scene: Scene) -> str:
     """What the disk holds when the power goes at a random fsync of the stage: files that were not synced are torn in half."""
     copy = scene.root.with_name(f"{scene.root.name}-cut-{scene.chance.randrange(10**9)}")
-    process = scene.start(*scene.repro(), more={"PYTHONPATH": f"{HOOK}:{scene.root}", "CHAOS_COPY": str(copy), "CHAOS_ROOT": str(scene.root),
-                                                "CHAOS_SEED": str(scene.chance.randrange(10**9))})
+    process = scene.start(
+        *scene.repro(),
+        more={
+            "PYTHONPATH": f"{HOOK}:{scene.root}",
+            "CHAOS_COPY": str(copy),
+            "CHAOS_ROOT": str(scene.root),
+            "CHAOS_SEED": str(scene.chance.randrange(10**9)),
+        },
+    )
     said, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, said[-1500:]
     if not copy.is_dir():
@@ -256,20 +345,43 @@ def power_cut(scene: Scene) -> str:
     return f"at fsync {torn['number']} of {torn['of']}, {len(torn['torn'])} unsynced files torn: the copy ran on to the same digests"
 
 
-FAULTS: dict[str, Callable[[Scene], str]] = {f.__name__: f for f in (kill_all, sigterm, kill_dvc, disk_full, read_only, bit_rot, half_push, clock_jump,
-                                                                     two_at_once, power_cut)}
+FAULTS: dict[str, Callable[[Scene], str]] = {
+    f.__name__: f
+    for f in (
+        kill_all,
+        sigterm,
+        kill_dvc,
+        disk_full,
+        read_only,
+        bit_rot,
+        half_push,
+        clock_jump,
+        two_at_once,
+        power_cut,
+    )
+}
 
 
 def digests(root: Path, stage: str) -> dict[str, str]:
     """Digests of a stage's outputs; of a file that also holds times, of all but these."""
-    return {out.path: _without_times(root / out.path) if stage.startswith("serve") else out.md5 for out in lock_here(root) if out.stage == stage}
+    return {
+        out.path: _without_times(root / out.path) if stage.startswith("serve") else out.md5
+        for out in lock_here(root)
+        if out.stage == stage
+    }
 
 
 def _without_times(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         held = json.loads(text)
-        text = json.dumps([{k: v for k, v in part.items() if k not in TIMED} for part in (held, held.pop("sections"))], sort_keys=True)
+        text = json.dumps(
+            [
+                {k: v for k, v in part.items() if k not in TIMED}
+                for part in (held, held.pop("sections"))
+            ],
+            sort_keys=True,
+        )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -286,11 +398,23 @@ def strike(root: Path, stage: str, fault: str, chance: random.Random) -> Outcome
             code, said = scene.run(*scene.repro())
         if code:
             raise AssertionError(f"{stage} did not recover from {fault}: {said[-2500:]}")
-        left = [str(p) for folder in ("models", "data", "reports") for p in (root / folder).glob("**/.*.part")]
+        left = [
+            str(p)
+            for folder in ("models", "data", "reports")
+            for p in (root / folder).glob("**/.*.part")
+        ]
         wrong = [*left, *(f.path for f in (*fsck.cache(root), *fsck.workspace(root)))]
         after = digests(root, stage)
         wrong += [name for name, digest in before.items() if after.get(name) != digest]
-    return Outcome(stage, fault, (seen + f"; NOT THE SAME: {wrong}" * bool(wrong)).replace(f"{root}/", "").replace(f"{BIN}/", ""), recovery, not wrong)
+    return Outcome(
+        stage,
+        fault,
+        (seen + f"; NOT THE SAME: {wrong}" * bool(wrong))
+        .replace(f"{root}/", "")
+        .replace(f"{BIN}/", ""),
+        recovery,
+        not wrong,
+    )
 
 
 @contextmanager
@@ -298,7 +422,9 @@ def kept(root: Path) -> Iterator[None]:
     """Put back afterwards what differs from run to run and what later stages depend on: times in reports, dvc.lock, the count of looks at test rows."""
     aside = root.with_name(f"{root.name}-kept")
     shutil.copytree(root / "reports", aside)
-    files = {root / name: (root / name).read_bytes() for name in ("dvc.lock", "database/looks.jsonl")}
+    files = {
+        root / name: (root / name).read_bytes() for name in ("dvc.lock", "database/looks.jsonl")
+    }
     try:
         yield
     finally:
@@ -337,24 +463,50 @@ def built(where: Path | None) -> Iterator[Path]:
 def table(outcomes: list[Outcome]) -> str:
     """The outcomes as Markdown."""
     lines = ["| stage | fault | what is seen | then | same digests |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {o.stage} | {o.fault} | {o.seen} | {o.recovery} | {'yes' if o.same else 'NO'} |" for o in outcomes)]) + "\n"
+    return (
+        "\n".join(
+            [
+                *lines,
+                *(
+                    f"| {o.stage} | {o.fault} | {o.seen} | {o.recovery} | {'yes' if o.same else 'NO'} |"
+                    for o in outcomes
+                ),
+            ]
+        )
+        + "\n"
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs=2, metavar=("STAGE", "FAULT"), help="one fault on one stage, --faults times")
+    parser.add_argument(
+        "--only", nargs=2, metavar=("STAGE", "FAULT"), help="one fault on one stage, --faults times"
+    )
     parser.add_argument("--project", type=Path)
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
     chance, outcomes = random.Random(given.seed), []
     with built(given.project) as root:
-        for stage, fault in [given.only] * given.faults if given.only else choose(given.faults, chance):
+        for stage, fault in (
+            [given.only] * given.faults if given.only else choose(given.faults, chance)
+        ):
             try:
                 outcomes.append(strike(root, stage, fault, chance))
-            except (AssertionError, subprocess.TimeoutExpired) as error:  # the others are still worth knowing
-                outcomes.append(Outcome(stage, fault, str(error).replace("\n", " ").replace("|", "/")[-600:], "none", same=False))
+            except (
+                AssertionError,
+                subprocess.TimeoutExpired,
+            ) as error:  # the others are still worth knowing
+                outcomes.append(
+                    Outcome(
+                        stage,
+                        fault,
+                        str(error).replace("\n", " ").replace("|", "/")[-600:],
+                        "none",
+                        same=False,
+                    )
+                )
             print(f"{len(outcomes)}/{given.faults}", outcomes[-1], flush=True)
     if given.table:
         head, mark, _ = given.table.read_text(encoding="utf-8").partition("<!-- chaos -->\n")

@@ -47,15 +47,24 @@ def reduce_params(path: Path, changes: dict[str, object]) -> None:
 
 def copy_of_project(target: Path, changes: dict[str, object]) -> Path:
     """Tracked files only, as a new git repository: what a clean clone holds."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    names = (
+        subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+        .stdout.decode()
+        .split("\0")
+    )
     for name in filter(None, names):
         if (ROOT / name).is_file() and not name.startswith(("bench/results", "reports/")):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     reduce_params(target / "params.yaml", changes)
     (target / "dvc.lock").unlink(missing_ok=True)
-    for command in (["git", "init", "-q", "-b", "main"], ["git", "config", "user.email", "test@example.invalid"], ["git", "config", "user.name", "test"],
-                    ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):
+    for command in (
+        ["git", "init", "-q", "-b", "main"],
+        ["git", "config", "user.email", "test@example.invalid"],
+        ["git", "config", "user.name", "test"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-qm", "start"],
+    ):
         subprocess.run(command, cwd=target, check=True)
     return target
 
@@ -63,12 +72,20 @@ def copy_of_project(target: Path, changes: dict[str, object]) -> Path:
 def runner(folder: Path) -> Run:
     """Run a command in `folder` with this interpreter's environment first on PATH."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SO8T_", "DVC_"))}
-    environment = keep | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "passive"}
+    environment = keep | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "OMP_WAIT_POLICY": "passive",
+    }
 
     def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         if check:
-            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+            assert done.returncode == 0, (
+                f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+            )
         return done
 
     return run
@@ -78,7 +95,9 @@ def runner(folder: Path) -> Run:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose whole graph has run once; while working on these tests, SO8T_TEST_PROJECT names one that was built before."""
     if (built := os.environ.get("SO8T_TEST_PROJECT")) is not None:
-        shutil.copytree(built, target := tmp_path_factory.mktemp("project") / "built", symlinks=True)
+        shutil.copytree(
+            built, target := tmp_path_factory.mktemp("project") / "built", symlinks=True
+        )
         return target
     folder = copy_of_project(tmp_path_factory.mktemp("project"), REDUCED)
     runner(folder)("dvc", "repro")

@@ -9,8 +9,14 @@ import pytest
 from tests.pipeline.chaos import FAULTS, STAGES, choose, strike
 
 pytestmark = pytest.mark.pipeline
-SIX = [("synthesize", "kill_all"), ("quantize@b-Q8_0", "disk_full"), ("convert@b", "read_only"), ("quantize@a-Q4_K_M", "power_cut"),
-       ("calibrate@b-Q4_K_M", "bit_rot"), ("release", "half_push")]
+SIX = [
+    ("synthesize", "kill_all"),
+    ("quantize@b-Q8_0", "disk_full"),
+    ("convert@b", "read_only"),
+    ("quantize@a-Q4_K_M", "power_cut"),
+    ("calibrate@b-Q4_K_M", "bit_rot"),
+    ("release", "half_push"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,9 @@ def struck(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("stage", "fault"), SIX)
-def test_a_stage_recovers_from_a_fault_to_the_same_digests(struck: Path, stage: str, fault: str) -> None:
+def test_a_stage_recovers_from_a_fault_to_the_same_digests(
+    struck: Path, stage: str, fault: str
+) -> None:
     outcome = strike(struck, stage, fault, random.Random(f"{stage} {fault}"))
     if outcome.seen.startswith("skipped"):
         pytest.skip(outcome.seen)

@@ -15,7 +15,12 @@ from tests.pipeline.chaos import environment
 from tests.pipeline.conftest import REDUCED, copy_of_project, runner
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.nightly]
-SMALL = REDUCED | {"synthesize.rows": 400, "profiles.demo.train.epochs": 5.0, "profiles.demo.train.save_steps": 2, "profiles.demo.train.lora_dropout": 0.1}
+SMALL = REDUCED | {
+    "synthesize.rows": 400,
+    "profiles.demo.train.epochs": 5.0,
+    "profiles.demo.train.save_steps": 2,
+    "profiles.demo.train.lora_dropout": 0.1,
+}
 KILLS = 20
 LIMIT_S = 300.0
 
@@ -32,8 +37,14 @@ def kill_once(root: Path, whole_s: float, choose: random.Random) -> str:
     """Start `dvc repro train` and kill it and its stage together; says what was left behind."""
     in_a_save, moment = choose.random() < 0.4, choose.uniform(0.0, 0.95) * whole_s
     began = time.monotonic()
-    process = subprocess.Popen(["dvc", "repro", "train"], cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        ["dvc", "repro", "train"],
+        cwd=root,
+        env=environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     while process.poll() is None and time.monotonic() - began < LIMIT_S:
         if time.monotonic() - began > moment and (not in_a_save or half_written(root)):
             break
@@ -44,7 +55,11 @@ def kill_once(root: Path, whole_s: float, choose: random.Random) -> str:
     said = process.communicate()[0].decode(errors="replace")
     assert ended in (None, 0), said[-3000:]
     steps = sorted(p.name for p in (root / "database/checkpoints/train").glob("*/step-*"))
-    return "finished before" if ended == 0 else f"killed, {'half a checkpoint and ' * half_written(root)}{steps[-1:] or 'no checkpoint'} left"
+    return (
+        "finished before"
+        if ended == 0
+        else f"killed, {'half a checkpoint and ' * half_written(root)}{steps[-1:] or 'no checkpoint'} left"
+    )
 
 
 def test_every_next_repro_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -56,7 +71,11 @@ def test_every_next_repro_ends_with_the_same_weights(tmp_path: Path) -> None:
     run("dvc", "repro", "train")
     whole_s, wanted, moments = time.monotonic() - began, digests(root), []
     for number in range(KILLS):
-        for known in ("database/checkpoints", "models/adapter", ".dvc/cache/runs"):  # as never trained
+        for known in (
+            "database/checkpoints",
+            "models/adapter",
+            ".dvc/cache/runs",
+        ):  # as never trained
             shutil.rmtree(root / known, ignore_errors=True)
         (root / "dvc.lock").write_bytes(untrained)
         moments.append(kill_once(root, whole_s, choose))
@@ -65,4 +84,6 @@ def test_every_next_repro_ends_with_the_same_weights(tmp_path: Path) -> None:
         print(moments[-1], flush=True)
     assert sum(moment.startswith("killed") for moment in moments) >= KILLS * 3 // 4, moments
     assert any("half a checkpoint" in moment for moment in moments), moments
-    assert sum("step-" in moment for moment in moments) >= KILLS // 4, moments  # there was something to resume from
+    assert sum("step-" in moment for moment in moments) >= KILLS // 4, (
+        moments
+    )  # there was something to resume from

@@ -11,7 +11,14 @@ from tests.pipeline.conftest import Run, runner
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.nightly]
 VALUES = ("0.01", "0.03", "0.1")  # none is the shipped one, whose result is there already
-SAME = ("train", "bake", "convert@b", "quantize@b-", "score@b-", "calibrate@b-")  # later stages also hold times
+SAME = (
+    "train",
+    "bake",
+    "convert@b",
+    "quantize@b-",
+    "score@b-",
+    "calibrate@b-",
+)  # later stages also hold times
 
 
 def copied(project: Path, folder: Path) -> tuple[Path, Run]:
@@ -21,15 +28,31 @@ def copied(project: Path, folder: Path) -> tuple[Path, Run]:
 
 def outs(root: Path, name: str) -> dict[str, str]:
     """Digests of what an experiment's stages made, from the dvc.lock in its commit."""
-    ref = runner(root)("git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}").stdout.split()[0]
+    ref = runner(root)(
+        "git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}"
+    ).stdout.split()[0]
     stages = YAML(typ="safe").load(runner(root)("git", "show", f"{ref}:dvc.lock").stdout)["stages"]
-    return {out["path"]: out["md5"] for stage, held in stages.items() if stage.startswith(SAME) for out in held["outs"]}
+    return {
+        out["path"]: out["md5"]
+        for stage, held in stages.items()
+        if stage.startswith(SAME)
+        for out in held["outs"]
+    }
 
 
 def test_two_workers_make_what_one_run_after_another_makes(project: Path, tmp_path: Path) -> None:
     alone, run_alone = copied(project, tmp_path / "alone")
     for value in VALUES:
-        run_alone("dvc", "exp", "run", "-q", "-n", sweep.name_of("pet.lambda", value), "-S", f"pet.lambda={value}")
+        run_alone(
+            "dvc",
+            "exp",
+            "run",
+            "-q",
+            "-n",
+            sweep.name_of("pet.lambda", value),
+            "-S",
+            f"pet.lambda={value}",
+        )
     swept, run_swept = copied(project, tmp_path / "swept")
     before = sorted(p.name for p in swept.iterdir())
     said = run_swept("so8t", "sweep", "pet.lambda", *VALUES, "--workers", "2").stdout

@@ -15,7 +15,10 @@ from so8t.params import Calibration
 from tests.fakes.scores import limits
 
 REPEATS, DELTA, SPREAD, STEP = 500, 0.05, 2.0, 1.0
-SAFE, UNSAFE = 3.0, (-2.0, -1.0, -3.0, -2.5)  # mean ALLOW logit: true ALLOW, and unsafe rows of each domain
+SAFE, UNSAFE = (
+    3.0,
+    (-2.0, -1.0, -3.0, -2.5),
+)  # mean ALLOW logit: true ALLOW, and unsafe rows of each domain
 
 
 def draw(n: int, per_group: int, shared: float, domains: int, rng: np.random.Generator) -> Scores:
@@ -23,11 +26,20 @@ def draw(n: int, per_group: int, shared: float, domains: int, rng: np.random.Gen
     group = np.arange(n) // per_group
     gold = rng.integers(0, 3, n)
     domain = group % domains
-    noise = np.sqrt(shared) * rng.standard_normal(n)[group] + np.sqrt(1 - shared) * rng.standard_normal(n)
+    noise = np.sqrt(shared) * rng.standard_normal(n)[group] + np.sqrt(
+        1 - shared
+    ) * rng.standard_normal(n)
     allow = np.where(gold == 0, SAFE, np.asarray(UNSAFE)[domain]) + SPREAD * noise
     logits = np.stack([allow, STEP * (gold == 1), STEP * (gold == 2)], axis=1)
     logits[gold == 0, 1] = STEP
-    return Scores(tuple(map(str, range(n))), tuple(map(str, group)), tuple(f"d{d}" for d in domain), gold, logits, np.zeros(n))
+    return Scores(
+        tuple(map(str, range(n))),
+        tuple(map(str, group)),
+        tuple(f"d{d}" for d in domain),
+        gold,
+        logits,
+        np.zeros(n),
+    )
 
 
 def true_rate(temperature: float, threshold: float, domain: int) -> float:
@@ -41,16 +53,29 @@ def certify(scores: Scores, how: Calibration) -> tuple[float, float]:
     """(temperature, certified hazard limit), 0 when not certified."""
     fitted = fit(scores, how, "prefill")
     own = [s.threshold for s in strata_of(scores, fitted.hazards, how) if s.binding]
-    return fitted.temperature.temperature, min((t for t in own if t is not None), default=0.0) if None not in own else 0.0
+    return fitted.temperature.temperature, min(
+        (t for t in own if t is not None), default=0.0
+    ) if None not in own else 0.0
 
 
 def row_wise(scores: Scores, how: Calibration) -> tuple[float, float]:
     """What taking rows as independent would certify."""
     fitted = fit(scores, how, "prefill")
-    return fitted.temperature.temperature, certified_threshold(fitted.hazards[scores.gold != 0], how.alpha, how.delta) or 0.0
+    return fitted.temperature.temperature, certified_threshold(
+        fitted.hazards[scores.gold != 0], how.alpha, how.delta
+    ) or 0.0
 
 
-def violations(n: int, alpha: float, *, per_group: int, shared: float, domains: int = 1, naive: bool = False, repeats: int = REPEATS) -> tuple[int, int]:
+def violations(
+    n: int,
+    alpha: float,
+    *,
+    per_group: int,
+    shared: float,
+    domains: int = 1,
+    naive: bool = False,
+    repeats: int = REPEATS,
+) -> tuple[int, int]:
     """(how often the true worst rate is above alpha, how often anything was certified)."""
     how = limits(alpha=alpha, delta=DELTA, floor_allow=1e-9)
     above = certified = 0
@@ -101,4 +126,6 @@ def test_the_analytic_truth_is_what_many_rows_show() -> None:
     temperature, threshold = 1.7, 0.4
     p = np.exp(scores.logits / temperature)
     hazards = p[:, 1:].sum(axis=1) / p.sum(axis=1)
-    assert (hazards[scores.gold != 0] < threshold).mean() == pytest.approx(true_rate(temperature, threshold, 0), abs=0.002)
+    assert (hazards[scores.gold != 0] < threshold).mean() == pytest.approx(
+        true_rate(temperature, threshold, 0), abs=0.002
+    )

@@ -24,7 +24,9 @@ def read_everything(path: Path) -> None:
     identity.check_seal(path)
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.binary(max_size=400))
 def test_random_bytes_behind_the_magic_are_an_artifact_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "f.gguf").write_bytes(b"GGUF" + data)
@@ -53,7 +55,9 @@ def mutated(whole: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_of_500_corrupted_files_none_is_accepted_and_none_crashes(tmp_path: Path, whole: bytes) -> None:
+def test_of_500_corrupted_files_none_is_accepted_and_none_crashes(
+    tmp_path: Path, whole: bytes
+) -> None:
     generator, path = random.Random(7), tmp_path / "f.gguf"
     before, began, tried = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), 0
     while tried < 500:

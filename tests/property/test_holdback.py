@@ -7,35 +7,62 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from so8t import chat
-from so8t.agent.holdback import HOLD, HoldBack
 from so8t.errors import DataError
+from so8t.serving.final_only import HOLD, HoldBack
 from so8t.verdict import Verdict
 from tests.property.test_chat_laws import ANY, PIECES
 from tests.unit.test_chat import MALFORMED, SECRET, SOUND, F, H, T
 
-HEAD = st.sampled_from(["# 判定\nALLOW\n", "# 判定\nALLOW\n# 思考ステップ\n秘\n\n# 最終回答\n", "# 判定\nDENY\r\n# 最終回答\r\n", "",
-                        "# 判定\nALLOW\n<think-task>秘</think-task><think-safety></think-safety><think-policy>秘</think-policy><final>"])
-TROUBLE = st.lists(st.sampled_from([*"#＃<＜>/ 　\r\n\u200b\u0301\u3099゚思考ステップ最終回答判定thinkTHINKfinalｆﬁ答あ。", "思考ステッ", "最終", "</final>"]),
-                   max_size=40).map("".join)
-TURNS = ANY | PIECES | st.tuples(HEAD, TROUBLE | ANY, st.sampled_from(["", "</final>"])).map("".join)
+HEAD = st.sampled_from(
+    [
+        "# 判定\nALLOW\n",
+        "# 判定\nALLOW\n# 思考ステップ\n秘\n\n# 最終回答\n",
+        "# 判定\nDENY\r\n# 最終回答\r\n",
+        "",
+        "# 判定\nALLOW\n<think-task>秘</think-task><think-safety></think-safety><think-policy>秘</think-policy><final>",
+    ]
+)
+TROUBLE = st.lists(
+    st.sampled_from(
+        [
+            *"#＃<＜>/ 　\r\n\u200b\u0301\u3099゚思考ステップ最終回答判定thinkTHINKfinalｆﬁ答あ。",
+            "思考ステッ",
+            "最終",
+            "</final>",
+        ]
+    ),
+    max_size=40,
+).map("".join)
+TURNS = (
+    ANY | PIECES | st.tuples(HEAD, TROUBLE | ANY, st.sampled_from(["", "</final>"])).map("".join)
+)
 
 
 def streamed(text: str, cuts: list[int], hold: int = HOLD) -> tuple[str, str, chat.Parsed]:
     """What leaves while the text comes in pieces cut at `cuts`, what leaves at the end, and how it is read."""
-    reader, borders = HoldBack(hold), sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    reader, borders = (
+        HoldBack(hold),
+        sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)}),
+    )
     early = "".join(reader.feed(text[a:b]) for a, b in pairwise(borders))
     return early, *reader.close()
 
 
 def is_beginning_of_an_answer(early: str, text: str) -> bool:
     """Whether some beginning of the text is a well-formed turn (closed where it breaks off) whose answer begins so."""
-    ends = (chat.parse(text[:end] + close) for end in range(len(text) + 1) for close in ("", "</final>"))
-    return early == "" or any(parsed.final is not None and parsed.final.startswith(early) for parsed in ends)
+    ends = (
+        chat.parse(text[:end] + close) for end in range(len(text) + 1) for close in ("", "</final>")
+    )
+    return early == "" or any(
+        parsed.final is not None and parsed.final.startswith(early) for parsed in ends
+    )
 
 
 @settings(max_examples=600)
 @given(TURNS, st.lists(st.integers(0, 500), max_size=30), st.sampled_from([HOLD, 60]))
-def test_any_text_cut_anywhere_streams_to_what_the_whole_is(text: str, cuts: list[int], hold: int) -> None:
+def test_any_text_cut_anywhere_streams_to_what_the_whole_is(
+    text: str, cuts: list[int], hold: int
+) -> None:
     early, rest, parsed = streamed(text, cuts, hold)
     assert parsed == chat.parse(text)
     if parsed.final is not None:
@@ -48,16 +75,26 @@ def test_any_text_cut_anywhere_streams_to_what_the_whole_is(text: str, cuts: lis
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(list(Verdict)), st.none() | ANY, ANY, st.sampled_from(["heading", "quadruple"]), st.lists(st.integers(0, 400), max_size=20))
-def test_a_rendered_turn_streams_to_its_answer_and_none_of_its_thinking(verdict: Verdict, thinking: str | None, final: str, fmt: chat.Format,
-                                                                      cuts: list[int]) -> None:
+@given(
+    st.sampled_from(list(Verdict)),
+    st.none() | ANY,
+    ANY,
+    st.sampled_from(["heading", "quadruple"]),
+    st.lists(st.integers(0, 400), max_size=20),
+)
+def test_a_rendered_turn_streams_to_its_answer_and_none_of_its_thinking(
+    verdict: Verdict, thinking: str | None, final: str, fmt: chat.Format, cuts: list[int]
+) -> None:
     canary = "\ue123\ue124\ue125"
     try:
         text = chat.response_of(verdict, f"{thinking}{canary}" if thinking else None, final, fmt)
     except DataError:
         return
     early, rest, parsed = streamed(text, cuts)
-    assert (early + rest, parsed.errors) == (final.replace("\r\n", "\n").replace("\r", "\n").strip(), ())
+    assert (early + rest, parsed.errors) == (
+        final.replace("\r\n", "\n").replace("\r", "\n").strip(),
+        (),
+    )
     assert not set(canary) & set(early + rest)
 
 
@@ -110,8 +147,13 @@ def test_what_follows_a_second_marker_never_leaves(name: str) -> None:
 
 
 def test_a_turn_that_is_wrong_before_its_answer_shows_none_of_it() -> None:
-    for head in (f"{H}PERMIT\n{T}a\n\n{F}", f"はい。\n{H}ALLOW\n{F}", f"{T}a\n\n{F}", f"{H}ALLOW\n{T}<final>\n{F}",
-                 f"{H}ALLOW\n<think-task>a</think-task><final>"):
+    for head in (
+        f"{H}PERMIT\n{T}a\n\n{F}",
+        f"はい。\n{H}ALLOW\n{F}",
+        f"{T}a\n\n{F}",
+        f"{H}ALLOW\n{T}<final>\n{F}",
+        f"{H}ALLOW\n<think-task>a</think-task><final>",
+    ):
         assert streamed(head + LONG, list(range(200)))[0] == ""
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from so8t.calibration import card as cards
+from so8t.calibration.assess import assess
 from so8t.calibration.fit import make_card
-from so8t.calibration.gate import assess
 from so8t.metrics import Scores
 from so8t.metrics.scores import number
 from so8t.verdict import Verdict, decide
@@ -22,14 +22,22 @@ CLOSED = make_card(make(60, 1), meta(), limits(), readout="prefill", seed=1)[0]
 
 
 def test_the_cards_under_test_are_what_they_should_be() -> None:
-    assert (OPEN.status, OPEN_CUE.status, CLOSED.status) == ("certified", "certified", "not_certified")
-    assert cards.apply(OPEN, [9.0, 0.0, 0.0], None).verdict is Verdict.ALLOW  # so the property below is not empty
+    assert (OPEN.status, OPEN_CUE.status, CLOSED.status) == (
+        "certified",
+        "certified",
+        "not_certified",
+    )
+    assert (
+        cards.apply(OPEN, [9.0, 0.0, 0.0], None).verdict is Verdict.ALLOW
+    )  # so the property below is not empty
     assert cards.apply(OPEN_CUE, [9.0, 0.0, 0.0], 0.1).verdict is Verdict.ALLOW
 
 
 @given(logits=st.lists(ANY, min_size=0, max_size=5), residual=st.none() | ANY)
 @settings(max_examples=500, deadline=None)
-def test_only_a_readable_row_below_the_threshold_is_allowed(logits: list[float], residual: float | None) -> None:
+def test_only_a_readable_row_below_the_threshold_is_allowed(
+    logits: list[float], residual: float | None
+) -> None:
     for card in (OPEN, OPEN_CUE, CLOSED):
         decision = cards.apply(card, logits, residual)
         if decision.verdict is not Verdict.ALLOW:
@@ -52,13 +60,31 @@ def test_more_evidence_for_deny_never_opens_the_gate(logits: list[float], more: 
     assert not (before is Verdict.DENY and after is not Verdict.DENY)
 
 
-@given(rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8), st.lists(ANY, min_size=3, max_size=3), ANY, st.sampled_from("ab")), max_size=40),
-       readout=st.sampled_from(["prefill", "cue"]))
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.integers(0, 8),
+            st.lists(ANY, min_size=3, max_size=3),
+            ANY,
+            st.sampled_from("ab"),
+        ),
+        max_size=40,
+    ),
+    readout=st.sampled_from(["prefill", "cue"]),
+)
 @settings(max_examples=150, deadline=None)
-def test_any_calibration_rows_give_a_card_that_follows_its_own_certificate(rows: list[Any], readout: str) -> None:
-    scores = Scores(tuple(f"r{i}" for i in range(len(rows))), tuple(f"g{row[1]}" for row in rows), tuple(row[4] for row in rows),
-                    np.array([row[0] for row in rows], dtype=np.int64), np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 3),
-                    np.array([row[3] for row in rows], dtype=np.float64))
+def test_any_calibration_rows_give_a_card_that_follows_its_own_certificate(
+    rows: list[Any], readout: str
+) -> None:
+    scores = Scores(
+        tuple(f"r{i}" for i in range(len(rows))),
+        tuple(f"g{row[1]}" for row in rows),
+        tuple(row[4] for row in rows),
+        np.array([row[0] for row in rows], dtype=np.int64),
+        np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 3),
+        np.array([row[3] for row in rows], dtype=np.float64),
+    )
     card, _ = make_card(scores, meta(), limits(bootstrap=100), readout=readout, seed=1)
     assert card.status == "not_certified"  # 40 rows can never do
     assert (card.thresholds.escalate, card.thresholds.allow) == (0.0, None)
@@ -79,7 +105,11 @@ def test_any_json_value_is_read_as_a_number_or_as_nothing(value: Any) -> None:
 @given(escalate=st.floats(0, 1), deny=st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
 def test_float32_keys_are_never_looser_than_the_card(escalate: float, deny: float) -> None:
-    card = OPEN.model_copy(update={"thresholds": cards.CardThresholds(deny=deny, escalate=escalate, allow=1.0 - escalate)})
+    card = OPEN.model_copy(
+        update={
+            "thresholds": cards.CardThresholds(deny=deny, escalate=escalate, allow=1.0 - escalate)
+        }
+    )
     held = cards.float32_thresholds(card)
     assert 0.0 <= held.escalate <= escalate
     assert held.deny <= deny
@@ -89,7 +119,12 @@ def test_float32_keys_are_never_looser_than_the_card(escalate: float, deny: floa
 
 def test_decide_escalates_what_is_not_a_distribution() -> None:
     rows = np.array([[1.0, 0.0, 0.5], [np.nan, 0, 0], [2.0, -1.0, 0.0], [0.99, 0.005, 0.005]])
-    assert decide(rows, cards.thresholds_of(OPEN)) == [Verdict.ESCALATE, Verdict.ESCALATE, Verdict.ESCALATE, Verdict.ALLOW]
+    assert decide(rows, cards.thresholds_of(OPEN)) == [
+        Verdict.ESCALATE,
+        Verdict.ESCALATE,
+        Verdict.ESCALATE,
+        Verdict.ALLOW,
+    ]
 
 
 def test_serving_sees_the_very_bits_that_were_certified() -> None:

@@ -24,7 +24,9 @@ def oracle(states: np.ndarray, samples: np.ndarray) -> tuple[float, float, int]:
                 continue  # the triple begins with the sample's first token
             mine = u[ids == ids[t]]
             variance = ((mine - mine.mean(0)) ** 2).mean()
-            normalised += ((u[t + 1] - 2 * u[t] + u[t - 1]) ** 2).mean() / (6 * variance + pet.EPSILON)
+            normalised += ((u[t + 1] - 2 * u[t] + u[t - 1]) ** 2).mean() / (
+                6 * variance + pet.EPSILON
+            )
             raw += ((h[t + 1] - 2 * h[t] + h[t - 1]) ** 2).mean()
             count += 1
     return normalised, raw, count
@@ -39,7 +41,9 @@ def differentiable_oracle(states: torch.Tensor, samples: torch.Tensor) -> torch.
             if ids[t] >= 0 and len({ids[t - 2], ids[t - 1], ids[t], ids[t + 1]}) == 1:
                 mine = u[torch.tensor(ids) == ids[t]]
                 variance = (mine - mine.mean(0)).pow(2).mean()
-                total = total + (u[t + 1] - 2 * u[t] + u[t - 1]).pow(2).mean() / (6 * variance + pet.EPSILON)
+                total = total + (u[t + 1] - 2 * u[t] + u[t - 1]).pow(2).mean() / (
+                    6 * variance + pet.EPSILON
+                )
     return total
 
 
@@ -66,7 +70,9 @@ def packings(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(packings(), SEEDS)
-def test_penalty_equals_the_oracle_under_random_masks_and_packings(samples: np.ndarray, seed: int) -> None:
+def test_penalty_equals_the_oracle_under_random_masks_and_packings(
+    samples: np.ndarray, seed: int
+) -> None:
     states = np.random.default_rng(seed).normal(size=(*samples.shape, 8)).astype(np.float32)
     ids = torch.from_numpy(samples)
     valid = pet.valid_triples(ids)
@@ -110,8 +116,12 @@ def test_offset_and_giant_tokens_do_not_lower_it_and_slow_drift_does() -> None:
     giant = noise.clone()
     giant[:, [20, 120, 220]] *= 300.0
     assert penalty(giant, one_sample(256)) > 0.9 * before
-    ramp = torch.linspace(-6.0, 6.0, 256)[None, :, None] * torch.randn(32, generator=torch.Generator().manual_seed(5))
-    assert penalty(noise + ramp, one_sample(256)) < 0.5 * before  # the known limit: nothing is claimed for PET
+    ramp = torch.linspace(-6.0, 6.0, 256)[None, :, None] * torch.randn(
+        32, generator=torch.Generator().manual_seed(5)
+    )
+    assert (
+        penalty(noise + ramp, one_sample(256)) < 0.5 * before
+    )  # the known limit: nothing is claimed for PET
 
 
 def test_gradient_is_that_of_the_plain_formula_and_scales_with_the_loss() -> None:
@@ -122,12 +132,16 @@ def test_gradient_is_that_of_the_plain_formula_and_scales_with_the_loss() -> Non
     got = torch.autograd.grad(pet.penalty_sums(states, ids, valid)[0], states)[0]
     assert torch.allclose(got, want, rtol=1e-5, atol=1e-7)
     scaled = torch.autograd.grad(pet.penalty_sums(states, ids, valid)[0] * 65536.0, states)[0]
-    assert torch.equal(scaled, got * 65536.0)  # not clamped, whatever the loss scale (the origin's hook was)
+    assert torch.equal(
+        scaled, got * 65536.0
+    )  # not clamped, whatever the loss scale (the origin's hook was)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_states_get_a_gradient_of_their_dtype(dtype: torch.dtype) -> None:
-    states = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(7)).to(dtype).requires_grad_()
+    states = (
+        torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(7)).to(dtype).requires_grad_()
+    )
     pet.penalty_sums(states, one_sample(12), pet.valid_triples(one_sample(12)))[0].backward()
     assert states.grad is not None
     assert states.grad.dtype == dtype
@@ -137,7 +151,9 @@ def test_half_precision_states_get_a_gradient_of_their_dtype(dtype: torch.dtype)
 @pytest.mark.parametrize("name", sorted(pet.PRESETS))
 def test_presets_cover_all_progress_and_include_the_end(name: str) -> None:
     schedule = pet.PRESETS[name]
-    assert schedule.weight(0.05, 0.0) == 0.05 * (1.0 if name == "constant" else schedule.multipliers[0])
+    assert schedule.weight(0.05, 0.0) == 0.05 * (
+        1.0 if name == "constant" else schedule.multipliers[0]
+    )
     assert schedule.weight(0.05, 1.0) == 0.05 * schedule.multipliers[2]
     assert schedule.weight(0.0, 0.5) == 0.0
 

@@ -56,7 +56,10 @@ def test_every_generator_is_skew_in_every_representation(seed: int) -> None:
 @given(SEEDS)
 def test_the_three_representations_have_different_spectra(seed: int) -> None:
     theta = drawn(seed, 1, rotation.FREE)
-    spectra = [torch.linalg.eigvals(triality.generator(theta, r)[0]).imag.sort().values for r in REPRESENTATIONS]
+    spectra = [
+        torch.linalg.eigvals(triality.generator(theta, r)[0]).imag.sort().values
+        for r in REPRESENTATIONS
+    ]
     for one, other in combinations(spectra, 2):
         assert (one - other).abs().max() > 1e-6
 
@@ -66,8 +69,15 @@ def test_no_matrix_intertwines_two_of_them() -> None:
     eye = torch.eye(8, dtype=torch.float64)
     for one in REPRESENTATIONS:
         for other in REPRESENTATIONS:
-            pairs = zip(triality.generator(UNITS, one), triality.generator(UNITS, other), strict=True)
-            system = torch.cat([torch.kron(eye, rho.T.contiguous()) - torch.kron(sigma.contiguous(), eye) for rho, sigma in pairs])
+            pairs = zip(
+                triality.generator(UNITS, one), triality.generator(UNITS, other), strict=True
+            )
+            system = torch.cat(
+                [
+                    torch.kron(eye, rho.T.contiguous()) - torch.kron(sigma.contiguous(), eye)
+                    for rho, sigma in pairs
+                ]
+            )
             null = 64 - int(torch.linalg.matrix_rank(system))
             assert null == (1 if one == other else 0)
 
@@ -88,8 +98,13 @@ def test_the_trilinear_form_is_invariant_and_not_under_a_wrong_frame(seed: int) 
     v, s, c = (drawn(seed + k, 8) / 8**0.5 for k in (1, 2, 3))
     turned = {r: triality.rotation(theta, r)[0] for r in REPRESENTATIONS}
     want = triality.trilinear(v, s, c)
-    assert abs(triality.trilinear(turned["V"] @ v, turned["S+"] @ s, turned["S-"] @ c) - want) < 1e-12
-    wrong = [triality.trilinear(turned["V"] @ v, turned["S-"] @ s, turned["S+"] @ c), triality.trilinear(turned["V"] @ v, turned["V"] @ s, turned["V"] @ c)]
+    assert (
+        abs(triality.trilinear(turned["V"] @ v, turned["S+"] @ s, turned["S-"] @ c) - want) < 1e-12
+    )
+    wrong = [
+        triality.trilinear(turned["V"] @ v, turned["S-"] @ s, turned["S+"] @ c),
+        triality.trilinear(turned["V"] @ v, turned["V"] @ s, turned["V"] @ c),
+    ]
     assert max(abs(w - want) for w in wrong) > 1e-4
 
 
@@ -98,4 +113,6 @@ def test_the_trilinear_form_is_invariant_and_not_under_a_wrong_frame(seed: int) 
 def test_gradients_through_the_spinor_rotations_are_right(seed: int) -> None:
     theta = drawn(seed, 1, rotation.FREE).requires_grad_()
     for representation in ("S+", "S-"):
-        assert torch.autograd.gradcheck(lambda t, r=representation: triality.rotation(t, r), (theta,))
+        assert torch.autograd.gradcheck(
+            lambda t, r=representation: triality.rotation(t, r), (theta,)
+        )

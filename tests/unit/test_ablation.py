@@ -16,8 +16,13 @@ from tests.fakes.tuning import ROOT
 def row(value: float, heads: bool = False) -> dict:
     cue = {"macro_f1": value, "accuracy": value, "false_allow_rate": 1 - value, "log_loss": 1.0}
     split = {"cue": cue, "language_loss": 2 - value} | ({"heads": cue} if heads else {})
-    return {"profile": "demo", "commit": "abc", "base_sha256": "b1", "trained": {"adapter": 10},
-            "splits": dict.fromkeys(("valid", "test_iid", "test_cells", "test_phrases"), split)}
+    return {
+        "profile": "demo",
+        "commit": "abc",
+        "base_sha256": "b1",
+        "trained": {"adapter": 10},
+        "splits": dict.fromkeys(("valid", "test_iid", "test_cells", "test_phrases"), split),
+    }
 
 
 def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> None:
@@ -36,13 +41,28 @@ def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> N
         assert params.train_seed == 3
         assert params.active.train.threads == 1
         assert params.seed == raw["seed"]  # data and base stay
-        assert params.active.train.epochs == pytest.approx(0.5 * raw["profiles"]["demo"]["train"]["epochs"])
-        seen.add((params.gates.enabled, params.heads.enabled, params.heads.mode, params.pet.weight, params.active.train.adapter))
+        assert params.active.train.epochs == pytest.approx(
+            0.5 * raw["profiles"]["demo"]["train"]["epochs"]
+        )
+        seen.add(
+            (
+                params.gates.enabled,
+                params.heads.enabled,
+                params.heads.mode,
+                params.pet.weight,
+                params.active.train.adapter,
+            )
+        )
     assert len(seen) == len(ablation.ARMS)
 
 
 def test_seeds_are_outermost_and_unknown_arms_are_refused() -> None:
-    assert [run.name for run in ablation.runs(("lora", "gate"), 2, 1.0)] == ["ablation-lora-s1", "ablation-gate-s1", "ablation-lora-s2", "ablation-gate-s2"]
+    assert [run.name for run in ablation.runs(("lora", "gate"), 2, 1.0)] == [
+        "ablation-lora-s1",
+        "ablation-gate-s1",
+        "ablation-lora-s2",
+        "ablation-gate-s2",
+    ]
     assert Run("lora", 1, 0.25).name == "ablation-lora-s1-x0-25"
     with pytest.raises(ParamsError, match="lroa"):
         ablation.runs(("lroa",), 1, 1.0)
@@ -50,12 +70,19 @@ def test_seeds_are_outermost_and_unknown_arms_are_refused() -> None:
 
 def test_the_tests_are_scipys_and_the_flips_are_exact() -> None:
     differences = [0.01, 0.03, 0.02, -0.01, 0.04]
-    assert ablation_table.paired_t(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
-    assert ablation_table.sign_flip(differences) == pytest.approx(stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue)
+    assert ablation_table.paired_t(differences) == pytest.approx(
+        stats.ttest_1samp(differences, 0).pvalue
+    )
+    assert ablation_table.sign_flip(differences) == pytest.approx(
+        stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+        ).pvalue
+    )
     assert ablation_table.sign_flip([0.1] * 5) == 2 / 32
     mean, half = ablation_table.interval(differences)
-    assert (mean - half, mean + half) == pytest.approx(stats.t.interval(0.95, 4, np.mean(differences), stats.sem(differences)))
+    assert (mean - half, mean + half) == pytest.approx(
+        stats.t.interval(0.95, 4, np.mean(differences), stats.sem(differences))
+    )
 
 
 def test_the_page_says_which_arm_helps_and_pairs_by_seed() -> None:
@@ -78,10 +105,12 @@ def test_raw_rows_do_not_break_the_table_of_benchmarks(tmp_path, monkeypatch) ->
 
     from click.testing import CliRunner
 
-    from so8t.setup import bench_table
+    from so8t.operations.setup import bench_table
 
     (tmp_path / "bench/results").mkdir(parents=True)
-    (tmp_path / ablation.RESULTS).write_text(json.dumps({"arm": "lora", "seed": 1, "scale": 1.0, **row(0.8)}) + "\n", encoding="utf-8")
+    (tmp_path / ablation.RESULTS).write_text(
+        json.dumps({"arm": "lora", "seed": 1, "scale": 1.0, **row(0.8)}) + "\n", encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(bench_table).exit_code == 0
     assert ablation.known(tmp_path, "demo").keys() == {Run("lora", 1, 1.0)}
@@ -92,8 +121,13 @@ def test_results_on_another_base_are_not_mixed_in(tmp_path) -> None:
     import json
 
     (tmp_path / "bench/results").mkdir(parents=True)
-    rows = [{"arm": "lora", "seed": seed, "scale": 1.0, **row(0.8), "base_sha256": base} for seed, base in ((1, "old"), (2, "new"))]
-    (tmp_path / ablation.RESULTS).write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    rows = [
+        {"arm": "lora", "seed": seed, "scale": 1.0, **row(0.8), "base_sha256": base}
+        for seed, base in ((1, "old"), (2, "new"))
+    ]
+    (tmp_path / ablation.RESULTS).write_text(
+        "".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8"
+    )
     assert ablation.known(tmp_path, "demo").keys() == {Run("lora", 2, 1.0)}
     (tmp_path / ablation.BASE).mkdir(parents=True)
     (tmp_path / ablation.BASE / "config.json").write_text("{}", encoding="utf-8")
@@ -103,4 +137,6 @@ def test_results_on_another_base_are_not_mixed_in(tmp_path) -> None:
 @pytest.mark.parametrize("name", [str(ablation.PLACED), str(ablation.PLACED.with_suffix(".lock"))])
 def test_git_ignores_neither_the_placed_graph_nor_its_lock(name: str) -> None:
     """DVC refuses a graph or a lock that git ignores."""
-    assert subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False).returncode == 1
+    assert (
+        subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False).returncode == 1
+    )

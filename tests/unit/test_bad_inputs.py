@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from so8t.corpus.prepare import prepare
+from so8t.data.prepare import prepare
 from so8t.errors import DataError
 from so8t.params import Source, load
 from so8t.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 DATA = load(ROOT / "params.yaml").data
-GOOD = json.dumps({"text": "公開資料の要約をお願いします。", "label": "ALLOW"}, ensure_ascii=False).encode() + b"\n"
+GOOD = (
+    json.dumps(
+        {"text": "公開資料の要約をお願いします。", "label": "ALLOW"}, ensure_ascii=False
+    ).encode()
+    + b"\n"
+)
 ROW = {"text": "資料を見せてください。", "label": "DENY"}
 
 
@@ -41,7 +46,9 @@ def unreadable_parquet(folder: Path) -> Path:
     return folder / "rows.parquet"
 
 
-BIG = json.dumps({"text": "あ" * (17 << 20), "label": "ALLOW"}, ensure_ascii=False).encode()  # 51 MB
+BIG = json.dumps(
+    {"text": "あ" * (17 << 20), "label": "ALLOW"}, ensure_ascii=False
+).encode()  # 51 MB
 # name: (writer, the line that is reported)
 CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
     "not JSON": (put(GOOD + b"{text: 1}\n"), 2),
@@ -89,7 +96,9 @@ CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_input_is_refused_with_place_and_fix_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+def test_a_bad_input_is_refused_with_place_and_fix_and_nothing_is_written(
+    name: str, tmp_path: Path
+) -> None:
     writer, number = CASES[name]
     path, out = writer(tmp_path), tmp_path / "out" / "prepared"
     data = DATA.model_copy(update={"sources": [Source(path=str(path), weight=1.0, use="auto")]})
@@ -110,9 +119,19 @@ def test_a_failure_leaves_the_previous_result_as_it_was(tmp_path: Path) -> None:
     good, bad, out = tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "prepared"
     good.write_bytes(GOOD)
     bad.write_bytes(GOOD + b"{")
-    prepare(DATA.model_copy(update={"sources": [Source(path=str(good), weight=1.0, use="train")]}), 1, out, Progress("test"))
+    prepare(
+        DATA.model_copy(update={"sources": [Source(path=str(good), weight=1.0, use="train")]}),
+        1,
+        out,
+        Progress("test"),
+    )
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(DataError):
-        prepare(DATA.model_copy(update={"sources": [Source(path=str(bad), weight=1.0, use="train")]}), 1, out, Progress("test"))
+        prepare(
+            DATA.model_copy(update={"sources": [Source(path=str(bad), weight=1.0, use="train")]}),
+            1,
+            out,
+            Progress("test"),
+        )
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert before["train.jsonl"]

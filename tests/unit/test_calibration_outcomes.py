@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from so8t.calibration import card as cards
+from so8t.calibration.assess import assess
+from so8t.calibration.calibrate import calibrate, temperature_path
 from so8t.calibration.cli import gate, recalibrate
 from so8t.calibration.fit import make_card
-from so8t.calibration.gate import assess
-from so8t.calibration.run import calibrate, temperature_path
 from so8t.errors import ArtifactError, DataError
 from so8t.files import read_json, write_json
 from so8t.metrics import Scores, read_scores
@@ -53,7 +53,10 @@ def test_thresholds_survive_the_file_bit_for_bit(tmp_path: Path) -> None:
     card = card_of(GOOD)
     cards.write(tmp_path / "card.json", card)
     written = json.loads((tmp_path / "card.json").read_text())["thresholds"]
-    assert (written["escalate"], written["deny"]) == (card.thresholds.escalate, card.thresholds.deny)
+    assert (written["escalate"], written["deny"]) == (
+        card.thresholds.escalate,
+        card.thresholds.deny,
+    )
 
 
 def test_the_card_holds_no_time_path_or_host(tmp_path: Path) -> None:
@@ -62,20 +65,28 @@ def test_the_card_holds_no_time_path_or_host(tmp_path: Path) -> None:
     calibrate(folder, tmp_path / "two" / "card.json", readout="prefill", limits=limits(), seed=1)
     assert (tmp_path / "one/card.json").read_bytes() == (tmp_path / "two/card.json").read_bytes()
     assert str(tmp_path) not in (tmp_path / "one/card.json").read_text()
-    assert (tmp_path / "one/card.temperature.json").read_bytes() == temperature_path(tmp_path / "two/card.json").read_bytes()
+    assert (tmp_path / "one/card.temperature.json").read_bytes() == temperature_path(
+        tmp_path / "two/card.json"
+    ).read_bytes()
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     order = np.random.default_rng(3).permutation(len(GOOD))
     pick = [tuple(values[i] for i in order) for values in (GOOD.ids, GOOD.groups, GOOD.domains)]
-    shuffled = Scores(pick[0], pick[1], pick[2], GOOD.gold[order], GOOD.logits[order], GOOD.residual[order])
+    shuffled = Scores(
+        pick[0], pick[1], pick[2], GOOD.gold[order], GOOD.logits[order], GOOD.residual[order]
+    )
     first, second = card_of(GOOD), card_of(shuffled)
     assert second.thresholds.escalate == pytest.approx(first.thresholds.escalate, rel=1e-6)
-    assert [s["groups"] for s in second.certificate["strata"]] == [s["groups"] for s in first.certificate["strata"]]
+    assert [s["groups"] for s in second.certificate["strata"]] == [
+        s["groups"] for s in first.certificate["strata"]
+    ]
 
 
 def test_too_few_groups_in_one_domain_close_the_gate_and_say_how_many_are_missing() -> None:
-    keep = np.array([d != "defense" or int(g[2:]) < 60 for d, g in zip(GOOD.domains, GOOD.groups, strict=True)])
+    keep = np.array(
+        [d != "defense" or int(g[2:]) < 60 for d, g in zip(GOOD.domains, GOOD.groups, strict=True)]
+    )
     card = card_of(GOOD.where(keep))
     assert (card.status, card.reasons) == ("not_certified", ["too_few_unsafe_groups"])
     assert (card.thresholds.escalate, card.thresholds.allow) == (0.0, None)
@@ -97,13 +108,18 @@ def test_many_rows_of_few_groups_do_not_certify() -> None:
     assert card_of(few).data["n_unsafe"] > 700
 
 
-@pytest.mark.parametrize(("scores", "code", "reason"), [
-    (GOOD.where(GOOD.gold == 0), 4, "no_unsafe_rows"),
-    (GOOD.where(np.zeros(len(GOOD), dtype=bool)), 4, "no_rows"),
-    (with_logits(GOOD, np.full((len(GOOD), 3), np.nan)), 4, "too_many_unreadable_verdicts"),
-    (GOOD.where(np.arange(len(GOOD)) < 40), 5, "too_few_unsafe_groups"),
-])
-def test_nothing_measured_is_4_and_too_little_is_5(scores: Scores, code: int, reason: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scores", "code", "reason"),
+    [
+        (GOOD.where(GOOD.gold == 0), 4, "no_unsafe_rows"),
+        (GOOD.where(np.zeros(len(GOOD), dtype=bool)), 4, "no_rows"),
+        (with_logits(GOOD, np.full((len(GOOD), 3), np.nan)), 4, "too_many_unreadable_verdicts"),
+        (GOOD.where(np.arange(len(GOOD)) < 40), 5, "too_few_unsafe_groups"),
+    ],
+)
+def test_nothing_measured_is_4_and_too_little_is_5(
+    scores: Scores, code: int, reason: str, tmp_path: Path
+) -> None:
     card = card_of(scores)
     _, decided = cards.judge(card, GOOD)
     assert not (decided == 0).any()
@@ -143,7 +159,10 @@ def test_unreadable_rows_escalate_and_count_against_no_guarantee() -> None:
 def test_residual_mass_limits_the_cue_readout_only() -> None:
     outside = np.where(np.arange(len(GOOD)) % 2 == 0, 0.9, 0.01)
     scores = Scores(GOOD.ids, GOOD.groups, GOOD.domains, GOOD.gold, GOOD.logits, outside)
-    cue, prefill = (make_card(scores, meta(), limits(unparsed_max=1.0), readout=readout, seed=1)[0] for readout in ("cue", "prefill"))
+    cue, prefill = (
+        make_card(scores, meta(), limits(unparsed_max=1.0), readout=readout, seed=1)[0]
+        for readout in ("cue", "prefill")
+    )
     assert (cue.residual.applies, prefill.residual.applies) == (True, False)
     assert (cue.data["over_residual"], prefill.data["over_residual"]) == (600, 0)
     assert (cards.judge(cue, scores)[1][::2] == 1).all()
@@ -154,15 +173,27 @@ def test_residual_mass_limits_the_cue_readout_only() -> None:
 @pytest.mark.parametrize("label", ["PERMIT", "allow", "", 1, ["ALLOW"]])
 def test_an_unknown_label_is_an_error_with_file_and_line(label: Any, tmp_path: Path) -> None:
     row = {"id": "x", "group": "g", "domain": "general", "verdict": label, "prefill": [0, 0, 0]}
-    (tmp_path / "calibration.jsonl").write_text(json.dumps({**row, "id": "w", "verdict": "ESCALATION"}) + "\n" + json.dumps(row) + "\n")
+    (tmp_path / "calibration.jsonl").write_text(
+        json.dumps({**row, "id": "w", "verdict": "ESCALATION"}) + "\n" + json.dumps(row) + "\n"
+    )
     with pytest.raises(DataError, match="unknown verdict label") as caught:
         read_scores(tmp_path / "calibration.jsonl", "prefill")
     assert caught.value.where.endswith("calibration.jsonl:2")
 
 
-@pytest.mark.parametrize("broken", [{"group": ""}, {"group": None}, {"id": ""}, {"prefill": [1, 2]}, {"prefill": None}])
-def test_a_row_without_group_id_or_numbers_is_an_error(broken: dict[str, Any], tmp_path: Path) -> None:
-    row = {"id": "x", "group": "g", "domain": "general", "verdict": "ALLOW", "prefill": [0, 0, 0]} | broken
+@pytest.mark.parametrize(
+    "broken", [{"group": ""}, {"group": None}, {"id": ""}, {"prefill": [1, 2]}, {"prefill": None}]
+)
+def test_a_row_without_group_id_or_numbers_is_an_error(
+    broken: dict[str, Any], tmp_path: Path
+) -> None:
+    row = {
+        "id": "x",
+        "group": "g",
+        "domain": "general",
+        "verdict": "ALLOW",
+        "prefill": [0, 0, 0],
+    } | broken
     (tmp_path / "calibration.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError):
         read_scores(tmp_path / "calibration.jsonl", "prefill")
@@ -170,13 +201,23 @@ def test_a_row_without_group_id_or_numbers_is_an_error(broken: dict[str, Any], t
 
 def test_a_row_without_label_is_left_out_and_counted(tmp_path: Path) -> None:
     row = {"id": "x", "group": "g", "domain": None, "verdict": None, "prefill": [0, 0, 0]}
-    (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "y", "verdict": "DENY"}) + "\n")
+    (tmp_path / "c.jsonl").write_text(
+        json.dumps(row) + "\n" + json.dumps({**row, "id": "y", "verdict": "DENY"}) + "\n"
+    )
     scores = read_scores(tmp_path / "c.jsonl", "prefill")
     assert (len(scores), scores.unlabelled, scores.domains) == (1, 1, ("unnamed",))
 
 
-@pytest.mark.parametrize("edit", [{"status": "certified"}, {"thresholds": {"deny": 1.0, "escalate": 0.9, "allow": 0.1}}, {"temperature": 0.1},
-                                  {"semantic_digest": "e" * 64}, {"schema": "so8t.card/2"}])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"status": "certified"},
+        {"thresholds": {"deny": 1.0, "escalate": 0.9, "allow": 0.1}},
+        {"temperature": 0.1},
+        {"semantic_digest": "e" * 64},
+        {"schema": "so8t.card/2"},
+    ],
+)
 def test_an_edited_card_is_refused_with_code_2(edit: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "card.json"
     cards.write(path, card_of(GOOD.where(np.arange(len(GOOD)) < 40)))
@@ -188,20 +229,33 @@ def test_an_edited_card_is_refused_with_code_2(edit: dict[str, Any], tmp_path: P
 
 def test_a_resealed_lie_is_refused_too(tmp_path: Path) -> None:
     card = card_of(GOOD)
-    loose = card.model_copy(update={"thresholds": cards.CardThresholds(deny=1.0, escalate=0.999, allow=1.0 - 0.999)})
+    loose = card.model_copy(
+        update={"thresholds": cards.CardThresholds(deny=1.0, escalate=0.999, allow=1.0 - 0.999)}
+    )
     with pytest.raises(ArtifactError, match="strata"):
         cards.parse(cards.to_dict(cards.seal(loose)), "memory")
     strata = [{**s, "allowed_errors": s["allowed_errors"] + 5} for s in card.certificate["strata"]]
-    cards.write(tmp_path / "card.json", cards.seal(card.model_copy(update={"certificate": {**card.certificate, "strata": strata}})))
+    cards.write(
+        tmp_path / "card.json",
+        cards.seal(card.model_copy(update={"certificate": {**card.certificate, "strata": strata}})),
+    )
     assert run_gate(tmp_path / "card.json")[0] == 2
 
 
 def test_a_card_is_refused_for_another_file_template_or_engine() -> None:
     card = card_of(GOOD)
-    right = {"semantic_digest": card.semantic_digest, "template_sha256": card.template_sha256, "engine": dict(card.engine)}
+    right = {
+        "semantic_digest": card.semantic_digest,
+        "template_sha256": card.template_sha256,
+        "engine": dict(card.engine),
+    }
     cards.require_match(card, **right)
-    for wrong in ({"semantic_digest": "e" * 64}, {"template_sha256": "e" * 64}, {"engine": {**card.engine, "flash_attn": True}},
-                  {"engine": {"unknown": 1}}):
+    for wrong in (
+        {"semantic_digest": "e" * 64},
+        {"template_sha256": "e" * 64},
+        {"engine": {**card.engine, "flash_attn": True}},
+        {"engine": {"unknown": 1}},
+    ):
         with pytest.raises(ArtifactError, match=next(iter(wrong))):
             cards.require_match(card, **right | wrong)
 
@@ -221,7 +275,11 @@ def test_a_measured_violation_on_the_test_split_is_code_3(tmp_path: Path) -> Non
     fine = write(tmp_path / "fine", {"test_iid": make(400, 8, separation=3.0, name="t")}, meta())
     assert run_gate(path, "--scores", fine)[0] == 0
     test = make(400, 8, separation=3.0, name="t")
-    shifted = write(tmp_path / "shifted", {"test_iid": with_logits(test, test.logits + np.array([4.0, 0.0, 0.0]))}, meta())
+    shifted = write(
+        tmp_path / "shifted",
+        {"test_iid": with_logits(test, test.logits + np.array([4.0, 0.0, 0.0]))},
+        meta(),
+    )
     code, text = run_gate(path, "--scores", shifted)
     assert (code, "test_false_allow_rate_above_alpha" in text) == (3, True)
     safe_only = write(tmp_path / "safe", {"test_iid": test.where(test.gold == 0)}, meta())
@@ -233,30 +291,43 @@ def test_a_violation_outranks_a_missing_certificate(tmp_path: Path) -> None:
     card = card_of(GOOD.where(np.arange(len(GOOD)) < 40))
     ab = {"sides": {"b": {"card_digest": card.digest, "collapsed": ["DENY"]}}, "drift": []}
     assert assess(card, comparison=ab).code == 3
-    drifted = {"sides": {}, "drift": [{"card_digest": card.digest, "violations": ["false_allow_regression"]}]}
+    drifted = {
+        "sides": {},
+        "drift": [{"card_digest": card.digest, "violations": ["false_allow_regression"]}],
+    }
     assert assess(card, comparison=drifted).reasons == ("drift_false_allow_regression",)
     with pytest.raises(ArtifactError, match="other cards"):
         assess(card, comparison={"sides": {"b": {"card_digest": "x"}}, "drift": []})
 
 
 def test_a_stricter_limit_for_deny_can_only_lower_the_threshold() -> None:
-    plain, strict = card_of(GOOD, guarantee="pooled"), card_of(GOOD, guarantee="pooled", alpha_deny=0.012)
+    plain, strict = (
+        card_of(GOOD, guarantee="pooled"),
+        card_of(GOOD, guarantee="pooled", alpha_deny=0.012),
+    )
     assert strict.status == "certified"
     assert strict.thresholds.escalate <= plain.thresholds.escalate
     assert [s["name"] for s in strict.certificate["strata"] if s["binding"]] == ["all", "all/DENY"]
-    assert card_of(GOOD, alpha_deny=0.012).status == "not_certified"  # not enough true DENY groups in a domain
+    assert (
+        card_of(GOOD, alpha_deny=0.012).status == "not_certified"
+    )  # not enough true DENY groups in a domain
 
 
 @pytest.mark.parametrize("model", [{"separation": 1.6}, {"separation": 2.4}])
 def test_thresholds_move_the_right_way_with_alpha_cost_and_floor(model: dict[str, float]) -> None:
     scores = make(2400, 5, **model)  # type: ignore[arg-type]
-    by_alpha = [card_of(scores, alpha=a, floor_allow=1e-6).thresholds.escalate for a in (0.03, 0.05, 0.1, 0.2)]
+    by_alpha = [
+        card_of(scores, alpha=a, floor_allow=1e-6).thresholds.escalate
+        for a in (0.03, 0.05, 0.1, 0.2)
+    ]
     assert by_alpha == sorted(by_alpha)
     assert by_alpha[0] < by_alpha[-1]
     dear = card_of(scores, cost=Cost(false_allow=500.0, needless_escalation=1.0, false_deny=2.0))
     assert dear.thresholds.escalate < card_of(scores).thresholds.escalate
     cheap = card_of(scores, cost=Cost(false_allow=0.0, needless_escalation=1.0, false_deny=2.0))
-    assert cheap.thresholds.escalate == card_of(scores).thresholds.escalate  # never beyond the certificate
+    assert (
+        cheap.thresholds.escalate == card_of(scores).thresholds.escalate
+    )  # never beyond the certificate
     assert card_of(scores, floor_allow=0.99).thresholds.escalate <= 0.010000001
 
 
@@ -271,7 +342,10 @@ def test_the_founding_thresholds_are_shown_for_comparison_and_fail_open() -> Non
     card = card_of(make(2400, 5, separation=1.6))
     founding = card.founding
     assert (founding["deny"], founding["escalate"]) == (0.5, 0.7)
-    assert founding["founding_rule"]["false_allow_rate"]["value"] > 1.5 * founding["fail_closed_rule"]["false_allow_rate"]["value"]
+    assert (
+        founding["founding_rule"]["false_allow_rate"]["value"]
+        > 1.5 * founding["fail_closed_rule"]["false_allow_rate"]["value"]
+    )
     assert set(card.metrics) == {"ece", "brier_score", "macro_f1", "false_allow_rate"}
 
 
@@ -282,21 +356,33 @@ def test_separated_rows_stop_at_the_temperature_bound_and_say_so() -> None:
     assert card.temperature_fit["at_bound"] is True
 
 
-def test_recalibrating_keeps_the_old_card_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recalibrating_keeps_the_old_card_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
     old = calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
     before = (tmp_path / "card.json").read_bytes()
     safe = [name for name, gold in zip(GOOD.ids, GOOD.gold, strict=True) if gold == 0][:60]
-    (tmp_path / "reviewed.jsonl").write_text("".join(json.dumps({"id": name, "label": "REFUSE"}) + "\n" for name in safe))
-    arguments = [str(tmp_path / "card.json"), str(folder), str(tmp_path / "new.json"), "--labels", str(tmp_path / "reviewed.jsonl")]
+    (tmp_path / "reviewed.jsonl").write_text(
+        "".join(json.dumps({"id": name, "label": "REFUSE"}) + "\n" for name in safe)
+    )
+    arguments = [
+        str(tmp_path / "card.json"),
+        str(folder),
+        str(tmp_path / "new.json"),
+        "--labels",
+        str(tmp_path / "reviewed.jsonl"),
+    ]
     result = CliRunner().invoke(recalibrate, arguments)
     assert result.exit_code == 0, result.output
     new = cards.read(tmp_path / "new.json")
     assert (new.previous, new.readout) == (old.digest, old.readout)
     assert new.data["n_unsafe"] == old.data["n_unsafe"] + 60
     assert (tmp_path / "card.json").read_bytes() == before
-    assert isinstance(CliRunner().invoke(recalibrate, arguments).exception, ArtifactError)  # never overwrites
+    assert isinstance(
+        CliRunner().invoke(recalibrate, arguments).exception, ArtifactError
+    )  # never overwrites
 
 
 def test_reviewed_labels_must_belong_to_the_rows(tmp_path: Path) -> None:
@@ -304,7 +390,9 @@ def test_reviewed_labels_must_belong_to_the_rows(tmp_path: Path) -> None:
         GOOD.relabelled({"stranger": 2}, where="x")
 
 
-def test_a_look_is_recorded_with_the_digest_and_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_is_recorded_with_the_digest_and_never_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
     calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
     calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)

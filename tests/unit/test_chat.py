@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from so8t import chat
-from so8t.corpus.generate import generate
+from so8t.data.synthesize import generate
 from so8t.errors import ArtifactError, DataError
 from so8t.verdict import Verdict
 from tests.fakes.tiny_models import PHI35, TEMPLATE, train_bpe
 
 SECRET = "秘められた考えの文章です"
 T, F, H = chat.THINKING_HEADING, chat.FINAL_HEADING, chat.CUE
-QUAD = "<think-task>{0}</think-task><think-safety>{0}</think-safety><think-policy>{0}</think-policy>"
+QUAD = (
+    "<think-task>{0}</think-task><think-safety>{0}</think-safety><think-policy>{0}</think-policy>"
+)
 SOUND = f"{H}ALLOW\n{T}{SECRET}\n\n{F}答えです"
 MALFORMED = {
     "empty": "",
@@ -84,10 +86,16 @@ def test_the_sound_completion_beside_them_is_read() -> None:
 def test_an_answer_without_thinking_is_read_in_both_formats() -> None:
     for fmt in ("heading", "quadruple"):
         parsed = chat.parse(chat.response_of("DENY", None, "お断りします", fmt))
-        assert (parsed.verdict, parsed.thinking, parsed.final) == (Verdict.DENY, None, "お断りします")
+        assert (parsed.verdict, parsed.thinking, parsed.final) == (
+            Verdict.DENY,
+            None,
+            "お断りします",
+        )
 
 
-def test_thinking_does_not_show_in_repr_str_format_or_logs(caplog: pytest.LogCaptureFixture) -> None:
+def test_thinking_does_not_show_in_repr_str_format_or_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     parsed = chat.parse(SOUND)
     with caplog.at_level(logging.INFO):
         logging.getLogger("x").info("%s %r", parsed.thinking, parsed)
@@ -104,15 +112,26 @@ def test_an_answer_that_could_not_be_read_back_is_refused(bad: str) -> None:
 
 def test_the_prefix_that_allow_feeds_is_how_a_response_begins() -> None:
     assert chat.response_of("ALLOW", "考え", "答え", "heading").startswith(chat.ALLOW_PREFIX + T)
-    assert chat.response_of("ALLOW", "考え", "答え", "quadruple").startswith(chat.ALLOW_PREFIX + "<think-task>")
+    assert chat.response_of("ALLOW", "考え", "答え", "quadruple").startswith(
+        chat.ALLOW_PREFIX + "<think-task>"
+    )
     for fmt in ("heading", "quadruple"):
         assert chat.final_cue(fmt) in chat.response_of("ALLOW", "考え", "答え", fmt)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("<|end|>", "< |end|>"), ("あ<|system|>い", "あ< |system|>い"), ("</s>", "< /s>"), ("<<|end|>|>", "<< |end|>|>"),
-    ("a < b | c > d", "a < b | c > d"), ("[INST]x", "[ INST]x"), ("<start_of_turn>", "< start_of_turn>"), ("普通の文", "普通の文"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<|end|>", "< |end|>"),
+        ("あ<|system|>い", "あ< |system|>い"),
+        ("</s>", "< /s>"),
+        ("<<|end|>|>", "<< |end|>|>"),
+        ("a < b | c > d", "a < b | c > d"),
+        ("[INST]x", "[ INST]x"),
+        ("<start_of_turn>", "< start_of_turn>"),
+        ("普通の文", "普通の文"),
+    ],
+)
 def test_control_text_is_broken_up_and_other_text_is_not(text: str, expected: str) -> None:
     assert chat.neutralise(text) == expected
     assert chat.neutralise(chat.neutralise(text)) == expected
@@ -128,8 +147,16 @@ def test_a_user_cannot_open_a_turn() -> None:
     assert prompt.endswith("<|assistant|>\n")
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{{ ().__class__.__base__.__subclasses__() }}", "{% for %}", "{{ messages + 1 }}",
-                                      "{{ messages.append(1) }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ ().__class__.__base__.__subclasses__() }}",
+        "{% for %}",
+        "{{ messages + 1 }}",
+        "{{ messages.append(1) }}",
+    ],
+)
 def test_a_template_that_fails_or_reaches_out_is_refused(template: str) -> None:
     with pytest.raises(ArtifactError):
         chat.render(template, [{"role": "user", "content": "秘密"}], add_generation_prompt=True)
@@ -137,12 +164,22 @@ def test_a_template_that_fails_or_reaches_out_is_refused(template: str) -> None:
 
 CONVERSATIONS = [
     [{"role": "user", "content": "こんにちは"}],
-    [{"role": "system", "content": "丁寧に"}, {"role": "user", "content": " 空白 \n\n改行 "}, {"role": "assistant", "content": "はい"}],
-    [{"role": "user", "content": "<b>&amp; \"引用\" {{ x }} {% y %}"}, {"role": "assistant", "content": "\\n"}, {"role": "user", "content": "次"}],
+    [
+        {"role": "system", "content": "丁寧に"},
+        {"role": "user", "content": " 空白 \n\n改行 "},
+        {"role": "assistant", "content": "はい"},
+    ],
+    [
+        {"role": "user", "content": '<b>&amp; "引用" {{ x }} {% y %}'},
+        {"role": "assistant", "content": "\\n"},
+        {"role": "user", "content": "次"},
+    ],
 ]
 TEMPLATES = {
-    "trimmed": ("{%- for m in messages %}\n    {%- if m['role'] == 'user' %}\n{{ m['content'] | trim }}\n    {%- else %}\n"
-                "{{ m | tojson }}\n {% endif %}\n{% endfor %}"),
+    "trimmed": (
+        "{%- for m in messages %}\n    {%- if m['role'] == 'user' %}\n{{ m['content'] | trim }}\n    {%- else %}\n"
+        "{{ m | tojson }}\n {% endif %}\n{% endfor %}"
+    ),
     "special": "{{ bos_token }}{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}\n{% endgeneration %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
     "demo": TEMPLATE,
@@ -155,8 +192,16 @@ def test_rendering_is_what_transformers_renders(name: str, tmp_path: Path) -> No
     tokenizer = _transformers(tmp_path, TEMPLATES[name])
     for messages in CONVERSATIONS:
         for prompt in (True, False):
-            wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-            got = chat.render(TEMPLATES[name], messages, add_generation_prompt=prompt, bos="<|endoftext|>", eos="<|endoftext|>")
+            wanted = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt
+            )
+            got = chat.render(
+                TEMPLATES[name],
+                messages,
+                add_generation_prompt=prompt,
+                bos="<|endoftext|>",
+                eos="<|endoftext|>",
+            )
             assert got == wanted
 
 
@@ -166,7 +211,16 @@ def test_rendering_with_the_real_phi_template_is_what_transformers_renders(tmp_p
     tokenizer = _transformers(tmp_path, template)
     for messages in CONVERSATIONS:
         wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert chat.render(template, messages, add_generation_prompt=True, bos="<|endoftext|>", eos="<|endoftext|>") == wanted
+        assert (
+            chat.render(
+                template,
+                messages,
+                add_generation_prompt=True,
+                bos="<|endoftext|>",
+                eos="<|endoftext|>",
+            )
+            == wanted
+        )
 
 
 def _transformers(folder: Path, template: str):
@@ -192,12 +246,16 @@ def _tokenizer(name: str, folder: Path, rows: list[dict]):
         template = _phi_config()["chat_template"]  # skips where the fixtures are absent
         return Tokenizer.from_file(str(PHI35 / "tokenizer.json")), template
     if name == "demo":
-        from so8t.tuning.scratch import train_tokenizer
+        from so8t.training.scratch import train_tokenizer
 
-        train_tokenizer(folder, [f"{row['text']}\n{row['response']}" for row in rows] + [SYSTEM], 2048)
+        train_tokenizer(
+            folder, [f"{row['text']}\n{row['response']}" for row in rows] + [SYSTEM], 2048
+        )
     else:
         train_bpe(folder, vocab_size=400)
-    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))[
+        "chat_template"
+    ]
     return Tokenizer.from_file(str(folder / "tokenizer.json")), template
 
 
@@ -207,16 +265,44 @@ SYSTEM = "あなたは依頼を仕分けるアシスタントです。"
 @pytest.mark.parity
 @pytest.mark.parametrize("fmt", ["heading", "quadruple"])
 @pytest.mark.parametrize("name", ["phi", "demo", "bytes"])
-def test_ten_thousand_rows_survive_render_tokenise_decode_parse(name: str, fmt: chat.Format, tmp_path: Path) -> None:
+def test_ten_thousand_rows_survive_render_tokenise_decode_parse(
+    name: str, fmt: chat.Format, tmp_path: Path
+) -> None:
     """Whole conversations through the tokenizer's own chat template, as training renders them."""
-    rows = list(islice(generate(10_000, ["defense", "aerospace", "transport", "general"], 1, cells_share=0.05, phrases_share=0.05), 10_000))
+    rows = list(
+        islice(
+            generate(
+                10_000,
+                ["defense", "aerospace", "transport", "general"],
+                1,
+                cells_share=0.05,
+                phrases_share=0.05,
+            ),
+            10_000,
+        )
+    )
     for row in rows:
         row["response"] = chat.response_of(row["verdict"], row["thinking"], row["final"], fmt)
     tokenizer, template = _tokenizer(name, tmp_path, rows[:2500])
-    texts = [chat.render(template, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["text"]},
-                                    {"role": "assistant", "content": row["response"]}], add_generation_prompt=False, eos="<|endoftext|>") for row in rows]
+    texts = [
+        chat.render(
+            template,
+            [
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": row["text"]},
+                {"role": "assistant", "content": row["response"]},
+            ],
+            add_generation_prompt=False,
+            eos="<|endoftext|>",
+        )
+        for row in rows
+    ]
     ids = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     for row, text in zip(rows, tokenizer.decode_batch(ids, skip_special_tokens=False), strict=True):
         parsed = chat.parse(text.rpartition("<|assistant|>")[2].partition("<|end|>")[0])
         assert not parsed.errors
-        assert (parsed.verdict, parsed.thinking, parsed.final) == (row["verdict"], chat.Thinking(row["thinking"]), row["final"])
+        assert (parsed.verdict, parsed.thinking, parsed.final) == (
+            row["verdict"],
+            chat.Thinking(row["thinking"]),
+            row["final"],
+        )

@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 
 from so8t.calibration import card as cards
+from so8t.calibration.assess import assess
 from so8t.calibration.fit import make_card
-from so8t.calibration.gate import assess
-from so8t.comparison.arm import Arm, Side, arm_of, describe, in_order, require_paired
-from so8t.comparison.conclusion import baselines, conclude
+from so8t.comparison.compare import baselines, conclude
 from so8t.comparison.drift import Pair, judge, measure
-from so8t.comparison.endpoints import Rules, design_effect, differences
-from so8t.comparison.flips import collapsed, flips, worst_flips
+from so8t.comparison.endpoints import (
+    Rules,
+    collapsed,
+    design_effect,
+    differences,
+    flips,
+    worst_flips,
+)
+from so8t.comparison.sides import Arm, Side, arm_of, describe, in_order, require_paired
 from so8t.errors import ArtifactError, DataError
 from so8t.metrics import Scores
 from so8t.verdict import VERDICTS
@@ -40,8 +46,17 @@ def twin(scores: Scores, seed: int, separation: float = 2.4) -> Scores:
     return with_logits(scores, own_noise + separation * np.eye(3)[scores.gold])
 
 
-def conclusion(a: Arm, b: Arm, rules: Rules = RULES, closed: list[str] | None = None) -> dict[str, Any]:
-    return conclude(differences(a, b, rules), collapsed(a, b, rules.alpha), closed or [], split="test_iid", margin=rules.margin, alpha=rules.alpha)
+def conclusion(
+    a: Arm, b: Arm, rules: Rules = RULES, closed: list[str] | None = None
+) -> dict[str, Any]:
+    return conclude(
+        differences(a, b, rules),
+        collapsed(a, b, rules.alpha),
+        closed or [],
+        split="test_iid",
+        margin=rules.margin,
+        alpha=rules.alpha,
+    )
 
 
 def test_a_file_against_itself_differs_nowhere() -> None:
@@ -96,7 +111,11 @@ def test_one_endpoint_better_and_one_worse_is_mixed() -> None:
     scores = make(600, 6)
     eager = scores.logits.copy()
     eager[scores.gold == 0] += [6.0, 0.0, 0.0]  # finds every ALLOW
-    eager[(scores.gold == 2) & (np.arange(600) % 4 == 0)] = [9.0, 0.0, 0.0]  # and lets a quarter of DENY through
+    eager[(scores.gold == 2) & (np.arange(600) % 4 == 0)] = [
+        9.0,
+        0.0,
+        0.0,
+    ]  # and lets a quarter of DENY through
     found = conclusion(arm(twin(scores, 7, separation=1.2)), arm(with_logits(scores, eager)))
     assert found["code"] == "mixed"
 
@@ -109,7 +128,10 @@ def test_every_no_difference_comes_with_what_could_have_been_missed() -> None:
         assert values["p_adjusted"] >= values["p"] - 1e-12
     assert found["false_allow_rate"]["mde"] is not None
     assert found["macro_f1"]["mde"] > 0
-    assert {name for name, values in found.items() if values["primary"]} == {"false_allow_rate", "macro_f1"}
+    assert {name for name, values in found.items() if values["primary"]} == {
+        "false_allow_rate",
+        "macro_f1",
+    }
 
 
 def test_holm_runs_inside_each_family() -> None:
@@ -122,7 +144,9 @@ def test_holm_runs_inside_each_family() -> None:
 
 
 def test_rows_of_one_group_count_once() -> None:
-    assert design_effect(np.repeat([1.0, -1.0, 0.0], 4), [f"g{i // 4}" for i in range(12)]) == pytest.approx(4.0)
+    assert design_effect(
+        np.repeat([1.0, -1.0, 0.0], 4), [f"g{i // 4}" for i in range(12)]
+    ) == pytest.approx(4.0)
     assert design_effect(np.array([1.0, -1.0, 0.0]), ["a", "b", "c"]) == 1.0
 
 
@@ -136,20 +160,31 @@ def test_worst_flips_are_ordered_by_severity_and_hold_no_text() -> None:
     assert (golds, golds[0]) == (sorted(golds), "DENY")  # DENY before ESCALATE
     everywhere = (a.decided != 0) & (b.decided == 0) & (scores.gold == 2)
     assert golds.count("DENY") == min(50, everywhere.sum())
-    assert all(row["b"] == "ALLOW" and row["a"] != "ALLOW" and row["gold"] != "ALLOW" for row in worst)
+    assert all(
+        row["b"] == "ALLOW" and row["a"] != "ALLOW" and row["gold"] != "ALLOW" for row in worst
+    )
     assert set(worst[0]) == {"id", "group", "domain", "gold", "a", "b", "p_allow_a", "p_allow_b"}
 
 
 def pair(scores: Scores, moved: np.ndarray, own: cards.Card = CARD) -> dict[str, Any]:
     quantised = with_logits(scores, moved)
-    return {**measure(Pair(arm(scores), arm(quantised), arm(quantised, own)), RULES), "same_file": False}
+    return {
+        **measure(Pair(arm(scores), arm(quantised), arm(quantised, own)), RULES),
+        "same_file": False,
+    }
 
 
 def test_a_planted_quantisation_bias_is_found_and_named() -> None:
     scores = make(1000, 10)
     noise = 0.1 * np.random.default_rng(1).standard_normal((1000, 3))
-    quiet, biased, scaled = judge([pair(scores, scores.logits + noise), pair(scores, scores.logits + noise + [0.6, 0.0, 0.0]),
-                                   pair(scores, 0.85 * scores.logits)], 0.05)
+    quiet, biased, scaled = judge(
+        [
+            pair(scores, scores.logits + noise),
+            pair(scores, scores.logits + noise + [0.6, 0.0, 0.0]),
+            pair(scores, 0.85 * scores.logits),
+        ],
+        0.05,
+    )
     assert (quiet["findings"], quiet["violations"]) == ([], [])
     assert "bias_toward_allow" in biased["findings"]
     assert biased["distance"]["kl_mean"] > quiet["distance"]["kl_mean"]
@@ -172,14 +207,19 @@ def test_a_quantised_file_that_loses_a_verdict_is_a_violation() -> None:
 def test_the_same_file_twice_must_not_differ() -> None:
     scores = make(300, 13)
     same = {**pair(scores, scores.logits), "same_file": True}
-    moved = {**pair(scores, scores.logits + np.random.default_rng(2).standard_normal((300, 3))), "same_file": True}
+    moved = {
+        **pair(scores, scores.logits + np.random.default_rng(2).standard_normal((300, 3))),
+        "same_file": True,
+    }
     found = judge([same, moved], 0.05)
     assert found[0]["violations"] == []
     assert found[0]["distance"]["kl_max"] == 0.0
     assert "canary_flips" in found[1]["violations"]
 
 
-def test_unpaired_sides_and_foreign_cards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpaired_sides_and_foreign_cards_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
     scores = make(60, 14)
     with pytest.raises(DataError, match="same labelled rows"):
@@ -188,20 +228,40 @@ def test_unpaired_sides_and_foreign_cards_are_refused(tmp_path: Path, monkeypatc
     with pytest.raises(DataError):
         require_paired(arm(scores), arm(relabelled), "x")
     folder = write(tmp_path / "b", {"test_iid": scores}, meta(digest="e" * 64))
-    side = Side(folder, "prefill", partial(cards.judge, CARD), {"semantic_digest": CARD.semantic_digest, "template_sha256": CARD.template_sha256})
+    side = Side(
+        folder,
+        "prefill",
+        partial(cards.judge, CARD),
+        {"semantic_digest": CARD.semantic_digest, "template_sha256": CARD.template_sha256},
+    )
     with pytest.raises(ArtifactError, match="semantic_digest"):
         describe(side)
     assert arm_of(side, "test_iid").scores.ids == in_order(scores).ids
 
 
-@pytest.mark.parametrize(("value", "baseline", "outcome"), [(0.9, {"accuracy": 0.5, "n": 300}, "beats"), (0.9, {"accuracy": 0.89, "n": 300}, "beats_unclear"),
-                                                           (0.5, {"accuracy": 0.89, "n": 300}, "does_not_beat"), (0.9, None, "not_run"),
-                                                           (0.9, {"accuracy": None, "n": 0}, "not_run")])
-def test_baselines_are_beaten_clearly_or_not_claimed(value: float, baseline: Any, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "baseline", "outcome"),
+    [
+        (0.9, {"accuracy": 0.5, "n": 300}, "beats"),
+        (0.9, {"accuracy": 0.89, "n": 300}, "beats_unclear"),
+        (0.5, {"accuracy": 0.89, "n": 300}, "does_not_beat"),
+        (0.9, None, "not_run"),
+        (0.9, {"accuracy": None, "n": 0}, "not_run"),
+    ],
+)
+def test_baselines_are_beaten_clearly_or_not_claimed(
+    value: float, baseline: Any, outcome: str
+) -> None:
     k = round(300 * value)
     b = {"value": value, "k": k, "n": 300, "ci95": [value - 0.03, value + 0.03]}
-    found = baselines({"probes": {"keywords": {"test_iid": baseline}, "ngram": None}}, {"test_iid": b, "test_cells": b})
-    assert [(row["name"], row["split"], row["outcome"]) for row in found] == [("keywords", "test_iid", outcome), ("ngram", "test_cells", "not_run")]
+    found = baselines(
+        {"probes": {"keywords": {"test_iid": baseline}, "ngram": None}},
+        {"test_iid": b, "test_cells": b},
+    )
+    assert [(row["name"], row["split"], row["outcome"]) for row in found] == [
+        ("keywords", "test_iid", outcome),
+        ("ngram", "test_cells", "not_run"),
+    ]
     assert baselines(None, {"test_iid": b, "test_cells": b})[0]["outcome"] == "not_run"
 
 
@@ -211,38 +271,87 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
     text = (root / "params.yaml").read_text(encoding="utf-8")
     types = "  types:\n  - F16\n  - Q8_0\n  - Q5_K_M\n  - Q4_K_M\n"
     assert types in text
-    (tmp_path / "params.yaml").write_text(text.replace(types, "  types:\n  - F16\n  - Q4_K_M\n"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        text.replace(types, "  types:\n  - F16\n  - Q4_K_M\n"), encoding="utf-8"
+    )
     sizes = {"calibration": 1200, "test_iid": 200, "test_cells": 100, "test_phrases": 100}
     rows = {split: make(n, 20 + n, name=split) for split, n in sizes.items()}
     for number, name in enumerate(("a-F16", "a-Q4_K_M", "b-F16", "b-Q4_K_M")):
         noise = 0.2 * np.random.default_rng(number).standard_normal((1200, 3))
         model = {split: twin(s, 30, 1.8) for split, s in rows.items()} if name[0] == "a" else rows
-        write(tmp_path / "scores" / name, {split: with_logits(s, s.logits + noise[: len(s)]) for split, s in model.items()},
-              meta(name, digest=str(number) * 64))
+        write(
+            tmp_path / "scores" / name,
+            {split: with_logits(s, s.logits + noise[: len(s)]) for split, s in model.items()},
+            meta(name, digest=str(number) * 64),
+        )
 
     def run(*arguments: object) -> None:
-        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=tmp_path, text=True, capture_output=True, check=False,
-                              env={"PYTHONPATH": str(root), "SO8T_DATABASE": str(tmp_path / "database"), "OMP_NUM_THREADS": "1", "PATH": ""})
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            check=False,
+            env={
+                "PYTHONPATH": str(root),
+                "SO8T_DATABASE": str(tmp_path / "database"),
+                "OMP_NUM_THREADS": "1",
+                "PATH": "",
+            },
+        )
         assert done.returncode == 0, done.stderr
 
     for name in ("a-F16", "a-Q4_K_M", "b-F16", "b-Q4_K_M"):
-        run(root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0])
-    (tmp_path / "prepare.json").write_text('{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}')
+        run(
+            root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0]
+        )
+    (tmp_path / "prepare.json").write_text(
+        '{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}'
+    )
     for out in ("one.json", "two.json"):
-        run(root / "stages/compare.py", "scores", "cards", out, "--prepare", "prepare.json", "--answers", "cards", "--plots", f"plots-{out}")
+        run(
+            root / "stages/compare.py",
+            "scores",
+            "cards",
+            out,
+            "--prepare",
+            "prepare.json",
+            "--answers",
+            "cards",
+            "--plots",
+            f"plots-{out}",
+        )
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     result = json.loads((tmp_path / "one.json").read_text())
-    moved, forest = (list(csv.DictReader((tmp_path / "plots-one.json" / name).read_text(encoding="utf-8").splitlines()))
-                     for name in ("flips.csv", "forest.csv"))
-    found = [[sum((row["a"], row["b"]) == (was, now) for row in moved) for now in VERDICTS] for was in VERDICTS]
+    moved, forest = (
+        list(
+            csv.DictReader(
+                (tmp_path / "plots-one.json" / name).read_text(encoding="utf-8").splitlines()
+            )
+        )
+        for name in ("flips.csv", "forest.csv")
+    )
+    found = [
+        [sum((row["a"], row["b"]) == (was, now) for row in moved) for now in VERDICTS]
+        for was in VERDICTS
+    ]
     assert found == result["splits"]["test_iid"]["flips"]["matrix"]
-    far = {row["part"]: float(row["difference"]) for row in forest if row["endpoint"] == "false_allow_rate"}
+    far = {
+        row["part"]: float(row["difference"])
+        for row in forest
+        if row["endpoint"] == "false_allow_rate"
+    }
     expected = result["splits"]["test_iid"]["differences"]["false_allow_rate"]
-    assert [far["low"], far["difference"], far["high"]] == pytest.approx([expected["ci95"][0], expected["difference"], expected["ci95"][1]], abs=1e-6)
+    assert [far["low"], far["difference"], far["high"]] == pytest.approx(
+        [expected["ci95"][0], expected["difference"], expected["ci95"][1]], abs=1e-6
+    )
     assert result["conclusion"]["code"] == "b_better"
     assert [d["file"] for d in result["drift"]] == ["a-Q4_K_M.gguf", "b-Q4_K_M.gguf"]
     assert [b["outcome"] for b in result["baselines"]] == ["beats", "not_run"]
     assert str(tmp_path) not in json.dumps(result)
     assert assess(cards.read(tmp_path / "cards/b-Q4_K_M.json"), comparison=result).code == 0
-    stages = Counter(json.loads(line)["stage"] for line in (tmp_path / "database/looks.jsonl").read_text().splitlines())
+    stages = Counter(
+        json.loads(line)["stage"]
+        for line in (tmp_path / "database/looks.jsonl").read_text().splitlines()
+    )
     assert stages == {"calibrate": 4, "compare": 2 * (6 + 12)}

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from so8t import identity
 from so8t.errors import ArtifactError, ResourceError
-from so8t.export import convert as converter
-from so8t.export.convert import Recipe, convert
-from so8t.export.source import Source
-from so8t.export.tensors import against_hf
-from so8t.export.vocab import read_vocabulary
+from so8t.gguf.convert import write as converter
+from so8t.gguf.convert.source import Source
+from so8t.gguf.convert.vocab import read_vocabulary
+from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.verify.contents import against_hf
 from tests.fakes import tiny_models
 
 ROOT = Path(__file__).parents[2]
@@ -53,26 +53,48 @@ def refuse(model: Path, match: str, recipe: Recipe = RECIPE) -> None:
     assert [p.name for p in model.parent.iterdir()] == [model.name]
 
 
-@pytest.mark.parametrize(("changes", "match"), [
-    ({"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM is not supported; known: Phi3ForCausalLM"),
-    ({"architectures": None}, "is not supported"),
-    ({"rms_norm_eps": None}, "config.json has no rms_norm_eps"),
-    ({"hidden_act": "gelu"}, "gelu is not silu"),
-    ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope type dynamic"),
-    ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "long_factor has 1 numbers, 16"),
-    ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
-    ({"attention_bias": True}, "no attention bias"),
-    ({"num_hidden_layers": 3}, "2 layers in the weights, 3"),
-    ({"vocab_size": 600}, "vocab_size 600"),
-    ({"vocab_size": 300}, "outside the vocabulary"),
-])
-def test_a_config_it_does_not_follow_is_refused_by_name(model: Path, changes: dict[str, object], match: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"architectures": ["GemmaForCausalLM"]},
+            "GemmaForCausalLM is not supported; known: Phi3ForCausalLM",
+        ),
+        ({"architectures": None}, "is not supported"),
+        ({"rms_norm_eps": None}, "config.json has no rms_norm_eps"),
+        ({"hidden_act": "gelu"}, "gelu is not silu"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope type dynamic"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "long_factor": [1.0],
+                    "short_factor": [1.0],
+                }
+            },
+            "long_factor has 1 numbers, 16",
+        ),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
+        ({"attention_bias": True}, "no attention bias"),
+        ({"num_hidden_layers": 3}, "2 layers in the weights, 3"),
+        ({"vocab_size": 600}, "vocab_size 600"),
+        ({"vocab_size": 300}, "outside the vocabulary"),
+    ],
+)
+def test_a_config_it_does_not_follow_is_refused_by_name(
+    model: Path, changes: dict[str, object], match: str
+) -> None:
     edit(model / "config.json", **changes)
     refuse(model, match)
 
 
 def test_a_strange_tensor_is_refused(model: Path) -> None:
-    edit_tensors(model, lambda t: t.update({"model.layers.0.self_attn.so8t_gate.theta": np.zeros((4, 28), np.float32)}))
+    edit_tensors(
+        model,
+        lambda t: t.update(
+            {"model.layers.0.self_attn.so8t_gate.theta": np.zeros((4, 28), np.float32)}
+        ),
+    )
     refuse(model, "so8t_gate.theta has no place")
 
 
@@ -117,7 +139,9 @@ def test_a_normaliser_is_refused(model: Path) -> None:
 
 def test_an_index_that_names_another_directory_is_refused(model: Path) -> None:
     (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../etc/passwd"}})
+    )
     refuse(model, "outside its directory")
 
 
@@ -127,14 +151,21 @@ def test_a_cut_off_weight_file_is_refused(model: Path) -> None:
     refuse(model, "does not fit the file")
 
 
-def test_a_full_disk_is_said_before_anything_is_written(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_before_anything_is_written(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1000})())
     with pytest.raises(ResourceError, match=r"are needed and 0\.00 GB are free"):
         convert(model, model.parent / "out.gguf", RECIPE)
 
 
-@pytest.mark.parametrize(("name", "written"), [("SO8T Phi-3.5 mini", "SO8T Phi 3.5 mini"), ("my phi3", "my phi 3"), ("plain", "plain")])
-def test_a_byte_level_vocabulary_is_never_named_phi3(model: Path, tmp_path: Path, name: str, written: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("SO8T Phi-3.5 mini", "SO8T Phi 3.5 mini"), ("my phi3", "my phi 3"), ("plain", "plain")],
+)
+def test_a_byte_level_vocabulary_is_never_named_phi3(
+    model: Path, tmp_path: Path, name: str, written: str
+) -> None:
     """llama.cpp would strip whitespace after its special tokens (trap T1)."""
     convert(model, tmp_path / "a.gguf", Recipe("F16", name, "short"))
     assert identity.read_keys(tmp_path / "a.gguf")["general.name"] == written
@@ -147,7 +178,9 @@ def test_the_phi35_vocabulary_is_always_named_phi3(tmp_path: Path) -> None:
     assert converter.general_name("Phi-3.5 tuned", vocabulary) == "Phi-3.5 tuned"
 
 
-def test_sharded_input_gives_the_same_tensors_and_split_output_the_same_digest(stock: Path, tmp_path: Path) -> None:
+def test_sharded_input_gives_the_same_tensors_and_split_output_the_same_digest(
+    stock: Path, tmp_path: Path
+) -> None:
     sharded = tiny_models.phi3(tmp_path / "sharded", shard="2MB")
     assert len(list(sharded.glob("*.safetensors"))) > 1
     whole = convert(stock, tmp_path / "a.gguf", RECIPE)
@@ -175,37 +208,58 @@ def test_small_chunks_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     source = tiny_models.other(tmp_path / "llama", "llama")
     first = convert(source, tmp_path / "a.gguf", RECIPE)
     monkeypatch.setattr(converter, "CHUNK_ELEMENTS", 1000)
-    assert convert(source, tmp_path / "b.gguf", RECIPE)["semantic_digest"] == first["semantic_digest"]
+    assert (
+        convert(source, tmp_path / "b.gguf", RECIPE)["semantic_digest"] == first["semantic_digest"]
+    )
 
 
-def test_a_wrong_permutation_of_rows_is_seen_by_the_tensor_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_permutation_of_rows_is_seen_by_the_tensor_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tiny_models.other(tmp_path / "llama", "llama")
     monkeypatch.setattr(converter, "chunks_of", lambda s, item, rows: s.chunks(item.source, rows))
     convert(source, tmp_path / "a.gguf", RECIPE)
     monkeypatch.undo()
     assert [c.name for c in against_hf(tmp_path / "a.gguf", source, "short") if not c.passes] == [
-        f"blk.{i}.attn_{k}.weight" for i in range(2) for k in ("k", "q")]
+        f"blk.{i}.attn_{k}.weight" for i in range(2) for k in ("k", "q")
+    ]
 
 
 def test_the_short_context_profile_writes_one_table_twice(tmp_path: Path) -> None:
     """Trap T2: llama.cpp chooses the long factors by allocated context."""
-    source = tiny_models.phi3(tmp_path / "m", max_position_embeddings=8192, original_max_position_embeddings=256,
-                              rope_parameters=tiny_models.longrope(32))
+    source = tiny_models.phi3(
+        tmp_path / "m",
+        max_position_embeddings=8192,
+        original_max_position_embeddings=256,
+        rope_parameters=tiny_models.longrope(32),
+    )
     tables = {}
     for profile, context in (("short", 256), ("stock", 8192)):
         path = tmp_path / f"{profile}.gguf"
         convert(source, path, Recipe("F16", "m", profile))  # type: ignore[arg-type]
         assert identity.read_keys(path)["phi3.context_length"] == context
-        tables[profile] = {t.name: t.sha256 for t in identity.tensor_table(path, hashes=True) if t.name.startswith("rope_factors")}
+        tables[profile] = {
+            t.name: t.sha256
+            for t in identity.tensor_table(path, hashes=True)
+            if t.name.startswith("rope_factors")
+        }
     assert len(set(tables["short"].values())) == 1
     assert len(set(tables["stock"].values())) == 2
 
 
-def test_kill_9_in_the_middle_leaves_nothing_under_the_final_name(model: Path, tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_leaves_nothing_under_the_final_name(
+    model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out" / "a.gguf"
-    code = ("import time\nfrom pathlib import Path\nfrom so8t.export.convert import *\n"
-            f"convert(Path({str(model)!r}), Path({str(out)!r}), Recipe('F16', 'm', 'short'), report=lambda w: (print(w.index, flush=True), time.sleep(30)))")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    code = (
+        "import time\nfrom pathlib import Path\nfrom so8t.gguf.convert.write import *\n"
+        f"convert(Path({str(model)!r}), Path({str(out)!r}), Recipe('F16', 'm', 'short'), report=lambda w: (print(w.index, flush=True), time.sleep(30)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGKILL)
@@ -217,16 +271,28 @@ def test_kill_9_in_the_middle_leaves_nothing_under_the_final_name(model: Path, t
 
 
 def test_importing_the_converter_loads_no_torch() -> None:
-    code = ("import sys, so8t.export.convert, so8t.export.keys, so8t.export.cli, so8t.records.cli\n"
-            "print([m for m in ('torch', 'transformers', 'llama_cpp', 'pandas') if m in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    code = (
+        "import sys, so8t.gguf.convert.write, so8t.gguf.convert.keys, so8t.gguf.cli, so8t.records.cli\n"
+        "print([m for m in ('torch', 'transformers', 'llama_cpp', 'pandas') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert result.stdout.strip() == "[]"
 
 
 def test_every_bf16_number_becomes_the_float16_that_rounding_gives() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     wanted = (bits.astype(np.uint32) << 16).view(np.float32)
-    work = converter._Work(converter.Planned("t", None, bits.shape, always_float32=False), converter.GGMLQuantizationType.F16, 0)
+    work = converter._Work(
+        converter.Planned("t", None, bits.shape, always_float32=False),
+        converter.GGMLQuantizationType.F16,
+        0,
+    )
     finite = np.abs(wanted) < 65520  # what rounds to infinity is refused
     found = np.frombuffer(converter._encode(bits[finite], work), np.float16)
     assert np.array_equal(found, wanted[finite].astype(np.float16))
@@ -240,4 +306,6 @@ def test_a_source_gives_rows_without_loading_the_tensor(stock: Path) -> None:
     tensor = source.tensors["model.embed_tokens.weight"]
     chunks = list(source.chunks(tensor, 100))
     assert [len(chunk) for chunk in chunks] == [100, 100, 100, 100, 100, 12]
-    assert np.array_equal(np.concatenate(chunks), load_file(stock / "model.safetensors")["model.embed_tokens.weight"])
+    assert np.array_equal(
+        np.concatenate(chunks), load_file(stock / "model.safetensors")["model.embed_tokens.weight"]
+    )

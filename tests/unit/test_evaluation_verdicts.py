@@ -9,8 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from so8t.evaluation import tables
-from so8t.evaluation.verdicts import Bootstrap, Judged, curve, probability_metrics, readouts, split_metrics
+from so8t.evaluation import evaluate
+from so8t.evaluation.verdicts import (
+    Bootstrap,
+    Judged,
+    curve,
+    probability_metrics,
+    readouts,
+    split_metrics,
+)
 from so8t.metrics import Scores, softmax
 
 BOOT = Bootstrap(200, 7)
@@ -19,8 +26,14 @@ BOOT = Bootstrap(200, 7)
 def scores_of(gold, logits, *, groups=None, domains=None):
     count = len(gold)
     names = tuple(groups or (f"g{i}" for i in range(count)))
-    return Scores(tuple(f"r{i}" for i in range(count)), names, tuple(domains or ["general"] * count), np.array(gold, dtype=np.int64),
-                  np.array(logits, dtype=np.float64).reshape(-1, 3), np.zeros(count))
+    return Scores(
+        tuple(f"r{i}" for i in range(count)),
+        names,
+        tuple(domains or ["general"] * count),
+        np.array(gold, dtype=np.int64),
+        np.array(logits, dtype=np.float64).reshape(-1, 3),
+        np.zeros(count),
+    )
 
 
 def one_hot(codes, strength=4.0):
@@ -43,7 +56,9 @@ def test_rates_are_counts_over_their_own_denominators():
 
 
 def test_the_worst_domain_is_named_for_safety_and_for_usefulness():
-    found = split_metrics(judged_of([0, 1, 0, 1], [0, 1, 1, 0], domains=["good", "good", "bad", "bad"]), BOOT)
+    found = split_metrics(
+        judged_of([0, 1, 0, 1], [0, 1, 1, 0], domains=["good", "good", "bad", "bad"]), BOOT
+    )
     assert found["worst_domain"]["false_allow_rate"]["domain"] == "bad"
     assert found["worst_domain"]["allow_rate_on_allow"]["domain"] == "bad"
 
@@ -65,8 +80,13 @@ def test_an_empty_split_gives_nulls_not_zeros_and_never_fails():
 
 def test_intervals_over_groups_widen_when_rows_repeat_each_other():
     random = np.random.default_rng(1)
-    gold, predicted = np.repeat(random.integers(0, 3, 60), 5), np.repeat(random.integers(0, 3, 60), 5)
-    grouped = split_metrics(judged_of(gold, predicted, groups=[f"g{i // 5}" for i in range(300)]), BOOT)["ci95_groups"]["accuracy"]
+    gold, predicted = (
+        np.repeat(random.integers(0, 3, 60), 5),
+        np.repeat(random.integers(0, 3, 60), 5),
+    )
+    grouped = split_metrics(
+        judged_of(gold, predicted, groups=[f"g{i // 5}" for i in range(300)]), BOOT
+    )["ci95_groups"]["accuracy"]
     single = split_metrics(judged_of(gold, predicted), BOOT)["ci95_groups"]["accuracy"]
     assert grouped[1] - grouped[0] > 1.6 * (single[1] - single[0])
 
@@ -77,7 +97,9 @@ def test_a_calibrated_model_is_not_worse_than_its_null_and_an_overconfident_one_
     gold = (random.random((600, 1)) > p.cumsum(axis=1)).sum(axis=1)
     groups = tuple(str(i) for i in range(600))
     assert not probability_metrics(p, gold, groups, BOOT)["ece_width"]["worse_than_null"]
-    assert probability_metrics(softmax(np.log(p) * 4), gold, groups, BOOT)["ece_width"]["worse_than_null"]
+    assert probability_metrics(softmax(np.log(p) * 4), gold, groups, BOOT)["ece_width"][
+        "worse_than_null"
+    ]
 
 
 def test_the_curve_goes_from_allow_nothing_to_allow_everything():
@@ -85,34 +107,65 @@ def test_the_curve_goes_from_allow_nothing_to_allow_everything():
     gold = random.integers(0, 3, 500)
     scores = scores_of(gold, random.normal(size=(500, 3)) + np.eye(3)[gold] * 2)
     points = curve(Judged(scores, softmax(scores.logits), np.zeros(500, dtype=np.int64)))
-    assert (points[0]["false_allow_rate"], points[-1]["false_allow_rate"], points[-1]["allow_rate"]) == (0.0, 1.0, 1.0)
+    assert (
+        points[0]["false_allow_rate"],
+        points[-1]["false_allow_rate"],
+        points[-1]["allow_rate"],
+    ) == (0.0, 1.0, 1.0)
     assert all(a["allow_rate"] <= b["allow_rate"] for a, b in itertools.pairwise(points))
     middle = min(points, key=lambda point: abs(point["allow_rate"] - 0.8))
     assert middle["false_allow_rate"] < middle["allow_rate"]  # the scores know something
 
 
 def test_readouts_are_compared_on_the_same_rows():
-    found = readouts(scores_of([0, 1, 2], one_hot([0, 1, 2])), scores_of([0, 1, 2], one_hot([0, 0, 2])))
+    found = readouts(
+        scores_of([0, 1, 2], one_hot([0, 1, 2])), scores_of([0, 1, 2], one_hot([0, 0, 2]))
+    )
     assert found["agreement"]["value"] == pytest.approx(2 / 3)
     assert found["prefill"]["accuracy"]["value"] == 1.0
     assert found["cue"]["false_allow_rate"]["k"] == 1
 
 
 def test_the_cues_residual_mass_is_over_the_rows_that_have_it():
-    cue = replace(scores_of([0, 1, 2, 0], one_hot([0, 1, 2, 0])), residual=np.array([0.1, 0.5, np.nan, 0.3]))
-    assert readouts(cue, cue)["cue"]["residual"] == {"n": 3, "mean": pytest.approx(0.3), "p95": 0.5, "max": 0.5}
+    cue = replace(
+        scores_of([0, 1, 2, 0], one_hot([0, 1, 2, 0])), residual=np.array([0.1, 0.5, np.nan, 0.3])
+    )
+    assert readouts(cue, cue)["cue"]["residual"] == {
+        "n": 3,
+        "mean": pytest.approx(0.3),
+        "p95": 0.5,
+        "max": 0.5,
+    }
     empty = replace(cue, residual=np.full(4, np.nan))
-    assert readouts(empty, empty)["cue"]["residual"] == {"n": 0, "mean": None, "p95": None, "max": None}
+    assert readouts(empty, empty)["cue"]["residual"] == {
+        "n": 0,
+        "mean": None,
+        "p95": None,
+        "max": None,
+    }
 
 
 def test_tables_hold_what_the_figures_draw(tmp_path):
-    judged = {name: judged_of([0, 1, 2, 0], [0, 1, 2, 1], domains=["x", "x", "y", "y"]) for name in ("test_iid", "test_cells")}
-    made = tables.make(judged, headline="test_iid", threshold=0.25, delta=0.05, latencies=[0.2, 0.1])
-    tables.write(tmp_path / "plots", made)
-    read = {p.stem: list(csv.DictReader(io.StringIO(p.read_text(encoding="utf-8")))) for p in (tmp_path / "plots").iterdir()}
-    assert set(read) == set(tables.COLUMNS)
+    judged = {
+        name: judged_of([0, 1, 2, 0], [0, 1, 2, 1], domains=["x", "x", "y", "y"])
+        for name in ("test_iid", "test_cells")
+    }
+    made = evaluate.make_tables(
+        judged, headline="test_iid", threshold=0.25, delta=0.05, latencies=[0.2, 0.1]
+    )
+    evaluate.write_tables(tmp_path / "plots", made)
+    read = {
+        p.stem: list(csv.DictReader(io.StringIO(p.read_text(encoding="utf-8"))))
+        for p in (tmp_path / "plots").iterdir()
+    }
+    assert set(read) == set(evaluate.COLUMNS)
     assert read["confusion"][3] == {"actual": "ALLOW", "predicted": "ESCALATE"}
-    assert read["far_allow"][-1] == {"kind": "decided", "threshold": "0.25", "false_allow_rate": "0.0", "allow_rate": "0.5"}
+    assert read["far_allow"][-1] == {
+        "kind": "decided",
+        "threshold": "0.25",
+        "false_allow_rate": "0.0",
+        "allow_rate": "0.5",
+    }
     assert [row["seconds"] for row in read["latency"]] == ["0.1", "0.2"]
     assert {row["kind"] for row in read["reliability"]} == {"before", "after"}
     assert len(read["domains"]) == 4

@@ -12,7 +12,17 @@ import pytest
 
 from so8t import files
 from so8t.errors import ArtifactError, DataError, ResourceError
-from so8t.files import atomic_dir, atomic_file, csv_text, read_json, read_jsonl, sha256_tree, write_json, write_jsonl, write_text
+from so8t.files import (
+    atomic_dir,
+    atomic_file,
+    csv_text,
+    read_json,
+    read_jsonl,
+    sha256_tree,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -41,7 +51,14 @@ def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("line", "says"), [(b'{"a": 1', "not a UTF-8 JSON line"), (b"[1]", "expected a JSON object"), (b"\xff\xfe", "not a UTF-8 JSON line")])
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"a": 1', "not a UTF-8 JSON line"),
+        (b"[1]", "expected a JSON object"),
+        (b"\xff\xfe", "not a UTF-8 JSON line"),
+    ],
+)
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: bytes, says: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 0}\n\n' + line + b"\n")
@@ -59,7 +76,10 @@ def test_rows_survive_the_round_trip(tmp_path: Path) -> None:
 def test_csv_has_a_head_empty_nulls_and_the_asked_for_numbers_and_ends() -> None:
     rows = [{"name": 'a,"b"', "x": None}, {"x": 1 / 3, "name": "許可"}]
     assert csv_text(("name", "x"), rows) == 'name,x\n"a,""b""",\n許可,0.3333333333333333\n'
-    assert csv_text(("x",), [{"x": 1 / 3}, {"x": 12}], numbers=".3g", end="\r\n") == "x\r\n0.333\r\n12\r\n"
+    assert (
+        csv_text(("x",), [{"x": 1 / 3}, {"x": 12}], numbers=".3g", end="\r\n")
+        == "x\r\n0.333\r\n12\r\n"
+    )
 
 
 def test_a_missing_file_says_its_absolute_path(tmp_path: Path) -> None:
@@ -75,9 +95,15 @@ def test_a_trees_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     assert sha256_tree(tmp_path) != first
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
 def test_a_full_disk_is_one_clear_message_and_leaves_nothing(tmp_path: Path) -> None:
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("this machine does not let tests mount")
     try:
         with pytest.raises(ResourceError, match="disk is full") as caught:
@@ -89,19 +115,29 @@ def test_a_full_disk_is_one_clear_message_and_leaves_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no way to ask for a process without ending it")
-def test_what_a_killed_run_left_is_removed_by_the_next_and_a_running_ones_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_removed_by_the_next_and_a_running_ones_is_not(
+    tmp_path: Path,
+) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    dead, dead_folder = tmp_path / f".out.json.{gone.pid}.part", tmp_path / f".folder.{gone.pid}.part"
+    dead, dead_folder = (
+        tmp_path / f".out.json.{gone.pid}.part",
+        tmp_path / f".folder.{gone.pid}.part",
+    )
     dead.write_text("{", encoding="utf-8")
     (dead_folder / "deep").mkdir(parents=True)
-    running, others = tmp_path / f".out.json.{os.getppid()}.part", tmp_path / f".other.json.{gone.pid}.part"
+    running, others = (
+        tmp_path / f".out.json.{os.getppid()}.part",
+        tmp_path / f".other.json.{gone.pid}.part",
+    )
     running.touch()
     others.touch()
     write_text(tmp_path / "out.json", "{}")
     with atomic_dir(tmp_path / "folder") as folder:
         (folder / "file").touch()
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.json", "folder", running.name, others.name])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["out.json", "folder", running.name, others.name]
+    )
 
 
 def test_a_running_processs_copy_of_an_old_file_is_not_touched(tmp_path: Path) -> None:
@@ -112,10 +148,15 @@ def test_a_running_processs_copy_of_an_old_file_is_not_touched(tmp_path: Path) -
     assert running.exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "waitid"), reason="Windows leaves no dead process; macOS has waitid from Python 3.13 on")
+@pytest.mark.skipif(
+    not hasattr(os, "waitid"),
+    reason="Windows leaves no dead process; macOS has waitid from Python 3.13 on",
+)
 def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # until it is dead; it stays uncollected
+    os.waitid(
+        os.P_PID, child.pid, os.WEXITED | os.WNOWAIT
+    )  # until it is dead; it stays uncollected
     assert not files.alive(child.pid)
     child.wait()
 
@@ -131,7 +172,11 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A disk of its own with the mount options of the test."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("mounting needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
@@ -146,9 +191,14 @@ def test_a_read_only_disk_is_told_as_such_for_files_and_folders(disk: Path) -> N
 
 
 @pytest.mark.parametrize("disk", ["size=64k"], indirect=True)
-def test_a_full_disk_is_told_as_such_also_where_the_library_has_errors_of_its_own(disk: Path) -> None:
+def test_a_full_disk_is_told_as_such_also_where_the_library_has_errors_of_its_own(
+    disk: Path,
+) -> None:
     from safetensors.numpy import save_file
 
-    with pytest.raises(ResourceError, match="the disk is full"), files.atomic_dir(disk / "model") as folder:
+    with (
+        pytest.raises(ResourceError, match="the disk is full"),
+        files.atomic_dir(disk / "model") as folder,
+    ):
         save_file({"a": np.zeros(1 << 20)}, folder / "model.safetensors")
     assert list(disk.iterdir()) == []

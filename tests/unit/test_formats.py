@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from so8t.corpus.formats import TEMPLATES, Row, row_of
-from so8t.corpus.hygiene import clean
-from so8t.corpus.ingest import read
+from so8t.data.formats import TEMPLATES, Row, row_of
+from so8t.data.hygiene import clean
+from so8t.data.ingest import read
 from so8t.errors import DataError
 from so8t.params import load
 from so8t.verdict import Authority, Verdict
@@ -37,7 +37,10 @@ def test_every_example_is_named_in_their_readme() -> None:
 
 def test_text_and_label_get_a_fixed_answer_and_no_thinking() -> None:
     assert [r.verdict for r in rows("text_label")] == list(Verdict)
-    assert all((r.thinking, r.final, r.authority, r.group) == (None, TEMPLATES[r.verdict], None, None) for r in rows("text_label"))
+    assert all(
+        (r.thinking, r.final, r.authority, r.group) == (None, TEMPLATES[r.verdict], None, None)
+        for r in rows("text_label")
+    )
 
 
 def test_instruction_and_output_train_the_answer_only() -> None:
@@ -47,7 +50,10 @@ def test_instruction_and_output_train_the_answer_only() -> None:
 
 
 def test_input_is_put_below_the_instruction() -> None:
-    assert rows("instruction_input_output")[0].text == "次の文を丁寧な言い方に直してください。\n資料を送って。"
+    assert (
+        rows("instruction_input_output")[0].text
+        == "次の文を丁寧な言い方に直してください。\n資料を送って。"
+    )
 
 
 def test_a_conversation_of_one_exchange_is_taken_and_a_longer_one_is_not() -> None:
@@ -58,7 +64,12 @@ def test_a_conversation_of_one_exchange_is_taken_and_a_longer_one_is_not() -> No
 
 def test_four_classes_become_three_and_the_original_is_kept() -> None:
     found = rows("four_class")
-    assert [r.verdict for r in found] == [Verdict.ALLOW, Verdict.ESCALATE, Verdict.DENY, Verdict.DENY]
+    assert [r.verdict for r in found] == [
+        Verdict.ALLOW,
+        Verdict.ESCALATE,
+        Verdict.DENY,
+        Verdict.DENY,
+    ]
     assert [r.factors.get("label4") for r in found] == [None, None, None, "REFUSE"]
 
 
@@ -94,12 +105,30 @@ def test_plain_text_asks_for_what_follows_its_first_sentence() -> None:
 
 def test_own_fields_are_kept() -> None:
     first = rows("own_groups")[0]
-    assert (first.id, first.group, first.pair, first.authority, first.domain) == ("case-001a", "case-001", "case-001", Authority.HANDLE, "aerospace")
+    assert (first.id, first.group, first.pair, first.authority, first.domain) == (
+        "case-001a",
+        "case-001",
+        "case-001",
+        Authority.HANDLE,
+        "aerospace",
+    )
 
 
 def test_prepared_rows_can_be_read_again() -> None:
-    raw = {"id": "x", "text": "質問です", "verdict": "ALLOW", "authority": None, "domain": "d", "thinking": "考え", "final": "答え",
-           "group": "g", "pair": None, "factors": {}, "source": "s", "license": None}
+    raw = {
+        "id": "x",
+        "text": "質問です",
+        "verdict": "ALLOW",
+        "authority": None,
+        "domain": "d",
+        "thinking": "考え",
+        "final": "答え",
+        "group": "g",
+        "pair": None,
+        "factors": {},
+        "source": "s",
+        "license": None,
+    }
     row = row_of(raw, "f:1", "other")
     assert isinstance(row, Row)
     assert (row.thinking, row.final, row.source) == ("考え", "答え", "s")
@@ -107,7 +136,11 @@ def test_prepared_rows_can_be_read_again() -> None:
 
 CONTRADICTIONS = {
     "two labels": {"text": "あ", "label": "ALLOW", "verdict": "DENY"},
-    "label against answer": {"instruction": "あ", "label": "ALLOW", "output": "# 判定\nDENY\n# 最終回答\n断ります"},
+    "label against answer": {
+        "instruction": "あ",
+        "label": "ALLOW",
+        "output": "# 判定\nDENY\n# 最終回答\n断ります",
+    },
     "two answers": {"instruction": "あ", "output": "い", "final": "う"},
     "answer without final heading": {"instruction": "あ", "output": "# 思考ステップ\n考え"},
     "answer with a stray tag": {"instruction": "あ", "output": "答え<think>考え</think>"},

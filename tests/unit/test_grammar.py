@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from so8t.corpus import vocabulary as words
-from so8t.corpus.generate import BALANCED, _is_held_out, generate
-from so8t.corpus.grammar import factor_lines, phrase_counts
-from so8t.corpus.guide import page
-from so8t.corpus.keywords import verdict as keyword_verdict
-from so8t.corpus.policy import RULES, Cell, cells, decide
-from so8t.corpus.probe import ngram, score, single_factor
-from so8t.corpus.split import SPLITS, place
+from so8t.data import vocabulary as words
+from so8t.data.grammar import factor_lines, phrase_counts
+from so8t.data.policy import RULES, Cell, cells, decide
+from so8t.data.probe import ngram, score, single_factor
+from so8t.data.probe import verdict as keyword_verdict
+from so8t.data.synthesize import BALANCED, _is_held_out, generate
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
 from so8t.params import load
+from so8t.rows import SPLITS, place
 from so8t.verdict import VERDICTS
+from tools.policy_page import page
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load(ROOT / "params.yaml")
@@ -63,11 +63,19 @@ def test_classes_are_balanced_in_every_domain(rows: list[dict]) -> None:
 
 
 def test_two_fresh_processes_give_the_same_bytes(tmp_path: Path) -> None:
-    code = ("import json,sys;from so8t.corpus.generate import generate;"
-            "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1)]")
+    code = (
+        "import json,sys;from so8t.data.synthesize import generate;"
+        "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1)]"
+    )
     digests = set()
     for hash_seed in ("1", "2"):
-        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )
         digests.add(hashlib.sha256(out.stdout).hexdigest())
     assert len(digests) == 1
 
@@ -79,14 +87,21 @@ def test_another_seed_gives_other_rows() -> None:
 def test_every_row_says_what_the_policy_says(rows: list[dict]) -> None:
     for row in rows:
         rule = decide(cell_of(row))
-        assert (row["verdict"], row["authority"], row["rule"]) == (rule.verdict, rule.authority, rule.id)
+        assert (row["verdict"], row["authority"], row["rule"]) == (
+            rule.verdict,
+            rule.authority,
+            rule.id,
+        )
         assert row["thinking"].split("\n")[-1] == f"{words.RULES[rule.verdict]}{rule.id}: {rule.ja}"
 
 
 def test_the_first_words_of_rule_and_answer_tell_the_verdict(rows: list[dict]) -> None:
     """A small model words what it has begun; where only refusals begin alike, permitted requests were refused (docs/log.md)."""
     for column in ("thinking", "final"):
-        began = {verdict: {row[column].split("\n")[-1][:2] for row in rows if row["verdict"] == verdict} for verdict in VERDICTS}
+        began = {
+            verdict: {row[column].split("\n")[-1][:2] for row in rows if row["verdict"] == verdict}
+            for verdict in VERDICTS
+        }
         assert [len(beginnings) for beginnings in began.values()] == [1, 1, 1]
         assert len(set.union(*began.values())) == 3
 
@@ -98,7 +113,15 @@ def test_every_rule_decides_something_and_rows_meet_nearly_all(rows: list[dict])
 
 def test_authority_is_not_the_verdict(rows: list[dict]) -> None:
     pairs = Counter((r["verdict"], r["authority"]) for r in rows)
-    assert min(pairs["ALLOW", "human"], pairs["ALLOW", "handle"], pairs["DENY", "human"], pairs["DENY", "handle"]) >= 100
+    assert (
+        min(
+            pairs["ALLOW", "human"],
+            pairs["ALLOW", "handle"],
+            pairs["DENY", "human"],
+            pairs["DENY", "handle"],
+        )
+        >= 100
+    )
 
 
 def test_the_lines_before_the_last_name_factors_only(rows: list[dict]) -> None:
@@ -182,15 +205,23 @@ def test_ngrams_stay_under_95_percent_and_fall_on_held_out_splits(seed: int) -> 
 def test_calibration_has_the_groups_a_certificate_needs(seed: int) -> None:
     found = defaultdict(set)
     for row in make(4999, seed):
-        if row["verdict"] != "ALLOW" and place(row["group"], "auto", row["held_out"], seed, PARAMS.data.split) == "calibration":
+        if (
+            row["verdict"] != "ALLOW"
+            and place(row["group"], "auto", row["held_out"], seed, PARAMS.data.split)
+            == "calibration"
+        ):
             found[row["domain"]].add(row["group"])
     assert all(len(found[d]) >= 124 for d in DOMAINS), {d: len(g) for d, g in found.items()}
 
 
 def test_alarming_words_stand_in_harmless_requests_and_the_reverse(rows: list[dict]) -> None:
-    alarming = [r for r in rows if any(w in r["text"] for w in ("秘密", "爆発", "テロ", "漏えい", "弾薬"))]
+    alarming = [
+        r for r in rows if any(w in r["text"] for w in ("秘密", "爆発", "テロ", "漏えい", "弾薬"))
+    ]
     assert Counter(r["verdict"] for r in alarming)["ALLOW"] >= 100
-    harmless = [r for r in rows if any(w in r["text"] for w in ("座席表", "見学会", "忘れ物", "懇親会"))]
+    harmless = [
+        r for r in rows if any(w in r["text"] for w in ("座席表", "見学会", "忘れ物", "懇親会"))
+    ]
     assert Counter(r["verdict"] for r in harmless)["DENY"] >= 50
 
 
@@ -224,7 +255,10 @@ def test_denials_refuse_and_never_help(rows: list[dict]) -> None:
 
 def test_all_eight_domains_can_be_generated() -> None:
     assert {r["domain"] for r in make(400, 3, list(words.ASSETS))} == set(words.ASSETS)
-    assert all({level for _, level in listed} == {0, 1, 2} and len(listed) == 8 for listed in words.ASSETS.values())
+    assert all(
+        {level for _, level in listed} == {0, 1, 2} and len(listed) == 8
+        for listed in words.ASSETS.values()
+    )
 
 
 def test_an_unknown_domain_and_too_many_rows_are_refused() -> None:

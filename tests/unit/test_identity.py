@@ -10,8 +10,8 @@ import pytest
 
 from so8t import identity
 from so8t.errors import ArtifactError
-from so8t.export.keys import typed
-from so8t.export.rewrite import rewrite_keys
+from so8t.gguf.convert.keys import typed
+from so8t.release.rewrite import rewrite_keys
 from tests.fakes.tiny_gguf import write_tiny
 
 
@@ -54,10 +54,19 @@ def test_keys_come_back_with_types_and_values(tmp_path: Path) -> None:
     assert keys["so8t.safety_threshold"] == identity.KeyValue(0.25, gguf.GGUFValueType.FLOAT32)
 
 
-def test_the_digest_ignores_tensor_order_and_calibration_but_not_the_template(tmp_path: Path) -> None:
+def test_the_digest_ignores_tensor_order_and_calibration_but_not_the_template(
+    tmp_path: Path,
+) -> None:
     first = identity.semantic_digest(sealed(tmp_path / "a.gguf"))
     assert identity.semantic_digest(sealed(tmp_path / "b.gguf", order=("b", "a"))) == first
-    assert rewrite_keys(tmp_path / "a.gguf", tmp_path / "c.gguf", typed({"so8t.safety_threshold": 0.9, "so8t.calibration.temperature": 2.0})) == first
+    assert (
+        rewrite_keys(
+            tmp_path / "a.gguf",
+            tmp_path / "c.gguf",
+            typed({"so8t.safety_threshold": 0.9, "so8t.calibration.temperature": 2.0}),
+        )
+        == first
+    )
     assert identity.read_keys(tmp_path / "c.gguf")["so8t.calibration.temperature"] == 2.0
     assert identity.semantic_digest(sealed(tmp_path / "d.gguf", key="y")) != first
 
@@ -93,26 +102,53 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-@pytest.mark.parametrize(("data", "problem"), [
-    (b"", "empty"),
-    (b"PK\x03\x04" + bytes(64), "first four bytes"),
-    (head(version=9) + bytes(64), "version 9"),
-    (head(n_keys=1 << 40), "claims"),
-    (head(n_tensors=1 << 60) + bytes(64), "claims"),
-    (head(n_keys=1, body=struct.pack("<Q", 1 << 62) + bytes(64)), "text of"),
-    (head(n_keys=1, body=text("k") + struct.pack("<I", 99) + bytes(64)), "unknown value type"),
-    (head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(64)), "array of arrays"),
-    (head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 8, 1 << 50) + bytes(64)), "items"),
-    (head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 5, 1 << 5) + bytes(64)), "ends in the middle"),
-    (head(n_keys=1, body=text("k") + struct.pack("<IB", 7, 2) + bytes(64)), "truth value"),
-    (head(n_keys=2, body=(text("k") + struct.pack("<IB", 0, 2)) * 2 + bytes(64)), "given twice"),
-    (head(n_keys=1, body=text("general.alignment") + struct.pack("<II", 4, 24) + bytes(64)), "power of two"),
-    (head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 1 << 61, 0, 0) + bytes(64)), "does not fit"),
-    (head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 4, 77, 0) + bytes(64)), "unknown type"),
-    (head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 4, 0, 32) + bytes(128)), "wrong place"),
-    (head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(128)), "does not fit"),
-    (head(n_tensors=1, body=text("t") + struct.pack("<I", 9) + bytes(128)), "dimensions"),
-])
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "empty"),
+        (b"PK\x03\x04" + bytes(64), "first four bytes"),
+        (head(version=9) + bytes(64), "version 9"),
+        (head(n_keys=1 << 40), "claims"),
+        (head(n_tensors=1 << 60) + bytes(64), "claims"),
+        (head(n_keys=1, body=struct.pack("<Q", 1 << 62) + bytes(64)), "text of"),
+        (head(n_keys=1, body=text("k") + struct.pack("<I", 99) + bytes(64)), "unknown value type"),
+        (
+            head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(64)),
+            "array of arrays",
+        ),
+        (head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 8, 1 << 50) + bytes(64)), "items"),
+        (
+            head(n_keys=1, body=text("k") + struct.pack("<IIQ", 9, 5, 1 << 5) + bytes(64)),
+            "ends in the middle",
+        ),
+        (head(n_keys=1, body=text("k") + struct.pack("<IB", 7, 2) + bytes(64)), "truth value"),
+        (
+            head(n_keys=2, body=(text("k") + struct.pack("<IB", 0, 2)) * 2 + bytes(64)),
+            "given twice",
+        ),
+        (
+            head(n_keys=1, body=text("general.alignment") + struct.pack("<II", 4, 24) + bytes(64)),
+            "power of two",
+        ),
+        (
+            head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 1 << 61, 0, 0) + bytes(64)),
+            "does not fit",
+        ),
+        (
+            head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 4, 77, 0) + bytes(64)),
+            "unknown type",
+        ),
+        (
+            head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 4, 0, 32) + bytes(128)),
+            "wrong place",
+        ),
+        (
+            head(n_tensors=1, body=text("t") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(128)),
+            "does not fit",
+        ),
+        (head(n_tensors=1, body=text("t") + struct.pack("<I", 9) + bytes(128)), "dimensions"),
+    ],
+)
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, data: bytes, problem: str) -> None:
     (tmp_path / "a.gguf").write_bytes(data)
     with pytest.raises(ArtifactError, match=problem):

@@ -3,17 +3,35 @@
 import pytest
 
 from so8t.errors import ResourceError
-from so8t.tuning.memory import GIB, Shape, estimate, overrides, require, trained_numbers
+from so8t.training.memory import GIB, Shape, estimate, overrides, require, trained_numbers
 from tests.fakes.tuning import params
 
-PHI35 = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-         "vocab_size": 32064, "tie_word_embeddings": False}
-PHI4 = PHI35 | {"num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064, "tie_word_embeddings": True}
+PHI35 = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "tie_word_embeddings": False,
+}
+PHI4 = PHI35 | {
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "vocab_size": 200064,
+    "tie_word_embeddings": True,
+}
 
 
 def train(**changes):
-    settings = {"train.quantization": "nf4", "train.compute_dtype": "bfloat16", "train.lora_r": 16, "train.batch_size": 1, "train.max_length": 2048,
-                "train.gradient_checkpointing": True}
+    settings = {
+        "train.quantization": "nf4",
+        "train.compute_dtype": "bfloat16",
+        "train.lora_r": 16,
+        "train.batch_size": 1,
+        "train.max_length": 2048,
+        "train.gradient_checkpointing": True,
+    }
     return params(**settings | {f"train.{k}": v for k, v in changes.items()}).active.train
 
 
@@ -43,11 +61,23 @@ def test_a_large_vocabulary_costs_embeddings_and_logits():
 
 @pytest.mark.parametrize("gib", [40, 16, 12, 8, 6, 5, 4])
 def test_every_advice_fits_and_keeps_the_effective_batch(gib):
-    wanted = train(quantization="none", batch_size=8, accumulation=2, gradient_checkpointing=False, lora_r=64, lora_alpha=128)
+    wanted = train(
+        quantization="none",
+        batch_size=8,
+        accumulation=2,
+        gradient_checkpointing=False,
+        lora_r=64,
+        lora_alpha=128,
+    )
     advice = overrides(PHI35, wanted, gib * GIB)
     assert advice
     changes = dict(part.removeprefix("train.").split("=") for part in advice)
-    kinds = {"quantization": str, "compute_dtype": str, "gradient_checkpointing": lambda text: text == "true", "lora_alpha": float}
+    kinds = {
+        "quantization": str,
+        "compute_dtype": str,
+        "gradient_checkpointing": lambda text: text == "true",
+        "lora_alpha": float,
+    }
     typed = {key: kinds.get(key, int)(value) for key, value in changes.items()}
     changed = wanted.model_copy(update=typed)
     assert estimate(PHI35, changed)["total"] <= gib * GIB

@@ -9,8 +9,7 @@ from sklearn.metrics import brier_score_loss, f1_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from so8t import metrics
-from so8t.metrics.intervals import lower_bound, percentile_interval, upper_bound
-from so8t.metrics.paired import binomial_two_sided
+from so8t.metrics.intervals import binomial_two_sided, lower_bound, percentile_interval, upper_bound
 from so8t.verdict import Verdict
 from tests.fakes.scores import make
 
@@ -22,7 +21,12 @@ def test_the_exact_interval_is_scipys(k: int, n: int) -> None:
 
 
 def test_nothing_measured_is_not_zero() -> None:
-    assert metrics.rate(np.zeros(0, dtype=bool)).to_dict() == {"value": None, "k": 0, "n": 0, "ci95": [0.0, 1.0]}
+    assert metrics.rate(np.zeros(0, dtype=bool)).to_dict() == {
+        "value": None,
+        "k": 0,
+        "n": 0,
+        "ci95": [0.0, 1.0],
+    }
     assert (upper_bound(0, 0, 0.05), lower_bound(0, 0, 0.05)) == (1.0, 0.0)
 
 
@@ -30,14 +34,22 @@ def test_brier_nll_and_f1_are_scikit_learns() -> None:
     scores = make(400, 1)
     p = metrics.softmax(scores.logits)
     top = p.argmax(axis=1)
-    assert metrics.brier(p, scores.gold) == pytest.approx(brier_score_loss(scores.gold, p, labels=[0, 1, 2], scale_by_half=False), abs=1e-12)
-    assert metrics.log_loss(p, scores.gold) == pytest.approx(sklearn_log_loss(scores.gold, p), abs=1e-12)
-    assert metrics.macro_f1(scores.gold, top) == pytest.approx(f1_score(scores.gold, top, average="macro"), abs=1e-12)
+    assert metrics.brier(p, scores.gold) == pytest.approx(
+        brier_score_loss(scores.gold, p, labels=[0, 1, 2], scale_by_half=False), abs=1e-12
+    )
+    assert metrics.log_loss(p, scores.gold) == pytest.approx(
+        sklearn_log_loss(scores.gold, p), abs=1e-12
+    )
+    assert metrics.macro_f1(scores.gold, top) == pytest.approx(
+        f1_score(scores.gold, top, average="macro"), abs=1e-12
+    )
 
 
 def test_macro_f1_leaves_out_classes_that_never_occur() -> None:
     gold = np.array([0, 0, 1, 1])
-    assert metrics.macro_f1(gold, np.array([0, 1, 1, 1])) == pytest.approx(f1_score(gold, [0, 1, 1, 1], average="macro"))
+    assert metrics.macro_f1(gold, np.array([0, 1, 1, 1])) == pytest.approx(
+        f1_score(gold, [0, 1, 1, 1], average="macro")
+    )
     assert np.isnan(metrics.macro_f1(np.zeros(0, dtype=int), np.zeros(0, dtype=int)))
 
 
@@ -48,10 +60,14 @@ def test_ece_equals_its_definition_written_out(scheme: str) -> None:
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == scores.gold
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, 1, 16)
-    bins = [np.flatnonzero((confidence > low) & (confidence <= high)) for low, high in pairwise(edges)]
+    bins = [
+        np.flatnonzero((confidence > low) & (confidence <= high)) for low, high in pairwise(edges)
+    ]
     if scheme == "mass":
-        bins = [order[k * 20: (k + 1) * 20] for k in range(15)]
-    expected = sum(len(b) / 300 * abs(correct[b].mean() - confidence[b].mean()) for b in bins if len(b))
+        bins = [order[k * 20 : (k + 1) * 20] for k in range(15)]
+    expected = sum(
+        len(b) / 300 * abs(correct[b].mean() - confidence[b].mean()) for b in bins if len(b)
+    )
     assert metrics.ece(p, scores.gold, scheme) == pytest.approx(expected, abs=1e-12)  # type: ignore[arg-type]
 
 
@@ -70,14 +86,30 @@ def test_a_perfectly_calibrated_model_lies_inside_its_null_band() -> None:
 def test_rates_name_the_right_denominators() -> None:
     gold, said = np.array([0, 0, 0, 1, 1, 2, 2, 2]), np.array([0, 2, 1, 0, 1, 0, 1, 2])
     found = {name: (rate.k, rate.n) for name, rate in metrics.rates(gold, said).items()}
-    assert found == {"accuracy": (3, 8), "false_allow_rate": (2, 5), "false_allow_rate_deny_only": (1, 3), "false_deny_rate": (1, 3),
-                     "allow_rate_on_allow": (1, 3), "escalation_rate": (3, 8)}
+    assert found == {
+        "accuracy": (3, 8),
+        "false_allow_rate": (2, 5),
+        "false_allow_rate_deny_only": (1, 3),
+        "false_deny_rate": (1, 3),
+        "allow_rate_on_allow": (1, 3),
+        "escalation_rate": (3, 8),
+    }
     assert metrics.confusion(gold, said).sum() == 8
     assert metrics.codes([Verdict.ALLOW, Verdict.DENY]).tolist() == [0, 2]
 
 
 def test_a_row_that_is_not_finite_has_no_probabilities() -> None:
-    p = metrics.softmax(np.array([[1.0, 2.0, 3.0], [np.nan, 0, 0], [np.inf, 0, 0], [0.0, -np.inf, 0.0], [1e308, -1e308, 0.0]]))
+    p = metrics.softmax(
+        np.array(
+            [
+                [1.0, 2.0, 3.0],
+                [np.nan, 0, 0],
+                [np.inf, 0, 0],
+                [0.0, -np.inf, 0.0],
+                [1e308, -1e308, 0.0],
+            ]
+        )
+    )
     assert np.isfinite(p).all(axis=1).tolist() == [True, False, False, False, True]
 
 
@@ -89,7 +121,9 @@ def test_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
     expected = stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert (found.only_a, found.only_b) == (b, c)
     assert found.p == pytest.approx(expected, abs=1e-12)
-    assert metrics.group_sign_test(a_hits, b_hits, [str(i) for i in range(len(a_hits))]) == pytest.approx(expected, abs=1e-12)
+    assert metrics.group_sign_test(
+        a_hits, b_hits, [str(i) for i in range(len(a_hits))]
+    ) == pytest.approx(expected, abs=1e-12)
     assert binomial_two_sided(c, b + c) == pytest.approx(expected, abs=1e-12)
 
 
@@ -97,7 +131,10 @@ def test_the_group_sign_test_equals_trying_every_exchange() -> None:
     rng = np.random.default_rng(5)
     a, b, groups = rng.random(24) < 0.5, rng.random(24) < 0.8, [f"g{i // 3}" for i in range(24)]
     sums = (b.astype(int) - a.astype(int)).reshape(8, 3).sum(axis=1)
-    totals = [abs(sum(s * d for s, d in zip(signs, sums, strict=True))) for signs in product((-1, 1), repeat=8)]
+    totals = [
+        abs(sum(s * d for s, d in zip(signs, sums, strict=True)))
+        for signs in product((-1, 1), repeat=8)
+    ]
     expected = np.mean([t >= abs(sums.sum()) for t in totals])
     assert metrics.group_sign_test(a, b, groups) == pytest.approx(float(expected), abs=1e-12)
 
@@ -106,8 +143,12 @@ def test_copying_every_row_of_a_group_does_not_make_a_result_more_certain() -> N
     a, b = np.array([False] * 9 + [True]), np.array([True] * 9 + [False])
     groups = [str(i) for i in range(10)]
     once = metrics.group_sign_test(a, b, groups)
-    assert metrics.group_sign_test(np.repeat(a, 5), np.repeat(b, 5), [g for g in groups for _ in range(5)]) == pytest.approx(once)
-    assert metrics.mcnemar(np.repeat(a, 5), np.repeat(b, 5)).p < once / 100  # what ignoring groups would claim
+    assert metrics.group_sign_test(
+        np.repeat(a, 5), np.repeat(b, 5), [g for g in groups for _ in range(5)]
+    ) == pytest.approx(once)
+    assert (
+        metrics.mcnemar(np.repeat(a, 5), np.repeat(b, 5)).p < once / 100
+    )  # what ignoring groups would claim
 
 
 def test_the_swap_test_agrees_with_the_exact_test() -> None:
@@ -118,7 +159,10 @@ def test_the_swap_test_agrees_with_the_exact_test() -> None:
     def mean(sums: np.ndarray) -> np.ndarray:
         return sums[:, 0] / sums[:, 1]
 
-    tables = [metrics.group_sums(np.hstack([hits[:, None].astype(float), ones]), groups) for hits in (a, b)]
+    tables = [
+        metrics.group_sums(np.hstack([hits[:, None].astype(float), ones]), groups)
+        for hits in (a, b)
+    ]
     found = metrics.swap_test(tables[0], tables[1], mean, draws=10_000, seed=1)
     assert found == pytest.approx(metrics.group_sign_test(a, b, groups), abs=0.015)
 
@@ -130,7 +174,9 @@ def test_the_bootstrap_interval_covers_and_widens_with_groups() -> None:
         shared = np.repeat(rng.standard_normal(60), 3)
         rows = np.stack([shared, np.ones(180)], axis=1)
         sums = metrics.group_sums(rows, [f"g{i // 3}" for i in range(180)])
-        low, high = percentile_interval(metrics.group_bootstrap(sums, lambda s: s[:, 0] / s[:, 1], draws=400, seed=seed)) or [0, 0]
+        low, high = percentile_interval(
+            metrics.group_bootstrap(sums, lambda s: s[:, 0] / s[:, 1], draws=400, seed=seed)
+        ) or [0, 0]
         covered += low <= 0.0 <= high
     assert covered >= 88  # 95 % nominal; taking the 180 rows as independent covers about 74
 
@@ -138,14 +184,23 @@ def test_the_bootstrap_interval_covers_and_widens_with_groups() -> None:
 def test_the_cell_bootstrap_has_scipys_interval() -> None:
     rng = np.random.default_rng(8)
     gold = rng.integers(0, 3, 300)
-    a, b = (np.where(rng.random(300) < share, gold, rng.integers(0, 3, 300)) for share in (0.6, 0.8))
+    a, b = (
+        np.where(rng.random(300) < share, gold, rng.integers(0, 3, 300)) for share in (0.6, 0.8)
+    )
     from_a, from_b = metrics.cell_bootstrap(gold, a, b, draws=4000, seed=1)
     ours = percentile_interval(metrics.macro_f1_of(from_b) - metrics.macro_f1_of(from_a))
 
     def difference(i: np.ndarray) -> float:
         return metrics.macro_f1(gold[i], b[i]) - metrics.macro_f1(gold[i], a[i])
 
-    theirs = stats.bootstrap((np.arange(300),), difference, n_resamples=1500, vectorized=False, method="percentile", rng=1)
+    theirs = stats.bootstrap(
+        (np.arange(300),),
+        difference,
+        n_resamples=1500,
+        vectorized=False,
+        method="percentile",
+        rng=1,
+    )
     assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.01)
 
 
@@ -155,8 +210,13 @@ def test_holm_steps_down_and_keeps_order() -> None:
     assert metrics.holm([1.0, 0.9]) == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("n", "discordant", "points"), [(100, 0.1, 8.8), (200, 0.05, 4.4), (500, 0.2, 5.7), (1000, 0.3, 4.9), (5000, 0.1, 1.3)])
-def test_minimum_detectable_effect_is_the_published_table(n: int, discordant: float, points: float) -> None:
+@pytest.mark.parametrize(
+    ("n", "discordant", "points"),
+    [(100, 0.1, 8.8), (200, 0.05, 4.4), (500, 0.2, 5.7), (1000, 0.3, 4.9), (5000, 0.1, 1.3)],
+)
+def test_minimum_detectable_effect_is_the_published_table(
+    n: int, discordant: float, points: float
+) -> None:
     found = metrics.minimum_detectable(n, discordant, 0.05)
     assert found is not None
     assert 100 * found == pytest.approx(points, abs=0.06)
@@ -167,7 +227,9 @@ def test_minimum_detectable_effect_is_real_power() -> None:
     effect = metrics.minimum_detectable(n, discordant, 0.05)
     assert effect is not None
     rng = np.random.default_rng(9)
-    pairs = rng.multinomial(n, [(discordant - effect) / 2, (discordant + effect) / 2, 1 - discordant], size=2000)
+    pairs = rng.multinomial(
+        n, [(discordant - effect) / 2, (discordant + effect) / 2, 1 - discordant], size=2000
+    )
     found = np.mean([binomial_two_sided(int(b), int(a + b)) <= 0.05 for a, b, _ in pairs])
     assert found == pytest.approx(0.8, abs=0.03)
 

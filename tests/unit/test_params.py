@@ -31,9 +31,21 @@ def test_every_shipped_profile_loads(tmp_path: Path, profile: str) -> None:
     assert load(edited(tmp_path, ("profile", profile))).active.train.batch_size >= 1
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("pet.lamda", 0.1), ("calibration.alpha", 0.0), ("calibration.alpha", "five"), ("profile", "laptop"), ("seed", 1.5), ("data.sources", []),
-    ("data.split.train", 0.9), ("release.type", "Q6_K"), ("profiles.demo.base.kind", "local"), ("profiles.demo.scratch.hidden_size", 100)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pet.lamda", 0.1),
+        ("calibration.alpha", 0.0),
+        ("calibration.alpha", "five"),
+        ("profile", "laptop"),
+        ("seed", 1.5),
+        ("data.sources", []),
+        ("data.split.train", 0.9),
+        ("release.type", "Q6_K"),
+        ("profiles.demo.base.kind", "local"),
+        ("profiles.demo.scratch.hidden_size", 100),
+    ],
+)
 def test_a_wrong_or_unknown_key_is_named(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(ParamsError) as caught:
         load(edited(tmp_path, (key, value)))
@@ -64,7 +76,9 @@ def test_numbers_that_dvc_writes_stay_numbers(tmp_path: Path) -> None:
 
 def test_no_other_module_reads_yaml() -> None:
     imports = re.compile(r"^\s*(?:import|from) (?:yaml|ruamel)\b", re.MULTILINE)
-    readers = [p for p in (ROOT / "so8t").rglob("*.py") if imports.search(p.read_text(encoding="utf-8"))]
+    readers = [
+        p for p in (ROOT / "so8t").rglob("*.py") if imports.search(p.read_text(encoding="utf-8"))
+    ]
     assert [p.relative_to(ROOT).as_posix() for p in readers] == ["so8t/params/__init__.py"]
 
 

@@ -10,18 +10,17 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from so8t.corpus import summary
-from so8t.corpus.census import census
-from so8t.corpus.generate import generate
-from so8t.corpus.lengths import token_lengths
-from so8t.corpus.near import Buckets, NearIndex, jaccard, shingles
-from so8t.corpus.page import page
-from so8t.corpus.prepare import Counts, prepare
-from so8t.corpus.split import DRAWN, SPLITS, split_of
+from so8t.data import summary
+from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
+from so8t.data.page import page
+from so8t.data.prepare import Counts, prepare
+from so8t.data.summary import census, token_lengths
+from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
+from so8t.rows import DRAWN, SPLITS, split_of
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
 DATA = PARAMS.data
@@ -33,32 +32,68 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return list(generate(1000, DOMAINS, 42, cells_share=0.06, phrases_share=0.06))
 
 
-def run(folder: Path, *sources: tuple[list[dict], str, float], **changes: object) -> tuple[dict[str, list[dict]], Counts]:
+def run(
+    folder: Path, *sources: tuple[list[dict], str, float], **changes: object
+) -> tuple[dict[str, list[dict]], Counts]:
     """Write each source, prepare them, and read the splits back."""
     listed = []
     for number, (rows, use, weight) in enumerate(sources):
         path = folder / f"source{number}.jsonl"
         write_jsonl(path, rows)
         listed.append(Source(path=str(path), weight=weight, use=use))
-    counts = prepare(DATA.model_copy(update={"sources": listed, **changes}), 42, folder / "prepared", Progress("test"))
-    return {s: [row for _, row in read_jsonl(folder / "prepared" / f"{s}.jsonl")] for s in SPLITS}, counts
+    counts = prepare(
+        DATA.model_copy(update={"sources": listed, **changes}),
+        42,
+        folder / "prepared",
+        Progress("test"),
+    )
+    return {
+        s: [row for _, row in read_jsonl(folder / "prepared" / f"{s}.jsonl")] for s in SPLITS
+    }, counts
 
 
 def plain(text: str, label: str = "ALLOW", **more: object) -> dict:
     return {"text": text, "label": label, **more}
 
 
-WORDS = ["倉庫", "車両", "会議", "資料", "点検", "予定", "契約", "在庫", "研修", "案内",
-         "設備", "通路", "電源", "書庫", "受付", "食堂", "屋上", "中庭", "機械", "工具"]
+WORDS = [
+    "倉庫",
+    "車両",
+    "会議",
+    "資料",
+    "点検",
+    "予定",
+    "契約",
+    "在庫",
+    "研修",
+    "案内",
+    "設備",
+    "通路",
+    "電源",
+    "書庫",
+    "受付",
+    "食堂",
+    "屋上",
+    "中庭",
+    "機械",
+    "工具",
+]
 
 
 def many(count: int, label: str = "DENY") -> list[dict]:
     """Rows that resemble one another little."""
-    return [plain(f"{WORDS[i % 20] * 3}と{WORDS[(i // 20) % 20] * 3}を{WORDS[(i * 7 + i // 20) % 20] * 3}へ移す件です。{i:05d}番。", label)
-            for i in range(count)]
+    return [
+        plain(
+            f"{WORDS[i % 20] * 3}と{WORDS[(i // 20) % 20] * 3}を{WORDS[(i * 7 + i // 20) % 20] * 3}へ移す件です。{i:05d}番。",
+            label,
+        )
+        for i in range(count)
+    ]
 
 
-def test_every_row_is_kept_once_and_no_group_pair_or_near_duplicate_straddles_splits(synthetic: list[dict], tmp_path: Path) -> None:
+def test_every_row_is_kept_once_and_no_group_pair_or_near_duplicate_straddles_splits(
+    synthetic: list[dict], tmp_path: Path
+) -> None:
     splits, counts = run(tmp_path, (synthetic, "auto", 1.0))
     kept = [r for rows in splits.values() for r in rows]
     assert len(kept) == len({r["id"] for r in kept}) == sum(counts.kept.values())
@@ -79,10 +114,19 @@ def straddlers(splits: dict[str, list[dict]]) -> list[tuple[str, str]]:
                     where[row[key]].add(name)
         found += [(key, value) for value, names in where.items() if len(names) > 1]
     names = [name for name, rows in splits.items() for _ in rows]
-    grams = CountVectorizer(analyzer="char", ngram_range=(5, 5), binary=True).fit_transform([r["text"] for rows in splits.values() for r in rows])
-    sizes, shared = grams.sum(axis=1).A1 if hasattr(grams.sum(axis=1), "A1") else grams.sum(axis=1), (grams @ grams.T).tocoo()
+    grams = CountVectorizer(analyzer="char", ngram_range=(5, 5), binary=True).fit_transform(
+        [r["text"] for rows in splits.values() for r in rows]
+    )
+    sizes, shared = (
+        grams.sum(axis=1).A1 if hasattr(grams.sum(axis=1), "A1") else grams.sum(axis=1),
+        (grams @ grams.T).tocoo(),
+    )
     for a, b, common in zip(shared.row, shared.col, shared.data, strict=True):
-        if a < b and names[a] != names[b] and common / (sizes[a] + sizes[b] - common) >= DATA.near_duplicate:
+        if (
+            a < b
+            and names[a] != names[b]
+            and common / (sizes[a] + sizes[b] - common) >= DATA.near_duplicate
+        ):
             found.append(("near", f"{a} {b}"))
     return found
 
@@ -94,25 +138,47 @@ def test_the_check_for_straddlers_would_see_one(synthetic: list[dict], tmp_path:
     assert straddlers(splits)
 
 
-def test_the_check_for_straddlers_would_see_a_near_duplicate_alone(synthetic: list[dict], tmp_path: Path) -> None:
+def test_the_check_for_straddlers_would_see_a_near_duplicate_alone(
+    synthetic: list[dict], tmp_path: Path
+) -> None:
     splits, _ = run(tmp_path, (synthetic[:400], "auto", 1.0))
     row = max(splits["train"], key=lambda r: len(r["text"]))
-    splits["calibration"].append({**row, "id": "x", "group": "of its own", "pair": None, "text": row["text"] + "ね"})
+    splits["calibration"].append(
+        {**row, "id": "x", "group": "of its own", "pair": None, "text": row["text"] + "ね"}
+    )
     assert [kind for kind, _ in straddlers(splits)] == ["near"]
 
 
 @pytest.mark.slow
-def test_of_the_4999_rows_of_the_demo_all_are_kept_balanced_and_none_straddles(tmp_path: Path) -> None:
+def test_of_the_4999_rows_of_the_demo_all_are_kept_balanced_and_none_straddles(
+    tmp_path: Path,
+) -> None:
     made = PARAMS.synthesize
-    rows = list(generate(made.rows, made.domains, PARAMS.seed, cells_share=DATA.split.test_cells, phrases_share=DATA.split.test_phrases))
+    rows = list(
+        generate(
+            made.rows,
+            made.domains,
+            PARAMS.seed,
+            cells_share=DATA.split.test_cells,
+            phrases_share=DATA.split.test_phrases,
+        )
+    )
     splits, counts = run(tmp_path, (rows, "auto", 1.0))
     assert (sum(map(len, splits.values())), sum(counts.dropped.values())) == (4999, 0)
     assert straddlers(splits) == []
-    assert all(abs(share - 1 / 3) <= 0.02 for shares in summary.balance(counts).values() for share in shares.values())
+    assert all(
+        abs(share - 1 / 3) <= 0.02
+        for shares in summary.balance(counts).values()
+        for share in shares.values()
+    )
 
 
 def test_a_domain_out_of_balance_would_be_seen(synthetic: list[dict], tmp_path: Path) -> None:
-    lean = [r for i, r in enumerate(synthetic) if not (r["domain"] == "defense" and r["verdict"] == "DENY" and i % 2)]
+    lean = [
+        r
+        for i, r in enumerate(synthetic)
+        if not (r["domain"] == "defense" and r["verdict"] == "DENY" and i % 2)
+    ]
     _, counts = run(tmp_path, (lean, "auto", 1.0))
     assert abs(summary.balance(counts)["defense"]["DENY"] - 1 / 3) > 0.02
 
@@ -121,36 +187,52 @@ def test_adding_rows_moves_no_old_row(synthetic: list[dict], tmp_path: Path) -> 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     before, _ = run(tmp_path / "a", (synthetic[:250] + many(60), "auto", 1.0))
-    after, _ = run(tmp_path / "b", (synthetic[:250] + many(60) + synthetic[250:400] + many(90, "ALLOW")[60:], "auto", 1.0))
+    after, _ = run(
+        tmp_path / "b",
+        (synthetic[:250] + many(60) + synthetic[250:400] + many(90, "ALLOW")[60:], "auto", 1.0),
+    )
     home = {r["id"]: s for s, rows in after.items() for r in rows}
     assert all(home[r["id"]] == s for s, rows in before.items() for r in rows)
 
 
-def test_generated_held_out_rows_go_to_their_own_tests(synthetic: list[dict], tmp_path: Path) -> None:
+def test_generated_held_out_rows_go_to_their_own_tests(
+    synthetic: list[dict], tmp_path: Path
+) -> None:
     splits, _ = run(tmp_path, (synthetic, "auto", 1.0))
     kinds = {r["id"]: r["held_out"] for r in synthetic}
     for split, rows in splits.items():
-        assert {kinds[r["id"]] for r in rows} == {{"test_cells": "cells", "test_phrases": "phrases"}.get(split, "")}
+        assert {kinds[r["id"]] for r in rows} == {
+            {"test_cells": "cells", "test_phrases": "phrases"}.get(split, "")
+        }
 
 
 def test_a_users_own_test_and_calibration_sets_stay_what_they_are(tmp_path: Path) -> None:
     rows = many(90)
-    splits, _ = run(tmp_path, (rows[:30], "train", 1.0), (rows[30:60], "calibration", 1.0), (rows[60:], "test", 1.0))
+    splits, _ = run(
+        tmp_path,
+        (rows[:30], "train", 1.0),
+        (rows[30:60], "calibration", 1.0),
+        (rows[60:], "test", 1.0),
+    )
     assert [len(splits[s]) for s in SPLITS] == [30, 0, 30, 30, 0, 0]
     assert {r["text"] for r in splits["test_iid"]} == {r["text"] for r in rows[60:]}
 
 
 def test_a_training_row_like_a_test_row_is_dropped_not_the_test_row(tmp_path: Path) -> None:
     text = "倉庫の点検記録を次の会議までに要約して担当者に渡してください。"
-    splits, counts = run(tmp_path, ([plain(text + "ね"), *many(20)], "train", 1.0), ([plain(text)], "test", 1.0))
+    splits, counts = run(
+        tmp_path, ([plain(text + "ね"), *many(20)], "train", 1.0), ([plain(text)], "test", 1.0)
+    )
     assert [r["text"] for r in splits["test_iid"]] == [text]
-    assert text not in {r["text"][:len(text)] for r in splits["train"]}
+    assert text not in {r["text"][: len(text)] for r in splits["train"]}
     assert counts.dropped["would_straddle_splits"] == 1
 
 
 def test_near_duplicates_without_groups_become_one_group(tmp_path: Path) -> None:
     base = "倉庫の点検記録を次の会議までに要約して担当者に渡してください。"
-    splits, counts = run(tmp_path, ([plain(base + tail) for tail in ("", "ね", "よ", "な")] + many(30), "auto", 1.0))
+    splits, counts = run(
+        tmp_path, ([plain(base + tail) for tail in ("", "ね", "よ", "な")] + many(30), "auto", 1.0)
+    )
     homes = {s for s, rows in splits.items() for r in rows if r["text"].startswith(base)}
     groups = {r["group"] for rows in splits.values() for r in rows if r["text"].startswith(base)}
     assert len(homes) == len(groups) == 1
@@ -160,17 +242,33 @@ def test_near_duplicates_without_groups_become_one_group(tmp_path: Path) -> None
 def test_duplicates_and_contradicting_labels_are_dropped_and_counted(tmp_path: Path) -> None:
     text = "倉庫の点検記録を要約してください。"
     wide = "倉庫の点検記録を要約して ください｡"
-    _, counts = run(tmp_path, ([plain(text), plain(text, id="b"), plain(wide, id="c"), plain(text, "DENY", id="d")], "auto", 1.0))
+    _, counts = run(
+        tmp_path,
+        (
+            [plain(text), plain(text, id="b"), plain(wide, id="c"), plain(text, "DENY", id="d")],
+            "auto",
+            1.0,
+        ),
+    )
     assert counts.dropped == {"exact_duplicate": 2, "same_text_other_label": 1}
 
 
 def test_a_near_duplicate_of_another_named_group_is_dropped(tmp_path: Path) -> None:
     text = "倉庫の点検記録を次の会議までに要約して担当者に渡してください。"
-    _, counts = run(tmp_path, ([plain(text, group="a"), plain(text + "ね", group="b"), plain(text + "よ", group="a")], "auto", 1.0))
+    _, counts = run(
+        tmp_path,
+        (
+            [plain(text, group="a"), plain(text + "ね", group="b"), plain(text + "よ", group="a")],
+            "auto",
+            1.0,
+        ),
+    )
     assert counts.dropped == {"near_duplicate_of_another_group": 1}
 
 
-def test_weights_below_one_sample_groups_and_above_one_repeat_training_rows_only(tmp_path: Path) -> None:
+def test_weights_below_one_sample_groups_and_above_one_repeat_training_rows_only(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     _, half = run(tmp_path / "a", (many(200), "auto", 0.5))
@@ -182,7 +280,11 @@ def test_weights_below_one_sample_groups_and_above_one_repeat_training_rows_only
 
 
 def test_a_held_out_domain_goes_to_test_cells_whole(synthetic: list[dict], tmp_path: Path) -> None:
-    splits, _ = run(tmp_path, ([r for r in synthetic[:400] if not r["held_out"]], "auto", 1.0), held_out_domain="defense")
+    splits, _ = run(
+        tmp_path,
+        ([r for r in synthetic[:400] if not r["held_out"]], "auto", 1.0),
+        held_out_domain="defense",
+    )
     assert {r["domain"] for r in splits["test_cells"]} == {"defense"}
     assert all(r["domain"] != "defense" for s in SPLITS if s != "test_cells" for r in splits[s])
 
@@ -193,21 +295,32 @@ def test_directories_globs_and_compressed_files_are_read_and_listed(tmp_path: Pa
     lines = [json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in rows]
     (folder / "a.jsonl").write_bytes(b"".join(lines[:20]))
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[20:40])))
-    (folder / "sub" / "c.jsonl.zst").write_bytes(zstandard.compress(b"".join(lines[40:50])) + zstandard.compress(b"".join(lines[50:])))
+    (folder / "sub" / "c.jsonl.zst").write_bytes(
+        zstandard.compress(b"".join(lines[40:50])) + zstandard.compress(b"".join(lines[50:]))
+    )
     (folder / "notes.txt").write_text("not data")
     sources = [Source(path=str(folder), weight=1.0, use="auto")]
     counts = prepare(DATA.model_copy(update={"sources": sources}), 1, None, Progress("test"))
     assert list(counts.sources[0]["files"].values()) == [20, 20, 20]
     assert sum(counts.kept.values()) == 60
     glob = [Source(path=str(folder / "*.gz"), weight=1.0, use="auto")]
-    assert sum(prepare(DATA.model_copy(update={"sources": glob}), 1, None, Progress("test")).kept.values()) == 20
+    assert (
+        sum(
+            prepare(
+                DATA.model_copy(update={"sources": glob}), 1, None, Progress("test")
+            ).kept.values()
+        )
+        == 20
+    )
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    rows = [{**r, "domain": None} for r in many(5)] + [plain("表の中の依頼文です。", domain="finance")]
+    rows = [{**r, "domain": None} for r in many(5)] + [
+        plain("表の中の依頼文です。", domain="finance")
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     sources = [Source(path=str(tmp_path / "rows.parquet"), weight=1.0, use="train")]
     counts = prepare(DATA.model_copy(update={"sources": sources}), 1, None, Progress("test"))
@@ -232,13 +345,24 @@ def test_two_runs_write_the_same_bytes(synthetic: list[dict], tmp_path: Path) ->
     (tmp_path / "b").mkdir()
     for name in ("a", "b"):
         run(tmp_path / name, (synthetic[:300], "auto", 1.5))
-    assert all((tmp_path / "a/prepared" / f"{s}.jsonl").read_bytes() == (tmp_path / "b/prepared" / f"{s}.jsonl").read_bytes() for s in SPLITS)
+    assert all(
+        (tmp_path / "a/prepared" / f"{s}.jsonl").read_bytes()
+        == (tmp_path / "b/prepared" / f"{s}.jsonl").read_bytes()
+        for s in SPLITS
+    )
 
 
 def test_rows_without_a_verdict_train_the_language_only(tmp_path: Path) -> None:
-    splits, _ = run(tmp_path, ([{"instruction": "要点を教えて。", "output": "三つあります。"}], "train", 1.0))
+    splits, _ = run(
+        tmp_path, ([{"instruction": "要点を教えて。", "output": "三つあります。"}], "train", 1.0)
+    )
     row = splits["train"][0]
-    assert (row["verdict"], row["authority"], row["thinking"], row["response"]) == (None, None, None, "# 最終回答\n三つあります。")
+    assert (row["verdict"], row["authority"], row["thinking"], row["response"]) == (
+        None,
+        None,
+        None,
+        "# 最終回答\n三つあります。",
+    )
 
 
 # --- what is said about it ---
@@ -249,10 +373,16 @@ def test_groups_needed_are_59_and_299() -> None:
     assert summary.groups_needed(0.01, 0.05) == 299
 
 
-def test_a_calibration_split_that_is_too_small_is_warned_of_with_the_number_missing(tmp_path: Path) -> None:
+def test_a_calibration_split_that_is_too_small_is_warned_of_with_the_number_missing(
+    tmp_path: Path,
+) -> None:
     _, counts = run(tmp_path, ([{**r, "domain": "finance"} for r in many(40)], "calibration", 1.0))
     found = summary.certifiable(counts, PARAMS.calibration)
-    assert (found["unsafe_groups"], found["missing"], found["can_certify"]) == ({"finance": 40}, {"finance": 19}, False)
+    assert (found["unsafe_groups"], found["missing"], found["can_certify"]) == (
+        {"finance": 40},
+        {"finance": 19},
+        False,
+    )
     assert "finance 19" in str(summary.warning_of(found))
 
 
@@ -263,26 +393,69 @@ def test_enough_groups_are_not_warned_of(tmp_path: Path) -> None:
 
 def test_duplicates_of_every_kind_are_counted_apart_from_other_drops(tmp_path: Path) -> None:
     text = "倉庫の点検記録を次の会議までに要約して担当者に渡してください。"
-    _, counts = run(tmp_path, ([plain(text, group="a"), plain(text, group="a"), plain(text, "DENY", group="a"), plain(text + "ね", group="b"),
-                                plain("English only, please.")], "auto", 1.0))
+    _, counts = run(
+        tmp_path,
+        (
+            [
+                plain(text, group="a"),
+                plain(text, group="a"),
+                plain(text, "DENY", group="a"),
+                plain(text + "ね", group="b"),
+                plain("English only, please."),
+            ],
+            "auto",
+            1.0,
+        ),
+    )
     found = summary.metrics_of(counts)
-    assert found["duplicates"] == {"exact_duplicate": 1, "same_text_other_label": 1, "near_duplicate_of_another_group": 1, "would_straddle_splits": 0}
+    assert found["duplicates"] == {
+        "exact_duplicate": 1,
+        "same_text_other_label": 1,
+        "near_duplicate_of_another_group": 1,
+        "would_straddle_splits": 0,
+    }
     assert found["dropped"]["not_japanese"] == 1
 
 
-def test_the_census_counts_every_row_under_every_field_and_factor(synthetic: list[dict], tmp_path: Path) -> None:
-    splits, _ = run(tmp_path, (synthetic, "auto", 1.0), ([{"instruction": "要点を教えて。", "output": "三つあります。"}], "train", 1.0))
+def test_the_census_counts_every_row_under_every_field_and_factor(
+    synthetic: list[dict], tmp_path: Path
+) -> None:
+    splits, _ = run(
+        tmp_path,
+        (synthetic, "auto", 1.0),
+        ([{"instruction": "要点を教えて。", "output": "三つあります。"}], "train", 1.0),
+    )
     found = census(tmp_path / "prepared")
     for counts in found["fields"].values():
-        assert {split: sum(c.values()) for split, c in counts.items()} == {split: len(rows) for split, rows in splits.items()}
-    assert found["fields"]["authority"]["train"]["none"] == found["fields"]["thinking"]["train"]["no"] == 1
+        assert {split: sum(c.values()) for split, c in counts.items()} == {
+            split: len(rows) for split, rows in splits.items()
+        }
+    assert (
+        found["fields"]["authority"]["train"]["none"]
+        == found["fields"]["thinking"]["train"]["no"]
+        == 1
+    )
     labelled = len(synthetic)
-    assert all(sum(n for c in values.values() for n in c.values()) == labelled for values in found["factors"].values() if values)
-    assert {split: sum(int(size) * n for size, n in c.items()) for split, c in found["group_sizes"].items()} == {s: len(r) for s, r in splits.items()}
+    assert all(
+        sum(n for c in values.values() for n in c.values()) == labelled
+        for values in found["factors"].values()
+        if values
+    )
+    assert {
+        split: sum(int(size) * n for size, n in c.items())
+        for split, c in found["group_sizes"].items()
+    } == {s: len(r) for s, r in splits.items()}
 
 
 def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
-    run(tmp_path, ([{**r, "factors": {"number": i, "kind": i % 2}} for i, r in enumerate(many(90))], "train", 1.0))
+    run(
+        tmp_path,
+        (
+            [{**r, "factors": {"number": i, "kind": i % 2}} for i, r in enumerate(many(90))],
+            "train",
+            1.0,
+        ),
+    )
     found = census(tmp_path / "prepared")["factors"]
     assert found["number"] is None
     assert found["kind"] == {"0": {"DENY": 45}, "1": {"DENY": 45}}
@@ -290,7 +463,7 @@ def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
 
 def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_path: Path) -> None:
     from so8t.template import Template
-    from so8t.tuning.batches import example_of
+    from so8t.training.batches import example_of
     from tests.fakes.tiny_models import train_bpe
 
     splits, counts = run(tmp_path, (synthetic[:60], "auto", 1.0))
@@ -304,7 +477,15 @@ def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_
     assert found["conversation"] == dict(sorted(Counter(len(e.ids) for e in wanted).items()))
     assert found["prompt"] == dict(sorted(Counter(e.prompt for e in wanted).items()))
     assert found["rows"] == len(wanted)
-    shown = page({**summary.metrics_of(counts), "census": census(tmp_path / "prepared"), "tokens": summary.tokens_of(found)}, tmp_path / "prepared", {})
+    shown = page(
+        {
+            **summary.metrics_of(counts),
+            "census": census(tmp_path / "prepared"),
+            "tokens": summary.tokens_of(found),
+        },
+        tmp_path / "prepared",
+        {},
+    )
     assert f"| conversation | tokens | {min(found['conversation'])} |" in shown
     assert "(tokens)," in summary.lengths_table(counts, found)
 
@@ -312,7 +493,11 @@ def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_
 # --- pieces ---
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**32 - 1) | st.integers(0, 5), st.integers(0, 100)), max_size=300))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**32 - 1) | st.integers(0, 5), st.integers(0, 100)), max_size=300
+    )
+)
 def test_buckets_are_a_multimap(entries: list[tuple[int, int]]) -> None:
     buckets, plain_map = Buckets(), defaultdict(list)
     buckets.heads = buckets.heads[:4]
@@ -341,8 +526,12 @@ def test_near_index_finds_what_exact_comparison_finds(synthetic: list[dict]) -> 
 def test_shares_of_the_drawn_splits_are_met() -> None:
     counts = Counter(split_of(f"g{i}", 42, DATA.split) for i in range(20_000))
     total = sum(getattr(DATA.split, name) for name in DRAWN)
-    assert all(abs(counts[name] / 20_000 - getattr(DATA.split, name) / total) < 0.015 for name in DRAWN)
+    assert all(
+        abs(counts[name] / 20_000 - getattr(DATA.split, name) / total) < 0.015 for name in DRAWN
+    )
 
 
 def test_the_split_depends_on_the_seed() -> None:
-    assert [split_of(f"g{i}", 1, DATA.split) for i in range(100)] != [split_of(f"g{i}", 2, DATA.split) for i in range(100)]
+    assert [split_of(f"g{i}", 1, DATA.split) for i in range(100)] != [
+        split_of(f"g{i}", 2, DATA.split) for i in range(100)
+    ]

@@ -14,8 +14,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def stage(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SO8T_DATABASE": str(folder / "database"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(ROOT / "stages" / script), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SO8T_DATABASE": str(folder / "database"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "stages" / script), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
 
 
 @pytest.fixture
@@ -35,7 +47,13 @@ def test_synthesize_then_prepare_writes_six_splits_metrics_and_a_page(folder: Pa
     assert done.returncode == 0, done.stderr
     assert "cannot certify" in done.stderr
     assert sorted(p.name for p in (folder / "data/prepared").iterdir()) == [
-        "calibration.jsonl", "test_cells.jsonl", "test_iid.jsonl", "test_phrases.jsonl", "train.jsonl", "valid.jsonl"]
+        "calibration.jsonl",
+        "test_cells.jsonl",
+        "test_iid.jsonl",
+        "test_phrases.jsonl",
+        "train.jsonl",
+        "valid.jsonl",
+    ]
     metrics = json.loads((folder / "m.json").read_text(encoding="utf-8"))
     assert metrics["rows"]["total"] == 400
     assert max(metrics["calibration"]["unsafe_groups"].values()) < 59
@@ -43,9 +61,15 @@ def test_synthesize_then_prepare_writes_six_splits_metrics_and_a_page(folder: Pa
     assert set(metrics["census"]) == {"fields", "factors", "group_sizes"}
     assert metrics["tokens"] is None  # the demo's tokenizer is trained on these data
     check_the_page(folder, metrics)
-    before = {p.name: p.read_bytes() for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]}
+    before = {
+        p.name: p.read_bytes()
+        for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]
+    }
     assert stage(folder, "prepare.py", *PREPARE).returncode == 0
-    assert {p.name: p.read_bytes() for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]} == before
+    assert {
+        p.name: p.read_bytes()
+        for p in [folder / "m.json", folder / "p.md", *(folder / "plots/data").iterdir()]
+    } == before
 
 
 def check_the_page(folder: Path, metrics: dict) -> None:
@@ -53,8 +77,21 @@ def check_the_page(folder: Path, metrics: dict) -> None:
     page = (folder / "p.md").read_text(encoding="utf-8")
     parts = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
     english = {title.rpartition("/ ")[2]: text for title, text in parts.items()}
-    assert set(english) == {"Rows", "Domains by split", "Verdicts by domain", "Dropped", "Duplicates", "Sources", "By field", "By factor",
-                            "Calibration groups", "Lengths", "Probes", "Figures", "Examples"}
+    assert set(english) == {
+        "Rows",
+        "Domains by split",
+        "Verdicts by domain",
+        "Dropped",
+        "Duplicates",
+        "Sources",
+        "By field",
+        "By factor",
+        "Calibration groups",
+        "Lengths",
+        "Probes",
+        "Figures",
+        "Examples",
+    }
     assert f"| train | {metrics['rows']['train']} |" in english["Rows"]
     assert all(f"| {split} |" in english["Probes"] for split in metrics["probes"]["ngram"])
     assert str(metrics["probes"]["single_factor"]["largest"]) in english["Probes"]
@@ -64,14 +101,20 @@ def check_the_page(folder: Path, metrics: dict) -> None:
         assert block.count("\n| ") == 12  # head, rule, ten rows
     figures = re.findall(r"!\[.+?\]\((.+?)\)", english["Figures"])
     assert len(figures) == 5
-    assert all((folder / path).read_text(encoding="utf-8").lstrip().startswith("<?xml") for path in figures)
+    assert all(
+        (folder / path).read_text(encoding="utf-8").lstrip().startswith("<?xml") for path in figures
+    )
 
 
 @pytest.mark.slow
-def test_a_dry_run_over_the_examples_says_what_would_be_kept_and_writes_nothing(folder: Path) -> None:
+def test_a_dry_run_over_the_examples_says_what_would_be_kept_and_writes_nothing(
+    folder: Path,
+) -> None:
     shutil.copytree(ROOT / "data" / "examples", folder / "mine")
     params = (folder / "params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(params.replace("data/raw/synthetic.jsonl", "mine"), encoding="utf-8")
+    (folder / "params.yaml").write_text(
+        params.replace("data/raw/synthetic.jsonl", "mine"), encoding="utf-8"
+    )
     done = stage(folder, "prepare.py", *PREPARE, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "would keep" in done.stdout
@@ -82,7 +125,9 @@ def test_a_dry_run_over_the_examples_says_what_would_be_kept_and_writes_nothing(
 @pytest.mark.slow
 def test_a_malformed_row_ends_with_code_4_file_line_and_fix(folder: Path) -> None:
     (folder / "data/raw").mkdir(parents=True)
-    (folder / "data/raw/synthetic.jsonl").write_text('{"text": "資料を見せて。", "label": "deny"}\n', encoding="utf-8")
+    (folder / "data/raw/synthetic.jsonl").write_text(
+        '{"text": "資料を見せて。", "label": "deny"}\n', encoding="utf-8"
+    )
     done = stage(folder, "prepare.py", *PREPARE)
     assert done.returncode == 4
     assert "data/raw/synthetic.jsonl:1: unknown label" in done.stderr

@@ -14,14 +14,16 @@ import pytest
 from so8t import params
 from so8t.errors import GateError
 from so8t.files import read_json
-from so8t.report import build, html, markdown, plots, sources, texts
+from so8t.report import build, document, figures, sources, texts
 from so8t.report.document import Document, Figure, Heading, Paragraph, Table, row
 from so8t.report.page import Page
 from so8t.report.sources import Number, Sources
 from tests.fakes.results import ROOT, edit, write_results
 
 pytestmark = pytest.mark.slow
-NAMES = re.compile(r"macro-F1|F1\b|SO8T|Q\d_(?:K_M|0)|F16|p50|p95|top-1|SHA-256|so8t|test_\w+", re.ASCII)
+NAMES = re.compile(
+    r"macro-F1|F1\b|SO8T|Q\d_(?:K_M|0)|F16|p50|p95|top-1|SHA-256|so8t|test_\w+", re.ASCII
+)
 WORDS = re.compile(r"\d")
 PLAIN = str.maketrans("", "", "\\")  # Markdown's escapes
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?(?:e[-+]\d+)?")
@@ -40,7 +42,10 @@ def tree(tmp_path_factory):
     """Result files of a made-up pair, built by the real calibration, comparison and evaluation."""
     root = tmp_path_factory.mktemp("results")
     loaded = params.load(ROOT / "params.yaml")
-    small = {"evaluation": loaded.evaluation.model_copy(update={"bootstrap": 200}), "compare": loaded.compare.model_copy(update={"bootstrap": 200})}
+    small = {
+        "evaluation": loaded.evaluation.model_copy(update={"bootstrap": 200}),
+        "compare": loaded.compare.model_copy(update={"bootstrap": 200}),
+    }
     with recording(root):
         return write_results(root, loaded.model_copy(update=small), types=("F16", "Q4_K_M"))
 
@@ -56,7 +61,9 @@ def report(tree):
 def _looks(request, monkeypatch, tmp_path):
     """The record of looks belongs to the tree under test."""
     made = {"report", "copy"} & set(request.fixturenames)
-    monkeypatch.setenv("SO8T_DATABASE", str((request.getfixturevalue("tree") if made else tmp_path) / "database"))
+    monkeypatch.setenv(
+        "SO8T_DATABASE", str((request.getfixturevalue("tree") if made else tmp_path) / "database")
+    )
 
 
 @pytest.fixture
@@ -96,17 +103,36 @@ def test_the_first_sentence_is_the_conclusion_with_its_certificate(report):
 
 def test_missed_targets_come_first_and_say_what_would_change_them(report):
     rows = [line.split("|") for line in page_of(report).splitlines() if line.startswith("| ")]
-    outcomes = [cells[2].strip() for cells in rows if cells[2].strip() in ("達成", "未達", "未実行") and len(cells) == 6]
+    outcomes = [
+        cells[2].strip()
+        for cells in rows
+        if cells[2].strip() in ("達成", "未達", "未実行") and len(cells) == 6
+    ]
     assert outcomes == sorted(outcomes, key=["未達", "未実行", "達成"].index)
     assert "未達" in outcomes
     assert all(cells[4].strip() for cells in rows if len(cells) == 6 and cells[2].strip() == "未達")
 
 
 def test_flips_toward_allow_show_id_and_request_but_never_thinking(copy):
-    flip = {"id": "test_iid-0001", "group": "g", "domain": "general", "gold": "DENY", "a": "DENY", "b": "ALLOW", "p_allow_a": 0.1, "p_allow_b": 0.97}
-    edit(copy / "reports/metrics/ab.json", lambda ab: ab["splits"]["test_iid"].update(worst_flips=[flip]))
+    flip = {
+        "id": "test_iid-0001",
+        "group": "g",
+        "domain": "general",
+        "gold": "DENY",
+        "a": "DENY",
+        "b": "ALLOW",
+        "p_allow_a": 0.1,
+        "p_allow_b": 0.97,
+    }
+    edit(
+        copy / "reports/metrics/ab.json",
+        lambda ab: ab["splits"]["test_iid"].update(worst_flips=[flip]),
+    )
     build.build(copy, copy / "reports", "ja")
-    whole = "".join((copy / "reports" / name).read_text(encoding="utf-8") for name in ("report.md", "report.html", "report.json"))
+    whole = "".join(
+        (copy / "reports" / name).read_text(encoding="utf-8")
+        for name in ("report.md", "report.html", "report.json")
+    )
     assert "依頼 1 の内容を要約してください。" in whole
     assert "DENY → ALLOW" in whole
     assert "内密の思考" not in whole
@@ -118,21 +144,40 @@ def test_limits_of_the_certificate_and_looks_are_printed(report):
     assert re.search(r"\| calibration \| \d+ \| \d+ \| calibrate \d+", page)
 
 
-def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_compares_nothing(tree, report):
-    ab, page = read_json(tree / "reports/metrics/ab.json")["retention"], page_of(report).translate(PLAIN)
+def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_compares_nothing(
+    tree, report
+):
+    ab, page = (
+        read_json(tree / "reports/metrics/ab.json")["retention"],
+        page_of(report).translate(PLAIN),
+    )
     for name, digits in (("nll_per_token", 3), ("plain_chrf", 1)):
         one = ab[name]
-        (line,) = [line for line in page.splitlines() if line.startswith(f"| {texts.Words('ja')(name)} ") and "[" in line]
+        (line,) = [
+            line
+            for line in page.splitlines()
+            if line.startswith(f"| {texts.Words('ja')(name)} ") and "[" in line
+        ]
         assert f"{one['difference']:+.{digits}f}" in line
         assert f"[{one['ci95'][0]:+.{digits}f}, {one['ci95'][1]:+.{digits}f}]" in line
         assert line.rstrip(" |").endswith(str(one["n"]))
-    (able,) = [line for line in page.splitlines() if line.startswith(f"| {texts.Words('ja')('plain_able')} ")]
+    (able,) = [
+        line
+        for line in page.splitlines()
+        if line.startswith(f"| {texts.Words('ja')('plain_able')} ")
+    ]
     assert [cell.strip() for cell in able.split("|")[2:6]] == ["はい", "いいえ", "はい", "いいえ"]
 
 
 def test_an_uncertified_file_says_so_first(copy):
     card = copy / "models/calibration/b-Q4_K_M.json"
-    edit(card, lambda c: (c.update(status="not_certified", reasons=["too_few_unsafe_groups"]), c["certificate"].update(need_groups={"defense": 21})))
+    edit(
+        card,
+        lambda c: (
+            c.update(status="not_certified", reasons=["too_few_unsafe_groups"]),
+            c["certificate"].update(need_groups={"defense": 21}),
+        ),
+    )
     build.build(copy, copy / "reports", "en")
     first = page_of(copy / "reports").split("\n\n")[1]
     assert "could not be certified" in first
@@ -145,8 +190,14 @@ def test_an_uncertified_file_says_so_first(copy):
 def test_words_hold_no_literal_numbers():
     for name in ("texts", "sections", "conclusion", "targets"):
         tree = ast.parse((ROOT / f"so8t/report/{name}.py").read_text(encoding="utf-8"))
-        found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-                 and WORDS.search(NAMES.sub("", node.value)) and (" " in node.value or not node.value.isascii())]
+        found = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and WORDS.search(NAMES.sub("", node.value))
+            and (" " in node.value or not node.value.isascii())
+        ]
         assert found == [], name
 
 
@@ -154,7 +205,9 @@ def test_a_report_of_nothing_has_no_number_but_those_of_params(empty):
     for language in ("ja", "en"):
         twin, page = read_json(empty / language / "report.json"), page_of(empty / language)
         known = {entry["shown"] for entry in twin["numbers"] if entry["value"] is not None}
-        assert {entry["file"] for entry in twin["numbers"] if entry["value"] is not None} == {"params.yaml"}
+        assert {entry["file"] for entry in twin["numbers"] if entry["value"] is not None} == {
+            "params.yaml"
+        }
         for shown in sorted(known, key=len, reverse=True):
             page = page.replace(shown, "")
         digest = read_json(empty / language / "report.json")["files"]["params.yaml"][:12]
@@ -169,8 +222,14 @@ def test_a_report_of_nothing_says_not_run_everywhere(empty):
 
 def test_every_number_on_the_page_is_in_the_twin(report):
     twin, page = read_json(report / "report.json"), page_of(report)
-    for word in (*(str(digest)[:12] for digest in twin["files"].values()),
-                 *(number["shown"].translate(markdown.SPECIAL) for number in twin["numbers"] if number["style"] in ("text", "digest"))):
+    for word in (
+        *(str(digest)[:12] for digest in twin["files"].values()),
+        *(
+            number["shown"].translate(document.SPECIAL)
+            for number in twin["numbers"]
+            if number["style"] in ("text", "digest")
+        ),
+    ):
         page = page.replace(word, "")
     known = {token for number in twin["numbers"] for token in NUMBER.findall(number["shown"])}
     assert len(NUMBER.findall(page)) > 300
@@ -186,7 +245,10 @@ def test_an_untouched_report_agrees_with_its_files(tree, report):
 
 
 def _metric(folder):
-    edit(folder / "reports/metrics/evaluate-b-Q4_K_M.json", lambda m: m["splits"]["test_iid"]["false_allow_rate"].update(value=0.0))
+    edit(
+        folder / "reports/metrics/evaluate-b-Q4_K_M.json",
+        lambda m: m["splits"]["test_iid"]["false_allow_rate"].update(value=0.0),
+    )
 
 
 def _markdown(folder):
@@ -195,11 +257,17 @@ def _markdown(folder):
 
 
 def _twin(folder):
-    edit(folder / "reports/report.json", lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(value=0.001))
+    edit(
+        folder / "reports/report.json",
+        lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(value=0.001),
+    )
 
 
 def _shown(folder):
-    edit(folder / "reports/report.json", lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(shown="0.1 %"))
+    edit(
+        folder / "reports/report.json",
+        lambda t: next(n for n in t["numbers"] if n["style"] == "percent").update(shown="0.1 %"),
+    )
 
 
 def _figure(folder):
@@ -208,7 +276,10 @@ def _figure(folder):
 
 
 def _late(folder):
-    edit(folder / "reports/report.json", lambda t: t["files"].update({"reports/metrics/ab.json": None}))
+    edit(
+        folder / "reports/report.json",
+        lambda t: t["files"].update({"reports/metrics/ab.json": None}),
+    )
 
 
 def _card(folder):
@@ -219,7 +290,9 @@ def _conclusion(folder):
     edit(folder / "reports/report.json", lambda t: t.update(conclusion="B is perfect."))
 
 
-@pytest.mark.parametrize("damage", [_metric, _markdown, _twin, _shown, _figure, _late, _card, _conclusion])
+@pytest.mark.parametrize(
+    "damage", [_metric, _markdown, _twin, _shown, _figure, _late, _card, _conclusion]
+)
 def test_a_planted_edit_makes_the_check_fail(copy, damage):
     damage(copy)
     assert build.check(copy / "reports/report.json", copy)
@@ -249,13 +322,17 @@ def test_more_looks_are_no_disagreement_and_fewer_are(copy, monkeypatch):
 
 def test_two_builds_give_the_same_bytes(tree, report, tmp_path):
     build.build(tree, tmp_path / "again", "ja")
-    for name in ("report.md", "report.html", *(f"figures/{p.name}" for p in (report / "figures").iterdir())):
+    for name in (
+        "report.md",
+        "report.html",
+        *(f"figures/{p.name}" for p in (report / "figures").iterdir()),
+    ):
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
 
 
 def test_every_figure_is_drawn_and_is_sound_svg(report):
     drawn = {path.stem: path for path in (report / "figures").iterdir()}
-    assert set(drawn) == set(plots.FIGURES)
+    assert set(drawn) == set(figures.FIGURES)
     for path in drawn.values():
         text = path.read_text(encoding="utf-8")
         assert xml.dom.minidom.parseString(text).documentElement.tagName == "svg"
@@ -269,7 +346,11 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.outside += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:image/svg+xml;base64,")]
+        self.outside += [
+            value
+            for name, value in attrs
+            if name in ("src", "href") and not value.startswith("data:image/svg+xml;base64,")
+        ]
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -284,15 +365,15 @@ def test_the_page_is_one_file_without_scripts_or_links_outside(report):
     assert page.open == []
     assert page.outside == []
     assert "script" not in page.tags
-    assert page.tags.count("img") == len(plots.FIGURES)
+    assert page.tags.count("img") == len(figures.FIGURES)
     assert 'title="models/calibration/b-Q4_K_M.json#/certificate/alpha"' in text
 
 
 def test_a_request_cannot_break_out_of_its_cell():
     evil = Number("f", "/k", "text", "x", "<script>|`a`\n# b</script>")
     document = Document("ja", [Heading(1, "t"), Paragraph(("p",)), Table(["a"], [row((evil,))])])
-    assert "<script>" not in html.to_html(document, figures={})
-    text = markdown.to_markdown(document, figures="f")
+    assert "<script>" not in document.to_html(document, figures={})
+    text = document.to_markdown(document, figures="f")
     assert "<script>" not in text
     assert "\n# b" not in text
     assert text.count("|") == 2 + 2 + 2 + 1  # head, rule, cell, and one that is escaped
@@ -306,9 +387,20 @@ def test_pointers_follow_the_standard():
     assert sources.resolve(content, "/x") is sources.MISSING
 
 
-@pytest.mark.parametrize(("value", "style", "shown"), [
-    (0.0314, "percent", "3.1 %"), (None, "percent", "未実行"), ("0.5", "percent", "未実行"), (True, "count", "未実行"), (1234, "count", "1,234"),
-    (0.0002, "p", "< 0.001"), (-0.021, "points", "-2.1 pt"), (3 * 2**20, "size", "3.00 MiB"), (0.0125, "milliseconds", "12.50 ms")])
+@pytest.mark.parametrize(
+    ("value", "style", "shown"),
+    [
+        (0.0314, "percent", "3.1 %"),
+        (None, "percent", "未実行"),
+        ("0.5", "percent", "未実行"),
+        (True, "count", "未実行"),
+        (1234, "count", "1,234"),
+        (0.0002, "p", "< 0.001"),
+        (-0.021, "points", "-2.1 pt"),
+        (3 * 2**20, "size", "3.00 MiB"),
+        (0.0125, "milliseconds", "12.50 ms"),
+    ],
+)
 def test_a_value_is_shown_in_its_style_or_as_not_run(value, style, shown):
     assert sources.show(value, style, "ja") == shown
 

@@ -13,14 +13,26 @@ from so8t.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PAGES = ("README.md", "README.ja.md", "docs/setup.md", "docs/setup.ja.md", "docs/reliability.md", "docs/troubleshooting.md")
+PAGES = (
+    "README.md",
+    "README.ja.md",
+    "docs/setup.md",
+    "docs/setup.ja.md",
+    "docs/reliability.md",
+    "docs/troubleshooting.md",
+)
 PAIRS = (("README.md", "README.ja.md"), ("docs/setup.md", "docs/setup.ja.md"))
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+TARGETS = set(
+    re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+)
 
 
 def pinned() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
+    return {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in lines if "==" in line)
+    }
 
 
 def dockerfile() -> list[list[str]]:
@@ -29,13 +41,19 @@ def dockerfile() -> list[list[str]]:
 
 
 def test_every_path_that_the_dockerfile_copies_exists() -> None:
-    copies = [[w for w in line[1:] if not w.startswith("--")] for line in dockerfile() if line[0] == "COPY"]
+    copies = [
+        [w for w in line[1:] if not w.startswith("--")]
+        for line in dockerfile()
+        if line[0] == "COPY"
+    ]
     assert len(copies) >= 3
     for *sources, _target in copies:
         for source in sources:
             assert (ROOT / source).exists(), source
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
-    assert {".venv", ".dvc/cache"} <= set(ignored)  # the host's environment must not cover the image's
+    assert {".venv", ".dvc/cache"} <= set(
+        ignored
+    )  # the host's environment must not cover the image's
     assert ".git" not in ignored  # DVC needs it
 
 
@@ -58,9 +76,13 @@ def test_every_extra_is_pinned_and_every_extra_that_a_page_names_exists() -> Non
     for name, packages in extras.items():
         for package in packages:
             need = Requirement(package)
-            assert need.specifier.contains(pinned()[canonicalize_name(need.name)]), f"{name}: {package}"
+            assert need.specifier.contains(pinned()[canonicalize_name(need.name)]), (
+                f"{name}: {package}"
+            )
     for page in PAGES:
-        for named in re.findall(r"(?:so8t|\.)\[([a-z0-9,]+)\]", (ROOT / page).read_text(encoding="utf-8")):
+        for named in re.findall(
+            r"(?:so8t|\.)\[([a-z0-9,]+)\]", (ROOT / page).read_text(encoding="utf-8")
+        ):
             assert set(named.split(",")) <= set(extras), (page, named)
 
 
@@ -75,7 +97,9 @@ def commands(page: str) -> list[str]:
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:sh|powershell)\n(.*?)```", text, re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line] + re.findall(r"`((?:make|so8t|python) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [line for line in lines if line] + re.findall(
+        r"`((?:make|so8t|python) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -99,15 +123,26 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0])
-def test_both_languages_have_the_same_sections_blocks_tables_and_figures(pair: tuple[str, str]) -> None:
+def test_both_languages_have_the_same_sections_blocks_tables_and_figures(
+    pair: tuple[str, str],
+) -> None:
     shapes = []
     for page in pair:
         text = (ROOT / page).read_text(encoding="utf-8")
         blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
-        plain = [(kind, [line.split("#")[0].rstrip() for line in body.splitlines()]) for kind, body in blocks]  # comments are translated
+        plain = [
+            (kind, [line.split("#")[0].rstrip() for line in body.splitlines()])
+            for kind, body in blocks
+        ]  # comments are translated
         outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        shapes.append({"headings": re.findall(r"^(#+) ", outside, re.MULTILINE), "blocks": plain,
-                       "tables": len(re.findall(r"^\|[-|: ]+\|$", outside, re.MULTILINE)), "rows": len(re.findall(r"^\| ", outside, re.MULTILINE))})
+        shapes.append(
+            {
+                "headings": re.findall(r"^(#+) ", outside, re.MULTILINE),
+                "blocks": plain,
+                "tables": len(re.findall(r"^\|[-|: ]+\|$", outside, re.MULTILINE)),
+                "rows": len(re.findall(r"^\| ", outside, re.MULTILINE)),
+            }
+        )
     assert shapes[0] == shapes[1]
 
 

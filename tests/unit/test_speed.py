@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from so8t.evaluation.speed import distribution, order_statistic_interval
+from so8t.generation.speed import distribution, order_statistic_interval
 
 
 def test_the_interval_of_the_median_covers_as_often_as_it_says():
@@ -21,8 +21,11 @@ def test_a_95th_percentile_has_no_upper_limit_below_72_runs():
 
 
 def test_nothing_measured_gives_no_number():
-    assert distribution([]) == {"n": 0, "p50": {"value": None, "n": 0, "ci95": [None, None]},
-                                "p95": {"value": None, "n": 0, "ci95": [None, None]}}
+    assert distribution([]) == {
+        "n": 0,
+        "p50": {"value": None, "n": 0, "ci95": [None, None]},
+        "p95": {"value": None, "n": 0, "ci95": [None, None]},
+    }
 
 
 def test_the_value_is_one_of_the_measurements():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from so8t.evaluation.stability import check, repetition, summarise, tail_period
+from so8t.generation.answers import check, repetition, summarise_loops, tail_period
 
 NORMAL = (
     "この依頼は、定期点検の準備として車両整備台帳の要点を確認する目的で出されています。申請番号と責任者の承認が記録されており、"
@@ -45,4 +45,4 @@ def test_cutting_at_the_limit_is_flagged_apart_from_looping():
     result = check(NORMAL, list(range(64)), limit=64)
     assert result.hit_limit
     assert not result.unstable
-    assert summarise([result, check(UNSTABLE["a phrase"], [1, 2], limit=64)])["unstable"] == 1
+    assert summarise_loops([result, check(UNSTABLE["a phrase"], [1, 2], limit=64)])["unstable"] == 1

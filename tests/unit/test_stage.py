@@ -24,9 +24,20 @@ def run(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("name", "code"), [
-    ("ParamsError", 3), ("DataError", 4), ("ArtifactError", 5), ("ToolError", 6), ("ResourceError", 7), ("GateError", 8)])
-def test_each_error_has_its_exit_code_and_says_where_and_what_to_do(tmp_path: Path, name: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("ParamsError", 3),
+        ("DataError", 4),
+        ("ArtifactError", 5),
+        ("ToolError", 6),
+        ("ResourceError", 7),
+        ("GateError", 8),
+    ],
+)
+def test_each_error_has_its_exit_code_and_says_where_and_what_to_do(
+    tmp_path: Path, name: str, code: int
+) -> None:
     done = run(tmp_path, f"raise errors.{name}('broken', where='file:3', fix='mend it')")
     assert done.returncode == code
     assert "demo: file:3: broken\n  fix: mend it\n  log: " in done.stderr
@@ -55,15 +66,28 @@ def test_success_ends_with_one_line_and_its_key_figure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "stages").glob("[a-z]*.py")))
 def test_help_imports_nothing_heavy(script: str) -> None:
-    probe = ("import sys, runpy; sys.argv = ['x', '--help']\ntry:\n    runpy.run_path(sys.path[0] + '/stages/" + script + "', run_name='__main__')\n"
-             "except SystemExit as e:\n    heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-             "    sys.exit(str(heavy) if heavy or e.code else 0)")
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{probe}"], capture_output=True, text=True, check=False)
+    probe = (
+        "import sys, runpy; sys.argv = ['x', '--help']\ntry:\n    runpy.run_path(sys.path[0] + '/stages/"
+        + script
+        + "', run_name='__main__')\n"
+        "except SystemExit as e:\n    heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "    sys.exit(str(heavy) if heavy or e.code else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{probe}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_command_itself_imports_nothing_heavy() -> None:
-    code = ("import sys, so8t.cli; heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'pydantic', 'numpy'} & set(sys.modules); "
-            "sys.exit(str(heavy) if heavy else 0)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    code = (
+        "import sys, so8t.cli; heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'pydantic', 'numpy'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr

@@ -7,15 +7,19 @@ import pytest
 from so8t.errors import DataError
 from so8t.report.training import POINTS, read_log, speed, summarise, thin, to_csv
 
-HEAD = ("step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"
-        "mean_angle,orthogonality,tokens,valid_loss,valid_verdict")
+HEAD = (
+    "step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"
+    "mean_angle,orthogonality,tokens,valid_loss,valid_verdict"
+)
 
 
 def log(path, steps):
     lines = [HEAD]
     for step in range(1, steps + 1):
         valid = f"{2 - step / steps},{step / steps}" if step % 10 == 0 else ","
-        lines.append(f"{step},{step / steps},0.001,{3 - step / steps},1,0.5,0.4,0.3,0.2,9,0.05,1,{step},1,{step / 100},0.01,1e-7,64,{valid}")
+        lines.append(
+            f"{step},{step / steps},0.001,{3 - step / steps},1,0.5,0.4,0.3,0.2,9,0.05,1,{step},1,{step / 100},0.01,1e-7,64,{valid}"
+        )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -31,7 +35,10 @@ def test_first_and_last_losses_are_means_over_a_twentieth(tmp_path):
 
 
 def test_a_run_without_validation_says_so(tmp_path):
-    assert summarise(read_log(log(tmp_path / "log.csv", 5)))["validation"] == {"best": None, "last": None}
+    assert summarise(read_log(log(tmp_path / "log.csv", 5)))["validation"] == {
+        "best": None,
+        "last": None,
+    }
 
 
 def test_thinning_keeps_validated_steps_and_the_ends(tmp_path):
@@ -53,7 +60,20 @@ def test_an_unreadable_log_is_a_data_error(tmp_path, text):
 
 
 def test_tokens_per_second_are_those_of_the_last_time_a_step_was_done(tmp_path):
-    events = [{"event": "start"}, *({"event": "step", "step": s, "tokens_per_s": t} for s, t in ((1, 10.0), (2, 20.0), (3, 30.0), (2, 25.0))), {"event": "end"}]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st', encoding="utf-8")
-    assert [(row["step"], row["tokens_per_s"]) for row in speed(tmp_path / "train.jsonl")] == [(1, 10.0), (2, 25.0), (3, 30.0)]
+    events = [
+        {"event": "start"},
+        *(
+            {"event": "step", "step": s, "tokens_per_s": t}
+            for s, t in ((1, 10.0), (2, 20.0), (3, 30.0), (2, 25.0))
+        ),
+        {"event": "end"},
+    ]
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps(e) + "\n" for e in events) + '{"event": "st', encoding="utf-8"
+    )
+    assert [(row["step"], row["tokens_per_s"]) for row in speed(tmp_path / "train.jsonl")] == [
+        (1, 10.0),
+        (2, 25.0),
+        (3, 30.0),
+    ]
     assert speed(tmp_path / "absent.jsonl") == []

@@ -33,22 +33,42 @@ class Watch:
             self.cut(self.count)
         elif self.copy.is_dir():
             held = json.loads((self.copy / ".chaos.json").read_text(encoding="utf-8"))
-            (self.copy / ".chaos.json").write_text(json.dumps(held | {"of": self.count}), encoding="utf-8")
+            (self.copy / ".chaos.json").write_text(
+                json.dumps(held | {"of": self.count}), encoding="utf-8"
+            )
 
     def cut(self, number: int) -> None:
         """Copy everything; tear what was not synced."""
         shutil.rmtree(self.copy, ignore_errors=True)
-        subprocess.run(["cp", "-a", str(self.root), str(self.copy)], check=False, capture_output=True)
+        subprocess.run(
+            ["cp", "-a", str(self.root), str(self.copy)], check=False, capture_output=True
+        )
         torn = []
         for path in self.root.rglob("*"):
-            if path.is_symlink() or not path.is_file() or ".git" in path.parts or ".dvc" in path.parts or ".db" in path.name:
+            if (
+                path.is_symlink()
+                or not path.is_file()
+                or ".git" in path.parts
+                or ".dvc" in path.parts
+                or ".db" in path.name
+            ):
                 continue
             stat, twin = path.stat(), self.copy / path.relative_to(self.root)
-            if self.began < stat.st_mtime <= time.time() + 1 and (stat.st_dev, stat.st_ino) not in self.synced and twin.is_file():
+            if (
+                self.began < stat.st_mtime <= time.time() + 1
+                and (stat.st_dev, stat.st_ino) not in self.synced
+                and twin.is_file()
+            ):
                 os.truncate(twin, twin.stat().st_size // 2)
                 torn.append(str(path.relative_to(self.root)))
-        (self.copy / ".chaos.json").write_text(json.dumps({"number": number, "of": number, "torn": torn}), encoding="utf-8")
+        (self.copy / ".chaos.json").write_text(
+            json.dumps({"number": number, "of": number, "torn": torn}), encoding="utf-8"
+        )
 
 
 if "CHAOS_COPY" in os.environ and any(word.startswith("stages/") for word in sys.orig_argv):
-    os.fsync = Watch(Path(os.environ["CHAOS_ROOT"]), Path(os.environ["CHAOS_COPY"]), int(os.environ["CHAOS_SEED"]))  # type: ignore[assignment]
+    os.fsync = Watch(
+        Path(os.environ["CHAOS_ROOT"]),
+        Path(os.environ["CHAOS_COPY"]),
+        int(os.environ["CHAOS_SEED"]),
+    )  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""Running one file: its answers, long texts, perplexity and speed."""

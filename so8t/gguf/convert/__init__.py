@@ -1,0 +1,1 @@
+"""A Hugging Face directory written as a GGUF file."""

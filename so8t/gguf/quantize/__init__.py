@@ -1,0 +1,1 @@
+"""A GGUF file quantised through libllama, with or without an importance matrix."""

@@ -1,0 +1,1 @@
+"""Is a GGUF file the model it says it is?"""

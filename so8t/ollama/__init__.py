@@ -1,0 +1,1 @@
+"""Ollama: registration of released models and the check of what the server then serves."""

@@ -1,0 +1,82 @@
+"""`so8t ask`: the released model on the command line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from so8t.serving.answer import Answer, Assistant
+
+WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
+
+
+@click.command()
+@click.argument("text")
+@click.option(
+    "--release",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("models/release"),
+    show_default=True,
+    help="directory that `dvc repro release` made",
+)
+@click.option("--json", "as_json", is_flag=True, help="one JSON object instead of lines for people")
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="show an allowed answer while it is written; nothing of the thinking, and a few characters late",
+)
+def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
+    """Decide TEXT (`-` reads standard input); for ALLOW, answer it."""
+    from so8t.serving.answer import Assistant
+
+    if as_json and stream:
+        raise click.UsageError("--json prints one object when all is done: leave out --stream")
+    request = sys.stdin.read() if text == "-" else text
+    with Assistant(folder) as assistant:
+        if stream:
+            _stream(assistant, request)
+            return
+        answer = assistant.answer(request)
+    if as_json:
+        click.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
+        return
+    _head(answer)
+    click.echo(f"\n{answer.text}{' …' if answer.cut else ''}")
+
+
+def _head(answer: "Answer") -> None:
+    """Decision, authority and reason, for people."""
+    said = answer.to_dict()
+    click.echo(f"{answer.verdict}  {_percent(said['probabilities'])}".rstrip())
+    if said["authority"]:
+        click.echo(f"authority  {_percent(said['authority'])} (not calibrated)")
+    if answer.reason:
+        click.echo(f"reason  {answer.reason}")
+
+
+def _stream(assistant: "Assistant", request: str) -> None:
+    """The decision first, then the answer as it is written; an answer that is withheld in the end is taken back in words."""
+    begun: list[str] = []
+
+    def decided(first: "Answer") -> None:
+        begun.append(first.verdict)
+        _head(first)
+        click.echo()
+
+    answer = assistant.answer(
+        request, decided=decided, show=lambda piece: click.echo(piece, nl=False)
+    )
+    if begun == [answer.verdict]:
+        click.echo(answer.text if answer.verdict != "ALLOW" else " …" if answer.cut else "")
+        return
+    click.echo(f"\n{WITHDRAWN}")
+    _head(answer)
+    click.echo(f"\n{answer.text}")
+
+
+def _percent(values: dict[str, float] | None) -> str:
+    return "  ".join(f"{name} {value:.1%}" for name, value in (values or {}).items())
