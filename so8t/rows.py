@@ -1,40 +1,105 @@
-"""Which split a group belongs to: a hash of its name and the seed, and nothing else.
+"""The two rows that travel through the pipeline: `Row` after `prepare`, `Scored` after `score`.
 
-Adding rows never moves an old group. Held-out rows of the generator go to their own tests; rows of a source with a
-fixed use stay there.
+Every stage reads and writes them here, so that a field has one name, one type and one check. On disk they are JSON
+Lines, one object a line, keys in the order of the fields.
+
+Not covered: rows as users bring them (data.formats), score files as arrays (metrics.scores).
 """
 
-import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
-from so8t.params import Split
+from so8t.errors import DataError
+from so8t.files import read_jsonl
+from so8t.verdict import Authority, Verdict
 
 SPLITS = ("train", "valid", "calibration", "test_iid", "test_cells", "test_phrases")
-DRAWN = (
-    "train",
-    "valid",
-    "calibration",
-    "test_iid",
-)  # by hash; the other two are made by the generator
-OF_USE = {"train": "train", "calibration": "calibration", "test": "test_iid"}
-OF_HELD_OUT = {"cells": "test_cells", "phrases": "test_phrases"}
+PREPARE_AGAIN = "run `dvc repro prepare`"
 
 
-def unit(text: str) -> float:
-    """A number in [0, 1) from the SHA-256 of a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prepared sample.
+
+    A row without a verdict trains language only. `response` is the assistant's turn as it is trained, rendered from
+    `verdict`, `thinking` and `final`. Rows of one template share a `group`; minimal pairs share a `pair`.
+    """
+
+    id: str
+    text: str
+    verdict: Verdict | None
+    authority: Authority | None
+    domain: str
+    thinking: str | None
+    final: str
+    response: str
+    group: str
+    pair: str | None
+    factors: Mapping[str, Any]
+    source: str
+    license: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `write_jsonl` writes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def split_of(group: str, seed: int, shares: Split) -> str:
-    """Draw a split for a group; the shares of the drawn splits are scaled to add up to 1."""
-    sizes = {name: getattr(shares, name) for name in DRAWN}
-    point = unit(f"{seed}|{group}") * sum(sizes.values())
-    for name, size in sizes.items():
-        if point < size:
-            return name
-        point -= size
-    return "train"
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What `score` writes of one labelled row; a number that was not finite is None.
+
+    `prefill` and `cue` are three numbers each (ALLOW, ESCALATE, DENY): logits of the reserved rows at the end of the
+    prompt, and log-probabilities of the labels after the cue. `residual` is the cue's probability of anything else,
+    `reserved_mass` the probability of the reserved rows at the end of the prompt.
+    """
+
+    id: str
+    group: str
+    domain: str | None
+    verdict: Verdict
+    authority: Authority | None
+    prefill: list[float | None]
+    authority_logits: list[float | None]
+    cue: list[float | None]
+    residual: float | None
+    reserved_mass: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `write_jsonl` writes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def place(group: str, use: str, held_out: str, seed: int, shares: Split) -> str:
-    """The split of a row: its source's use first, then what it was held out for, then the draw."""
-    return OF_USE.get(use) or OF_HELD_OUT.get(held_out) or split_of(group, seed, shares)
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of one prepared split, in the file's order.
+
+    Raises:
+        DataError: missing file, not JSON, a field missing, an unknown label; `where` is `file:line`.
+    """
+    for line, found in read_jsonl(path):
+        yield _row(found, f"{path}:{line}")
+
+
+def _row(found: Mapping[str, Any], where: str) -> Row:
+    values = {field.name: found.get(field.name) for field in fields(Row)}
+    for name in ("id", "text", "group"):
+        if not isinstance(values[name], str):
+            raise DataError(f"`{name}` is missing or not text", where=where, fix=PREPARE_AGAIN)
+    try:
+        verdict = None if values["verdict"] is None else Verdict(values["verdict"])
+        authority = None if values["authority"] is None else Authority(values["authority"])
+    except ValueError as error:
+        raise DataError(f"unknown label ({error})", where=where, fix=PREPARE_AGAIN) from None
+    texts = {name: values[name] or "" for name in ("final", "response", "source")}
+    domain, factors = values["domain"] or "general", values["factors"] or {}
+    return Row(
+        **{
+            **values,
+            **texts,
+            "verdict": verdict,
+            "authority": authority,
+            "domain": domain,
+            "factors": factors,
+        }
+    )

@@ -32,7 +32,7 @@ File = click.Path(dir_okay=False, path_type=Path)
 def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plots: Path) -> None:
     """Compare the released type of A and B by their SCORES and CARDS; write OUT."""
     with stage("compare") as run:
-        from so8t.calibration.card import judge_of, under
+        from so8t.card import judge_of, under
         from so8t.comparison.compare import PRIMARY_SPLIT, compare, rules_of, write_tables
         from so8t.comparison.retention import retention
         from so8t.comparison.sides import Side

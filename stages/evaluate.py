@@ -21,9 +21,9 @@ Writable = click.Path(path_type=Path)
 def main(file: Path, scores: Path, card: Path, served: Path, out: Path, plots: Path) -> None:
     """Write metrics of FILE to --out and its tables to --plots."""
     with stage("evaluate", scores.name) as run:
-        from so8t.calibration import card as cards
+        from so8t import card as cards
         from so8t.evaluation import evaluate as ev
-        from so8t.generation.record import load
+        from so8t.generated import load
 
         held = cards.read(card)
         job = ev.Job.open(file, scores, held.readout)

@@ -19,7 +19,7 @@ PATH = click.Path(path_type=Path)
 def main(file: Path, out_dir: Path, card: Path, metrics: Path) -> None:
     """Release FILE under its card into OUT_DIR."""
     with stage("release") as run:
-        from so8t.calibration import card as cards
+        from so8t import card as cards
         from so8t.calibration.assess import assess
         from so8t.gguf.convert.keys import typed
         from so8t.release.make import Parts, calibrated_keys, release

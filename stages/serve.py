@@ -24,7 +24,7 @@ def main(file: Path, out: Path, prepared: Path, answers: Path, generate: bool | 
     """Write what running FILE gave to OUT and what it answered to --answers."""
     with stage("serve", file.stem) as run:
         from so8t.files import write_jsonl
-        from so8t.generation.record import HEADLINE, NOT_RUN, save
+        from so8t.generated import HEADLINE, NOT_RUN, save
         from so8t.generation.run import Rows, measure, setup_of
         from so8t.identity import semantic_digest
         from so8t.prompts import Prompter

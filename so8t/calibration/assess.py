@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from so8t.calibration.card import FIX, Card, probabilities, thresholds_of
 from so8t.calibration.thresholds import ALLOW, allowed_errors, one_per_group
+from so8t.card import FIX, Card, probabilities, thresholds_of
 from so8t.errors import ArtifactError
 from so8t.metrics import Scores, codes
 from so8t.metrics.intervals import lower_bound

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from so8t.calibration import card as cards
-from so8t.calibration.card import Card
+from so8t import card as cards
 from so8t.calibration.fit import make_card
 from so8t.calibration.temperature import report
+from so8t.card import Card
 from so8t.errors import ArtifactError, DataError
 from so8t.files import read_jsonl, write_json
 from so8t.metrics import Scores, read_meta, read_scores

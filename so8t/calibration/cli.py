@@ -22,7 +22,7 @@ def _judge(
     card: Path, gguf: Path | None, scores: Path | None, comparison: Path | None
 ) -> "Outcome":
     """Read and match everything, then assess; every error of reading is code 2."""
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.calibration.assess import assess
     from so8t.files import read_json
     from so8t.identity import semantic_digest

@@ -14,9 +14,9 @@ from numpy import ndarray
 
 from so8t import metrics
 from so8t.calibration import thresholds as lt
-from so8t.calibration.card import Card, build
 from so8t.calibration.measure import decided, founding_metrics, founding_rule, measure
 from so8t.calibration.temperature import TemperatureFit, fit_temperature
+from so8t.card import Card, build
 from so8t.metrics import Scores
 from so8t.params import Calibration
 from so8t.verdict import Thresholds

@@ -23,11 +23,12 @@ from so8t.data import ingest
 from so8t.data.formats import Row, row_of
 from so8t.data.hygiene import clean, is_forbidden_target
 from so8t.data.near_duplicates import NearIndex, Sketch, normalise
+from so8t.data.splits import place, unit
 from so8t.errors import DataError
 from so8t.files import atomic_dir
 from so8t.params import Data, Source
 from so8t.progress import Progress
-from so8t.rows import SPLITS, place, unit
+from so8t.rows import SPLITS
 
 FIRST = {
     "test": 0,

@@ -22,7 +22,7 @@ from so8t.errors import ArtifactError
 from so8t.evaluation import verdicts
 from so8t.evaluation.verdicts import Bootstrap, Judged, curve
 from so8t.files import atomic_dir, csv_text, write_json
-from so8t.generation.record import HEADLINE, SPLITS, Served, rounded
+from so8t.generated import HEADLINE, SPLITS, Served, rounded
 from so8t.identity import semantic_digest
 from so8t.metrics import Scores, read_meta, read_scores
 from so8t.metrics.intervals import upper_bound

@@ -11,8 +11,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from so8t.chat import ALLOW_PREFIX, CUE
 from so8t.files import read_jsonl
+from so8t.generated import Served
 from so8t.generation import answers, perplexity, speed
-from so8t.generation.record import Served
 from so8t.llama import Engine
 from so8t.params import Evaluation, Params
 from so8t.progress import Progress

@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.errors import ArtifactError, GateError
 from so8t.identity import semantic_digest
 from so8t.params import Params

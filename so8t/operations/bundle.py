@@ -70,7 +70,7 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
 
 
 def _readme(folder: Path, commit: str) -> str:
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.release.manifest import CARD, read_manifest
 
     manifest = read_manifest(folder / "release")

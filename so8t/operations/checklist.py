@@ -189,7 +189,7 @@ def gguf_files(root: Path, params: Params) -> str:
 
 def released_card(root: Path, params: Params) -> str:
     """The released file's card belongs to it, with its parameters recorded and its limits kept."""
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.calibration.assess import UNUSABLE, VIOLATED, assess
     from so8t.identity import semantic_digest
 

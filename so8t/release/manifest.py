@@ -73,7 +73,7 @@ def check(folder: Path) -> str:
     Raises:
         ArtifactError: a part is missing, damaged, or of another release.
     """
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.identity import check_seal, semantic_digest
 
     manifest = read_manifest(folder)

@@ -30,7 +30,9 @@ class Page:
     def of(cls, sources: Sources) -> "Page":
         """Read what is released from params.yaml."""
         released, scored = (sources.value(PARAMS, key) for key in ("/release", "/scoring/types"))
-        return cls(sources, Words(sources.language), released["model"], released["type"], tuple(scored))
+        return cls(
+            sources, Words(sources.language), released["model"], released["type"], tuple(scored)
+        )
 
     def evaluated(self, model: str, kind: str) -> str:
         """Metrics of one file."""
@@ -72,6 +74,8 @@ class Page:
         found = [file for file in files if self.sources.content(file) is not None]
         return "".join(str(part) for part in self.words.say("source", files=", ".join(found)))
 
-    def metric_row(self, file: str, name: str, keys: list[str], style: str = "percent") -> list[Line]:
+    def metric_row(
+        self, file: str, name: str, keys: list[str], style: str = "percent"
+    ) -> list[Line]:
         """A row of one metric at several keys of one file."""
         return row(self.words(name), *(self.sources.rate(file, key, style) for key in keys))

@@ -189,7 +189,3 @@ def joined(parts: Sequence[Line], between: str) -> Line:
     for index, part in enumerate(parts):
         result += [between, *part] if index else part
     return tuple(result)
-
-
-
-

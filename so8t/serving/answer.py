@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.errors import ArtifactError
 from so8t.identity import semantic_digest
 from so8t.llama import Engine

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.prompts import Prompter

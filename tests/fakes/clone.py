@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.identity import SEAL, seal
 from so8t.operations.store import md5_file, object_path
 from so8t.params import load

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.calibration.calibrate import calibrate
-from so8t.calibration.card import judge_of, under
+from so8t.card import judge_of, under
 from so8t.comparison.compare import compare, rules_of
 from so8t.comparison.retention import retention
 from so8t.comparison.sides import Side
 from so8t.evaluation import evaluate as ev
 from so8t.files import read_json, write_json, write_jsonl
-from so8t.generation.record import NOT_RUN, Served
+from so8t.generated import NOT_RUN, Served
 from so8t.generation.speed import distribution
 from so8t.metrics import read_meta
 from so8t.params import Params

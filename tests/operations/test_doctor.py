@@ -139,7 +139,7 @@ def card_of_another_file(root: Path, _patch: pytest.MonkeyPatch) -> None:
     from tests.fakes.cards import make_card
 
     other = sealed_tiny(root / "other.gguf", seed=9)
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.params import load
 
     cards.write(root / "models/release/card.json", make_card(other, load().data.system))

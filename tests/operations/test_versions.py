@@ -95,7 +95,7 @@ def test_a_revision_that_cannot_be_had_leaves_everything_as_it_was(clone: Path) 
 
 
 def test_a_committed_release_with_a_swapped_card_is_refused_and_undone(clone: Path) -> None:
-    from so8t.calibration import card as cards
+    from so8t import card as cards
     from so8t.params import load
     from tests.fakes.cards import make_card
 

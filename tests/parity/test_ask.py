@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.chat import Thinking
 from so8t.errors import ArtifactError
 from so8t.llama import Engine

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from so8t import card as cards
 from so8t import params as params_module
-from so8t.calibration import card as cards
 from so8t.errors import ArtifactError, GateError, ToolError
 from so8t.ollama import registration
 from so8t.ollama.cli import entry_of, register

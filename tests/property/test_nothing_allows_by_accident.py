@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.calibration.assess import assess
 from so8t.calibration.fit import make_card
 from so8t.metrics import Scores

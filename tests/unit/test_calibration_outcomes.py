@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.calibration.assess import assess
 from so8t.calibration.calibrate import calibrate, temperature_path
 from so8t.calibration.cli import gate, recalibrate

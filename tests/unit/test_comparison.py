@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from so8t.calibration import card as cards
+from so8t import card as cards
 from so8t.calibration.assess import assess
 from so8t.calibration.fit import make_card
 from so8t.comparison.compare import baselines, conclude

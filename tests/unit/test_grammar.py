@@ -15,11 +15,12 @@ from so8t.data.grammar import factor_lines, phrase_counts
 from so8t.data.policy import RULES, Cell, cells, decide
 from so8t.data.probe import ngram, score, single_factor
 from so8t.data.probe import verdict as keyword_verdict
+from so8t.data.splits import place
 from so8t.data.synthesize import BALANCED, _is_held_out, generate
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
 from so8t.params import load
-from so8t.rows import SPLITS, place
+from so8t.rows import SPLITS
 from so8t.verdict import VERDICTS
 from tools.policy_page import page
 

@@ -14,13 +14,14 @@ from so8t.data import summary
 from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
 from so8t.data.page import page
 from so8t.data.prepare import Counts, prepare
+from so8t.data.splits import DRAWN, split_of
 from so8t.data.summary import census, token_lengths
 from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
-from so8t.rows import DRAWN, SPLITS, split_of
+from so8t.rows import SPLITS
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
 DATA = PARAMS.data
