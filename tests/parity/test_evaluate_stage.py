@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from so8t import generated
 from so8t.files import read_json
-from so8t.generation import record
 from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
@@ -140,7 +140,7 @@ def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
         "--answers",
         "answers.jsonl",
     )
-    assert record.returncode == 0, record.stderr
+    assert generated.returncode == 0, generated.stderr
     done = evaluate(place, served="served.json")
     assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
@@ -223,11 +223,11 @@ def test_help_is_quick_enough_to_be_asked_for(place):
 
 
 def test_numbers_of_any_width_survive_the_hand_over(tmp_path):
-    record.save(
-        record.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]),
+    generated.save(
+        generated.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]),
         "d" * 64,
         tmp_path / "served.json",
     )
-    assert record.load(tmp_path / "served.json", "d" * 64) == record.Served(
+    assert generated.load(tmp_path / "served.json", "d" * 64) == generated.Served(
         {"speed": {"ci95": [0.5, 0.333333333]}}, [0.25]
     )
