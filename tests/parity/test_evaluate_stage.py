@@ -121,7 +121,7 @@ def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json
         "--card",
         card,
         "--served",
-        record,
+        served,
         "--out",
         "out.json",
         "--plots",
@@ -130,7 +130,7 @@ def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json
 
 
 def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
-    record = stage(
+    ran = stage(
         place,
         "serve",
         "b-Q4_K_M.gguf",
@@ -140,7 +140,7 @@ def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
         "--answers",
         "answers.jsonl",
     )
-    assert generated.returncode == 0, generated.stderr
+    assert ran.returncode == 0, ran.stderr
     done = evaluate(place, served="served.json")
     assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
