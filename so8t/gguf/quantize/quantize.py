@@ -125,7 +125,7 @@ def _run_child(task: dict[str, Any], source: Path, on_tensor: OnTensor | None) -
     command = [sys.executable, "-m", "so8t.gguf.quantize.child", json.dumps(task)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+            [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         )
     }
     with subprocess.Popen(
