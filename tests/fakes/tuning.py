@@ -54,7 +54,7 @@ def tiny_base(folder: Path, kind: str = "phi3", **changes: Any) -> Path:
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml of the demo, shrunk, with dotted changes such as `**{"train.lr": 0.1}` (`train`, `base`: of the active profile)."""
+    """params.yaml of the demo, shrunk, with dotted changes such as `**{"train.lr": 0.1}`."""
     raw = read_yaml(ROOT / "params.yaml")
     raw["profile"] = "demo"
     small = {
@@ -70,7 +70,7 @@ def params(**changes: Any) -> Params:
     }
     for name, value in (small | changes).items():
         first, *rest = name.split(".")
-        node = raw["profiles"]["demo"] if first in {"train", "base"} else raw
+        node = raw
         for part in (first, *rest)[:-1]:
             node = node[part]
         node[(first, *rest)[-1]] = value

@@ -64,7 +64,7 @@ def missing_components(folder: Path) -> None:
 def cuda_out_of_memory(_folder: Path) -> None:
     from so8t.training import memory
 
-    profile = PARAMS.profiles["rtx3060"].train.model_copy(
+    profile = load(ROOT / "params.yaml", profile="rtx3060").train.model_copy(
         update={"batch_size": 8, "accumulation": 2}
     )
     memory.require(PHI, profile, "rtx3060", 5 * memory.GIB)

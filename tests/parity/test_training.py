@@ -203,7 +203,7 @@ def test_the_drift_of_quantised_training_is_measured(base, examples, tmp_path, q
 def test_each_preset_trains_twenty_steps_on_a_tiny_model_of_its_architecture(name, tmp_path):
     from so8t.params import load
 
-    preset = load(ROOT / "params.yaml").profiles[name].train
+    preset = load(ROOT / "params.yaml", profile=name).train
     base = tiny_base(tmp_path / "base", "phi4" if name == "run_p" else "phi35")
     kept = {f"train.{key}": value for key, value in preset.model_dump().items()}
     settings = params(
