@@ -9,32 +9,33 @@ from so8t.errors import ArtifactError, ToolError
 
 TAIL = 400  # characters of a tool's message that are worth repeating
 
+Done = subprocess.CompletedProcess[str]
 
-def call(
-    *command: str, root: Path = Path(), check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run a tool in `root`.
+
+def quiet_dvc() -> dict[str, str]:
+    """Our environment for a child that may be DVC, which then sends no usage statistics."""
+    return os.environ | {"DVC_NO_ANALYTICS": "1"}
+
+
+def call(*command: str, root: Path = Path(), check: bool = True) -> Done:
+    """Run a tool in `root` and capture what it prints.
 
     Raises:
         ToolError: it is not installed, or it failed and `check` is set.
     """
     try:
         done = subprocess.run(
-            command,
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+            command, cwd=root, capture_output=True, text=True, check=False, env=quiet_dvc()
         )
     except FileNotFoundError:
         raise ToolError(
             f"{command[0]} is not installed", fix=f"install {command[0]} and put it on PATH"
         ) from None
     if check and done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip())[-TAIL:]
+        said = done.stderr.strip() or done.stdout.strip()
         raise ToolError(
-            f"`{' '.join(command)}` failed ({done.returncode}): {said}", fix="run `so8t doctor`"
+            f"`{' '.join(command)}` failed ({done.returncode}): {said[-TAIL:]}",
+            fix="run `so8t doctor`",
         )
     return done
 
@@ -44,10 +45,8 @@ def git(*arguments: str, root: Path = Path()) -> str:
     return call("git", *arguments, root=root).stdout.rstrip("\n")
 
 
-def dvc(
-    *arguments: str, root: Path = Path(), check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run this environment's DVC."""
+def dvc(*arguments: str, root: Path = Path(), check: bool = True) -> Done:
+    """Run this environment's DVC, not another one that is on PATH."""
     return call(sys.executable, "-m", "dvc", *arguments, root=root, check=check)
 
 
@@ -57,9 +56,9 @@ def commit_of(revision: str, root: Path = Path()) -> str:
     Raises:
         ArtifactError: there is no such revision.
     """
-    done = call(
-        "git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", root=root, check=False
-    )
+    # ^{commit}: an annotated tag is an object of its own, which we do not want.
+    wanted = f"{revision}^{{commit}}"
+    done = call("git", "rev-parse", "--verify", "--quiet", wanted, root=root, check=False)
     if done.returncode:
         raise ArtifactError(
             f"no branch, tag or commit {revision!r} here",
@@ -77,18 +76,13 @@ def file_at(revision: str, name: str, root: Path = Path()) -> str | None:
 
 def tracked_at(revision: str, folder: str, root: Path = Path()) -> list[str]:
     """Names of the tracked files below a folder at a revision."""
-    return [
-        name
-        for name in git(
-            "ls-tree", "-r", "-z", "--name-only", revision, "--", folder, root=root
-        ).split("\0")
-        if name
-    ]
+    # -z, because git quotes names with other than ASCII letters when they end with a newline.
+    listed = git("ls-tree", "-r", "-z", "--name-only", revision, "--", folder, root=root)
+    return [name for name in listed.split("\0") if name]
 
 
 def changed_files(root: Path = Path()) -> list[str]:
     """Tracked files with uncommitted changes."""
-    lines = call(
-        "git", "status", "--porcelain", "--untracked-files=no", root=root
-    ).stdout.splitlines()
-    return [line[3:] for line in lines]
+    status = git("status", "--porcelain", "--untracked-files=no", root=root)
+    # Two letters of state and a space come before each name.
+    return [line[3:] for line in status.splitlines()]

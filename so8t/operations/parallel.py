@@ -1,11 +1,16 @@
-"""`so8t repro -j N`: the stages that are out of date, up to N independent ones at a time, each through `dvc repro -s`.
+"""`so8t repro -j N`: run the stages that are out of date, up to N independent ones at a time.
 
-DVC runs one stage after another, and two whole `dvc repro` collide on the first stage that both want ("is busy"). Single
-stages do not: DVC gives the repository's lock back while a command runs, `--wait-for-lock` waits for it before and after, and
-independent stages write different outputs. A stage whose `meta` says `alone: true` (it fills the cores itself, or measures time) has
-the machine for itself, and its output is shown as it comes; what runs beside others is shown when it ends.
-Covered: the graph of one dvc.yaml. Not covered: a graphics card per stage, other machines, memory (two files of a large model are
-loaded at once: see `so8t plan`).
+DVC runs one stage after another, and two whole `dvc repro` collide on the first stage that both
+want ("is busy"). Single stages (`dvc repro -s`) do not collide: DVC gives the repository's lock
+back while a command runs, `--wait-for-lock` waits for it before and after, and independent stages
+write different outputs.
+
+A stage whose `meta` says `alone: true` (it fills the cores itself, or measures time) has the
+machine for itself, and its output is shown as it comes. What runs beside others is shown when it
+ends.
+
+Covered: the graph of one dvc.yaml. Not covered: a graphics card per stage, other machines, memory
+(two files of a large model are loaded at once: see `so8t plan`).
 """
 
 import json
@@ -22,8 +27,10 @@ from typing import Any
 
 from so8t.errors import Interrupted, ResourceError, ToolError
 from so8t.operations.git import dvc
+from so8t.operations.machine import cores_here
 
 Report = Callable[[str], None]
+Children = set[subprocess.Popen[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +43,28 @@ class Node:
 
 @dataclass(slots=True)
 class Work:
-    """What is to be done, runs now, is done, failed or is not tried because something before it failed."""
+    """The stages that are still to be done (those that run now among them), and those that failed.
+
+    A stage that needs a failed one is taken out of `todo` and not tried.
+    """
 
     todo: dict[str, Node]
     running: set[str] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
 
     def ready(self, jobs: int) -> str | None:
-        """The next stage that may start now."""
-        if len(self.running) >= jobs or any(self.todo[name].alone for name in self.running):
+        """The next stage that may start now; None when none may."""
+        if len(self.running) >= jobs:
             return None
-        free = (
-            n
-            for n, node in self.todo.items()
-            if n not in self.running
-            and not node.needs & self.todo.keys()
-            and not (node.alone and self.running)
-        )
-        return next(free, None)
+        if any(self.todo[name].alone for name in self.running):
+            return None
+        for name, node in self.todo.items():
+            if name in self.running or node.needs & self.todo.keys():
+                continue
+            if node.alone and self.running:
+                continue
+            return name
+        return None
 
     def ended(self, name: str, *, well: bool) -> None:
         """Note how a stage ended; what needs a failed one is given up."""
@@ -62,21 +73,28 @@ class Work:
         if well:
             return
         self.failed.append(name)
-        lost = {name}
-        while more := {n for n, node in self.todo.items() if node.needs & lost} - lost:
-            lost |= more
-        self.todo = {n: node for n, node in self.todo.items() if n not in lost}
+        lost = _with_all_after({name}, self.todo)
+        self.todo = {other: node for other, node in self.todo.items() if other not in lost}
+
+
+def _with_all_after(names: set[str], nodes: Mapping[str, Node]) -> set[str]:
+    """These stages and all that need one of them, directly or not."""
+    found = set(names)
+    while True:
+        more = {name for name, node in nodes.items() if node.needs & found}
+        if more <= found:
+            return found
+        found |= more
 
 
 def limit(jobs: int, threads: int) -> int:
     """`jobs`, if the cores carry that many stages of `threads` threads.
 
     Raises:
-        ResourceError: they do not; llama.cpp's threads spin while they wait, so too many cost more than they bring.
+        ResourceError: they do not. llama.cpp's threads spin while they wait, so too many of them
+            cost more than they bring.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = cores_here()
     if jobs > 1 and jobs * threads > cores:
         raise ResourceError(
             f"{jobs} stages of {threads} threads do not fit on {cores} cores",
@@ -90,27 +108,27 @@ def graph(root: Path = Path()) -> dict[str, Node]:
     """Every stage of the project, as DVC resolves it."""
     from dvc.repo import Repo
 
+    nodes = {}
     with Repo(str(root)) as repo:
         edges = repo.index.graph
-        return {
-            _name(stage): Node(
-                frozenset(map(_name, edges.successors(stage))),
-                bool((stage.meta or {}).get("alone")),
-            )
-            for stage in repo.index.stages
-        }
+        for stage in repo.index.stages:
+            # In DVC's graph an edge leads from a stage to what it needs.
+            needs = frozenset(_name(other) for other in edges.successors(stage))
+            meta = stage.meta or {}
+            nodes[_name(stage)] = Node(needs, bool(meta.get("alone")))
+    return nodes
 
 
 def _name(stage: Any) -> str:
     """As `dvc status` prints it in the project's root, wherever we are."""
+    # Only stages of a dvc.yaml have names; those of single .dvc files are called by their path.
     return str(getattr(stage, "name", None) or stage.path_in_repo)
 
 
 def stale(nodes: Mapping[str, Node], root: Path = Path()) -> dict[str, Node]:
-    """Stages that `dvc status` calls changed, and all that comes after them, in the graph's order."""
-    changed = set(json.loads(dvc("status", "--json", root=root).stdout or "{}")) & nodes.keys()
-    while more := {name for name, node in nodes.items() if node.needs & changed} - changed:
-        changed |= more
+    """Stages that `dvc status` calls changed, and all that need them, in the graph's order."""
+    status = dvc("status", "--json", root=root).stdout or "{}"
+    changed = _with_all_after(set(json.loads(status)) & nodes.keys(), nodes)
     return {name: node for name, node in nodes.items() if name in changed}
 
 
@@ -128,16 +146,9 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
         while work.todo:
             while (name := work.ready(jobs)) is not None:
                 work.running.add(name)
-                pending[
-                    pool.submit(
-                        _stage,
-                        name,
-                        children,
-                        report,
-                        root,
-                        streamed=work.todo[name].alone or jobs == 1,
-                    )
-                ] = name
+                streamed = work.todo[name].alone or jobs == 1
+                started = pool.submit(_run, name, children, report, root, streamed=streamed)
+                pending[started] = name
             for future in futures.wait(pending, return_when=futures.FIRST_COMPLETED).done:
                 work.ended(pending.pop(future), well=future.result() == 0)
     if work.failed:
@@ -149,19 +160,21 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
     return count
 
 
-def _stage(
-    name: str, children: set[subprocess.Popen[str]], report: Report, root: Path, *, streamed: bool
-) -> int:
-    """One `dvc repro -s`, in a group of its own so that a signal reaches the stage and not DVC alone; its exit code."""
-    pipe = None if streamed else subprocess.PIPE
+def _run(name: str, children: Children, report: Report, root: Path, *, streamed: bool) -> int:
+    """Run one stage; return its exit code."""
+    output = None if streamed else subprocess.PIPE
+    errors = None if streamed else subprocess.STDOUT
+    # A waiting OpenMP thread that spins takes a core from the stages beside it.
+    wait_policy = os.environ.get("OMP_WAIT_POLICY", "passive")
     process = subprocess.Popen(
         (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name),
         cwd=root,
-        stdout=pipe,
+        stdout=output,
+        stderr=errors,
         text=True,
-        stderr=None if streamed else subprocess.STDOUT,
+        # A group of its own, so that a signal reaches the stage and not DVC alone.
         start_new_session=True,
-        env=os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")},
+        env=os.environ | {"OMP_WAIT_POLICY": wait_policy},
     )
     children.add(process)
     said, _ = process.communicate()
@@ -171,12 +184,13 @@ def _stage(
 
 
 @contextmanager
-def _children() -> Iterator[set[subprocess.Popen[str]]]:
+def _children() -> Iterator[Children]:
     """The running children; SIGINT and SIGTERM are passed on to them and end the run."""
-    children: set[subprocess.Popen[str]] = set()
+    children: Children = set()
 
     def stop(number: int, _frame: object) -> None:
         for child in list(children):
+            # Windows has no process groups.
             if hasattr(os, "killpg"):
                 os.killpg(child.pid, number)
             else:

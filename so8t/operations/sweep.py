@@ -1,12 +1,13 @@
-"""`so8t sweep`: several values of one parameter through DVC's queue, with a table and a plot of what came out.
+"""`so8t sweep`: several values of one parameter through DVC's queue, with a table and a plot.
 
-Each worker runs in a folder of its own that DVC makes; its progress and logs go to `database/experiments/NAME`
-(so8t.progress), checkpoints are shared because their folders are named by the digest of their inputs and locked.
+Each worker runs in a folder of its own that DVC makes. Its progress and logs go to
+`database/experiments/NAME` (so8t.progress). Checkpoints are shared, because their folders are named
+by the digest of their inputs and locked.
+
 Not covered: choosing a graphics card per worker (use one worker per card).
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import csv_text, write_text
-from so8t.operations.git import dvc, file_at, git
+from so8t.operations.git import dvc, file_at, git, quiet_dvc
+from so8t.operations.setup import cell
 from so8t.params import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WAITING = ("Queued", "Running")
+STATES = ("Success", "Failed", *WAITING)
 POLL_S = 15.0  # each look costs a second of processor time
 COLUMNS = ("value", "false_allow_rate", "allow_rate", "macro_f1", "ece", "train_loss", "certified")
+CURVES = ("false_allow_rate", "allow_rate", "macro_f1", "ece")
 
 
 def name_of(key: str, value: str) -> str:
@@ -42,18 +46,23 @@ def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
     """
     names = []
     for value in values:
-        dvc(
-            "exp",
-            "run",
-            "--queue",
-            "--name",
-            name_of(key, value),
-            "-S",
-            f"{key}={value}",
-            root=root,
-        )
-        names.append(name_of(key, value))
+        name = name_of(key, value)
+        dvc("exp", "run", "--queue", "--name", name, "-S", f"{key}={value}", root=root)
+        names.append(name)
     return names
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What DVC says of its queue: the state of each named task in it, and how many workers work."""
+
+    states: dict[str, str]
+    workers: int
+
+    @property
+    def waiting(self) -> int:
+        """How many of the tasks are not through."""
+        return sum(state in WAITING for state in self.states.values())
 
 
 def work(
@@ -65,12 +74,17 @@ def work(
         ToolError: an experiment failed; the others have run.
     """
     said = ""
-    while (queue := look(names, root)).waiting:
-        if (line := f"{len(names) - queue.waiting} of {len(names)} done") != said:
-            report(said := line)
+    queue = read_queue(names, root)
+    while queue.waiting:
+        line = f"{len(names) - queue.waiting} of {len(names)} done"
+        if line != said:
+            report(line)
+            said = line
         keep_working(queue, workers, root)
         time.sleep(POLL_S)
-    if failed := [name for name, state in queue.states.items() if state not in ("Success",)]:
+        queue = read_queue(names, root)
+    failed = [name for name, state in queue.states.items() if state != "Success"]
+    if failed:
         raise ToolError(
             f"failed: {', '.join(failed)}",
             where="dvc queue",
@@ -78,56 +92,42 @@ def work(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """What DVC says of its queue: the state of each named task that it holds, and how many workers are at work."""
-
-    states: dict[str, str]
-    workers: int
-
-    @property
-    def waiting(self) -> int:
-        """How many of the tasks are not through."""
-        return sum(state in WAITING for state in self.states.values())
-
-
-def look(names: Sequence[str], root: Path = Path()) -> Queue:
+def read_queue(names: Sequence[str], root: Path = Path()) -> Queue:
     """The queue as it is now."""
     said = dvc("queue", "status", root=root).stdout
-    found = {}
+    states = {}
     for line in said.splitlines():
         words = line.split()
-        found.update(
-            {
-                name: next((w for w in words if w in ("Success", "Failed", *WAITING)), "?")
-                for name in names
-                if name in words
-            }
-        )
+        state = next((word for word in words if word in STATES), "?")
+        for name in names:
+            if name in words:
+                states[name] = state
     active = re.search(r"(\d+) active", said)
-    return Queue(found, int(active[1]) if active else 0)
+    return Queue(states, int(active[1]) if active else 0)
 
 
 def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
-    """While tasks wait, start workers until as many are at work as are wanted; one that found nothing to take has gone.
+    """While tasks wait, start workers until as many are at work as are wanted.
 
-    They outlive this call and would hold its pipes open, so that whoever reads these would wait for the last experiment: they get none.
+    A worker that found nothing to take has ended, so this is called again and again.
 
     Raises:
         ToolError: DVC does not start them.
     """
     if "Queued" not in queue.states.values() or queue.workers >= workers:
         return
-    command = [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)]
-    if subprocess.run(
-        command,
+    # The workers outlive this call. With our pipes they would hold them open, and whoever reads
+    # these would wait for the last experiment: they get none.
+    started = subprocess.run(
+        [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)],
         cwd=root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        env=quiet_dvc(),
         check=False,
-    ).returncode:
+    )
+    if started.returncode:
         raise ToolError(
             "DVC does not start the workers of its queue",
             where="dvc queue",
@@ -142,34 +142,34 @@ def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[s
         ArtifactError: an experiment has no result.
     """
     release = load(root / "params.yaml").release
-    refs = dict(
-        line.split(" ")[::-1]
-        for line in git(
-            "for-each-ref", "--format=%(objectname) %(refname:lstrip=-1)", "refs/exps", root=root
-        ).splitlines()
-    )
+    evaluated = f"reports/metrics/evaluate-{release.model}-{release.type}.json"
+    commits = _experiments(root)
     rows = []
     for value in values:
-        commit = refs.get(name_of(key, value))
-        if commit is None:
+        name = name_of(key, value)
+        if name not in commits:
             raise ArtifactError(
-                f"experiment {name_of(key, value)} has no result",
-                where="refs/exps",
-                fix="dvc exp list",
+                f"experiment {name} has no result", where="refs/exps", fix="dvc exp list"
             )
-        metrics = _json(
-            file_at(commit, f"reports/metrics/evaluate-{release.model}-{release.type}.json", root)
-        )
-        rows.append(
-            {
-                "value": value,
-                **_row(metrics, _json(file_at(commit, "reports/metrics/train.json", root))),
-            }
-        )
+        metrics = _json_at(commits[name], evaluated, root)
+        training = _json_at(commits[name], "reports/metrics/train.json", root)
+        rows.append({"value": value, **_row(metrics, training)})
     return rows
 
 
-def _json(text: str | None) -> dict[str, Any]:
+def _experiments(root: Path) -> dict[str, str]:
+    """Commit of every finished experiment, by name."""
+    # lstrip=-1: the last part of refs/exps/AB/CDEF.../NAME.
+    form = "--format=%(objectname) %(refname:lstrip=-1)"
+    found = {}
+    for line in git("for-each-ref", form, "refs/exps", root=root).splitlines():
+        commit, name = line.split(" ")
+        found[name] = commit
+    return found
+
+
+def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
+    text = file_at(commit, name, root)
     return {} if text is None else dict(json.loads(text))
 
 
@@ -185,48 +185,53 @@ def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(tree: Any, key: str) -> Any:
-    """The first value of that key, depth first in file order; a rate `{"value": x, ...}` gives x."""
+    """The first value of that key, depth first in file order.
+
+    A rate, which is written as `{"value": x, ...}` with its interval, gives x.
+    """
     if not isinstance(tree, dict):
         return None
     if key in tree:
         held = tree[key]
         return held.get("value") if isinstance(held, dict) else held
-    return next((found for child in tree.values() if (found := find(child, key)) is not None), None)
+    for child in tree.values():
+        found = find(child, key)
+        if found is not None:
+            return found
+    return None
 
 
 def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """table.md, table.csv and plot.svg."""
+    """Write table.md, table.csv and plot.svg into `out`."""
     from so8t import drawing
 
     write_text(out / "table.csv", csv_text(COLUMNS, rows))
-    shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
     lines = [
         f"# {key}",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
+        f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
-        *("| " + " | ".join(cells) + " |" for cells in shown),
     ]
+    for row in rows:
+        cells = [cell(row[column]) for column in COLUMNS]
+        lines.append(f"| {' | '.join(cells)} |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
-    write_text(out / "plot.svg", drawing.draw({"plot": _curves}, key, rows)["plot"])
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    plots = drawing.draw({"plot": _curves}, key, rows)
+    write_text(out / "plot.svg", plots["plot"])
 
 
 def _curves(key: str, rows: list[dict[str, Any]]) -> "Figure":
+    """Every rate over the parameter's values; a value without a number has no point."""
     from so8t.drawing import blank
 
-    figure, ((axes,),) = blank(height=4.0)
-    for column in ("false_allow_rate", "allow_rate", "macro_f1", "ece"):
-        points = [
-            (float(row["value"]), float(row[column]))
-            for row in rows
-            if isinstance(row[column], int | float)
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=column)
-    axes.set(xlabel=key, ylim=(0, 1))
-    axes.legend()
+    figure, axes = blank(height=4.0)
+    plot = axes[0, 0]
+    for column in CURVES:
+        measured = [row for row in rows if isinstance(row[column], int | float)]
+        if measured:
+            x = [float(row["value"]) for row in measured]
+            y = [float(row[column]) for row in measured]
+            plot.plot(x, y, marker="o", label=column)
+    plot.set(xlabel=key, ylim=(0, 1))
+    plot.legend()
     return figure
