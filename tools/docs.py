@@ -39,9 +39,16 @@ def params_page() -> str:
 
 
 def _rows(model: type[BaseModel], values: dict[str, Any], prefix: str) -> list[str]:
-    """Table rows of one section of params.yaml and of all sections inside it."""
+    """Table rows of one section of params.yaml and of all sections inside it.
+
+    Args:
+        model: the section's class.
+        values: its values in the shipped file.
+        prefix: what stands before its keys, such as `profiles.demo.`.
+    """
     rows = []
     for name, info in model.model_fields.items():
+        # `lambda` is a word of Python: that field has another name in the code.
         key = info.alias or name
         value = values[key]
         section = _section(info.annotation)
@@ -62,7 +69,14 @@ def _rows(model: type[BaseModel], values: dict[str, Any], prefix: str) -> list[s
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, also inside `dict[str, ...]` or `... | None`."""
+    """The section that a field holds, also inside `dict[str, ...]` or `... | None`.
+
+    Args:
+        annotation: the field's type.
+
+    Returns:
+        The section's class; None where the field holds a plain value.
+    """
     for option in (annotation, *get_args(annotation)):
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
@@ -70,7 +84,14 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type(annotation: Any) -> str:
-    """A type in words."""
+    """A type in words.
+
+    Args:
+        annotation: of a field, such as `Literal["a", "b"]` or `int | None`.
+
+    Returns:
+        Such as `a, b` or `int or null`.
+    """
     origin = get_origin(annotation)
     arguments = get_args(annotation)
     if origin is Annotated:
@@ -88,7 +109,10 @@ def _type(annotation: Any) -> str:
 
 
 def cli_page() -> str:
-    """`--help` of `so8t`, its commands and every stage."""
+    """`--help` of `so8t`, its commands and every stage.
+
+    Stages are scripts: each has one command, `main`.
+    """
     parts = [NOTE, "# Commands", "", "## so8t", _help(so8t, "so8t")]
     for name, (module, attribute, _) in sorted(COMMANDS.items()):
         command = getattr(importlib.import_module(module), attribute)
@@ -107,6 +131,13 @@ def cli_page() -> str:
 
 
 def _help(command: click.Command, name: str) -> str:
+    """What `--help` prints, as a block of code.
+
+    Args:
+        command: of click.
+        name: as it is typed.
+    """
+    # Fixed, because click otherwise takes the width of the terminal.
     context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
     return f"```\n{command.get_help(context)}\n```\n"
 
@@ -133,7 +164,7 @@ def errors_page() -> str:
 
 
 def _error_classes() -> list[type[errors.So8tError]]:
-    """Every class with an exit code of its own."""
+    """Every class with an exit code of its own, in the order of the module."""
     found = []
     for kind in vars(errors).values():
         is_error = isinstance(kind, type) and issubclass(kind, errors.So8tError)
@@ -144,7 +175,12 @@ def _error_classes() -> list[type[errors.So8tError]]:
 
 
 def _page_of(module: str, function: str = "page") -> str:
-    """A page that another module writes, imported only when it is wanted."""
+    """A page that another module writes, imported only when it is wanted.
+
+    Args:
+        module: its full name.
+        function: gives the page's text without the note.
+    """
     write: Callable[[], str] = getattr(importlib.import_module(module), function)
     return NOTE + write()
 
@@ -161,7 +197,14 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Write every page that is stale, or with `--check` only name it; 1 if a check found one."""
+    """Write every page that is stale, or with `--check` only name it.
+
+    Args:
+        arguments: of the command line.
+
+    Returns:
+        1 if a check found a stale page, else 0.
+    """
     only_check = "--check" in arguments
     stale = []
     for name, page in PAGES.items():

@@ -23,7 +23,12 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of dvc.yaml: its body, and what it is repeated over (nothing for most)."""
+    """One stage of dvc.yaml.
+
+    Attributes:
+        body: its keys, such as `cmd`, `deps` and `outs`.
+        each: what it is repeated over, as dvc.yaml writes it; None for most stages.
+    """
 
     body: dict[str, Any]
     each: Any
@@ -40,7 +45,11 @@ class Stage:
 
     @property
     def inputs(self) -> list[str]:
-        """Paths of dependencies that are not code; `${item.source}` as each of its values."""
+        """Paths of dependencies that are not code.
+
+        `${item.source}` stands for a value that differs from repetition to repetition: all of
+        them are listed.
+        """
         found: list[str] = []
         for dependency in self.body["deps"]:
             if dependency == "${item.source}":
@@ -57,7 +66,7 @@ class Stage:
 
     @property
     def outputs(self) -> list[str]:
-        """Paths of outs and metrics, as written."""
+        """Paths of outputs and metrics, as dvc.yaml writes them."""
         found = []
         for out in (*self.body.get("outs", ()), *self.body.get("metrics", ())):
             # An output with options is a mapping of one key: its path.
@@ -66,7 +75,11 @@ class Stage:
 
 
 def stages() -> dict[str, Stage]:
-    """Every stage of dvc.yaml, by name."""
+    """Every stage of dvc.yaml.
+
+    Returns:
+        By name, in the order of the file.
+    """
     content = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
     found = {}
     for name, held in content["stages"].items():
@@ -77,7 +90,11 @@ def stages() -> dict[str, Stage]:
 
 
 def edges() -> list[Edge]:
-    """(stage, stage that needs it), as DVC resolves them, without those that two others imply."""
+    """What follows what, as DVC resolves it, without what two other edges imply.
+
+    Returns:
+        (stage, stage that needs it), both in the order of dvc.yaml.
+    """
     order = list(stages())
     found: set[Edge] = set()
     for name, node in graph().items():
@@ -89,13 +106,20 @@ def edges() -> list[Edge]:
     direct = []
     for first, last in found:
         others = direct_next[first] - {last}
+        # A longer way from first to last says the same.
         if not any(last in after[other] for other in others):
             direct.append((first, last))
     return sorted(direct, key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
 
 
 def _all_after(direct_next: dict[str, set[str]], order: list[str]) -> dict[str, set[str]]:
-    """All stages that come after each stage, directly or not."""
+    """All stages that come after each stage, directly or not.
+
+    Args:
+        direct_next: the stages that need each stage.
+        order: all stages, those that come later behind those they need.
+    """
+    # Copies, because direct edges are needed as they are.
     after = {name: set(later) for name, later in direct_next.items()}
     # Backwards: the later stages then know all that follows them.
     for name in reversed(order):
@@ -127,4 +151,9 @@ def page() -> str:
 
 
 def _quoted(items: list[str]) -> str:
+    """Items as code in one cell of a table.
+
+    Args:
+        items: paths or parameters.
+    """
     return ", ".join(f"`{item}`" for item in items)

@@ -26,6 +26,7 @@ from so8t.operations.git import changed_files, dvc, file_at, git
 from so8t.operations.sweep import POLL_S, Queue, keep_working, read_queue
 from so8t.params import Params, load
 
+# The probe's graph as git has it.
 GRAPH = Path("bench/ablation/probe.yaml")
 # The graph has the name that DVC reads only while the queue works.
 PLACED = Path("bench/ablation/dvc.yaml")
@@ -42,12 +43,18 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One choice of what is trained: its name in the tables, and the parameters that choose it."""
+    """One choice of what is trained.
+
+    Attributes:
+        title: its name in the tables.
+        settings: the parameters that choose it, by their path in params.yaml.
+    """
 
     title: str
     settings: dict[str, str]
 
 
+# Every arm starts from LoRA alone and says what it adds.
 _LORA = {
     "gates.enabled": "false",
     "heads.enabled": "false",
@@ -72,7 +79,13 @@ ARMS: dict[str, Arm] = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training of the ablation; `scale` is its share of the profile's epochs."""
+    """One training of the ablation.
+
+    Attributes:
+        arm: key of `ARMS`.
+        seed: `train.seed`, from 1.
+        scale: share of the profile's epochs.
+    """
 
     arm: str
     seed: int
@@ -83,12 +96,20 @@ class Run:
         """The experiment's name."""
         share = ""
         if self.scale != 1.0:
-            # DVC allows no dot in an experiment's name.
+            # Letters, digits and dashes only, as in a sweep's names.
             share = f"-x{self.scale:g}".replace(".", "-")
         return f"ablation-{self.arm}-s{self.seed}{share}"
 
     def settings(self, params: Params, threads: int) -> list[str]:
-        """`key=value` for `dvc exp run -S`."""
+        """What `dvc exp run -S` takes for this run.
+
+        Args:
+            params: as they are in the project.
+            threads: how many the training may use.
+
+        Returns:
+            `key=value` each; keys that the run does not name stay as they are.
+        """
         own = f"profiles.{params.profile}.train"
         pairs = {}
         for key, value in ARMS[self.arm].settings.items():
@@ -105,6 +126,11 @@ class Run:
 
 def runs(arms: Sequence[str], seeds: int, scale: float) -> list[Run]:
     """Every arm with every seed, seed by seed: a stopped ablation is a whole one of fewer seeds.
+
+    Args:
+        arms: keys of `ARMS`.
+        seeds: how many, from seed 1.
+        scale: share of the profile's epochs.
 
     Raises:
         ParamsError: an arm that does not exist.
@@ -123,6 +149,13 @@ def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
 
     The base is the one in models/base, or without it the base of the newest result. A result on
     another base is of another task: it stays in the file and is not mixed in.
+
+    Args:
+        root: the project's folder.
+        profile: name of a profile of params.yaml.
+
+    Returns:
+        The lines of the results file, as objects, by run.
     """
     path = root / RESULTS
     if not path.is_file():
@@ -141,9 +174,16 @@ def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
 
 
 def estimate(count: int, scale: float, workers: int, root: Path = Path()) -> float | None:
-    """Seconds that `count` runs will take, by the longest whole training on this machine.
+    """How long the runs will take, by the longest whole training on this machine.
 
-    None where there was no whole training yet.
+    Args:
+        count: how many runs.
+        scale: share of the profile's epochs.
+        workers: how many run at a time.
+        root: the project's folder.
+
+    Returns:
+        Seconds; None where there was no whole training yet.
     """
     log = root / "database" / "progress" / "train.jsonl"
     if not log.is_file():
@@ -166,6 +206,13 @@ def enqueue(
 
     What failed, or was left by a worker that died, is queued again.
 
+    Args:
+        wanted: runs without a result.
+        params: as they are in the project.
+        threads: how many each training may use.
+        report: is told of every run that is queued.
+        root: the project's folder.
+
     Raises:
         ToolError: DVC refused.
     """
@@ -187,6 +234,7 @@ def enqueue(
 
 def _enqueue_one(run: Run, settings: list[str], root: Path) -> None:
     flags = []
+    # One -S for each parameter.
     for pair in settings:
         flags += ["-S", pair]
     # --copy-paths, because the placed graph is not committed: DVC would leave it out.
@@ -197,13 +245,23 @@ def _enqueue_one(run: Run, settings: list[str], root: Path) -> None:
 def commit_of(run: Run, root: Path = Path()) -> str | None:
     """The commit of a finished experiment on the current revision."""
     head = git("rev-parse", "HEAD", root=root)
+    # DVC keeps a finished experiment under the commit that it started from.
     pattern = f"refs/exps/{head[:2]}/{head[2:]}/{run.name}"
     found = git("for-each-ref", "--format=%(objectname)", pattern, root=root)
     return found or None
 
 
 def collect(run: Run, profile: str, root: Path = Path()) -> bool:
-    """Append a finished run's figures to the results; False when it has none yet."""
+    """Append a finished run's figures to the results file.
+
+    Args:
+        run: what may have finished.
+        profile: name of the profile it ran with.
+        root: the project's folder.
+
+    Returns:
+        False when the run has no figures yet; nothing is written then.
+    """
     commit = commit_of(run, root)
     if commit is None:
         return False
@@ -229,6 +287,12 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
 def work(wanted: Sequence[Run], workers: int, report: Report, root: Path = Path()) -> None:
     """Run all that has no result yet; each result is written as it comes.
 
+    Args:
+        wanted: the whole ablation; runs that have a result are left out.
+        workers: how many run at a time; they share the cores evenly.
+        report: is told how far it is.
+        root: the project's folder.
+
     Raises:
         ToolError: an experiment failed; the others have run.
     """
@@ -241,6 +305,7 @@ def work(wanted: Sequence[Run], workers: int, report: Report, root: Path = Path(
     report(f"{len(wanted) - len(left)} of {len(wanted)} are there")
     if not left:
         return
+    # Two trainings with all cores each would slow each other down.
     cores = os.cpu_count() or 1
     threads = max(1, cores // workers)
     with placed_graph(root):
@@ -282,7 +347,11 @@ class _Progress:
 
 
 def _wait(left: list[Run], progress: _Progress, profile: str, workers: int, root: Path) -> None:
-    """Collect results until none is left."""
+    """Collect results until none is left.
+
+    Raises:
+        ToolError: nothing waits or runs any more, and some runs left no result.
+    """
     while left:
         queue = read_queue([run.name for run in left], root)
         keep_working(queue, workers, root)
@@ -292,6 +361,7 @@ def _wait(left: list[Run], progress: _Progress, profile: str, workers: int, root
         if done:
             progress.say(done, len(left))
         stuck = _stuck(left, queue, profile, root)
+        # While one still runs, wait: the others can be looked at afterwards.
         if left and len(stuck) == len(left):
             raise ToolError(
                 f"failed: {', '.join(stuck)}",

@@ -24,7 +24,7 @@ from so8t.operations.ablation import ARMS, Run
 OUT = Path("docs/ablation.md")
 LEVEL = 0.95
 BASELINE = "lora"
-SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05  # of the p-value after Holm's correction
 FEW = 3  # seeds; with fewer, nothing is said in words
 
 Row = Mapping[str, Any]
@@ -33,14 +33,26 @@ Rows = Mapping[Run, Row]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Which direction is better, and how to read the number from a run's result."""
+    """One column of the tables.
+
+    Attributes:
+        better: which direction is better.
+        read: takes the number from a run's result; None where the run has none.
+    """
 
     better: Literal["higher", "lower"]
     read: Callable[[Row], float | None]
 
 
 def _cue(split: str, name: str) -> Callable[[Row], float | None]:
-    """Read one number of the cue readout, which every run has."""
+    """Read one number of the cue readout, which every run has.
+
+    It reads the verdict from the log-probabilities of the three labels after the cue, `# 判定`.
+
+    Args:
+        split: such as `valid` or `test_iid`.
+        name: a key of the split's measures.
+    """
 
     def read(row: Row) -> float | None:
         value: float = row["splits"][split]["cue"][name]
@@ -60,6 +72,7 @@ def _heads(split: str, name: str) -> Callable[[Row], float | None]:
 
 
 def _language_loss(row: Row) -> float:
+    """Read the loss of language modelling on the validation rows, in nats per token."""
     loss: float = row["splits"]["valid"]["language_loss"]
     return loss
 
@@ -79,19 +92,32 @@ METRICS: dict[str, Metric] = {
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of Student's interval; the half-width is infinite for one value."""
+    """Student's confidence interval of a mean, at `LEVEL`.
+
+    Args:
+        values: one number per seed, at least one.
+
+    Returns:
+        The mean and the interval's half-width, which is infinite for one value.
+    """
     from scipy.stats import t
 
     data = np.asarray(values, dtype=np.float64)
     mean = float(data.mean())
     if len(data) < 2:
         return mean, float("inf")
+    # Half of the rest on each side. ddof=1: the seeds are a sample of all seeds.
     quantile = t.ppf(0.5 + LEVEL / 2.0, len(data) - 1)
     return mean, float(quantile * data.std(ddof=1) / np.sqrt(len(data)))
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
-    """Mean and interval; the mean alone where one value has no interval."""
+    """Mean and interval as text; the mean alone where one value has no interval.
+
+    Args:
+        values: one number per seed, at least one.
+        sign: "+" shows the sign of a positive mean too, as differences want it.
+    """
     mean, half = interval(values)
     text = f"{mean:{sign}.4f}"
     if np.isfinite(half):
@@ -100,10 +126,16 @@ def shown(values: Sequence[float], sign: str = "") -> str:
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Two-sided p-value of a mean difference of zero.
+    """Student's paired t-test of a mean difference of zero.
 
-    1 where nothing differs or there is one pair; 0 where all differences are the same number.
+    Args:
+        differences: arm minus baseline, one number per seed.
+
+    Returns:
+        The two-sided p-value: 1 where nothing differs or there is one pair, 0 where all differences
+        are the same number.
     """
+    # Here, because scipy is slow to import.
     from scipy.stats import ttest_1samp
 
     data = np.asarray(differences, dtype=np.float64)
@@ -116,7 +148,14 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Exact two-sided p-value of the mean under all 2^n exchanges of arm and baseline."""
+    """Exact permutation test: what the mean could be if arm and baseline were exchanged at will.
+
+    Args:
+        differences: arm minus baseline, one number per seed. All 2^n choices of signs are tried.
+
+    Returns:
+        The two-sided p-value, at least 2 / 2^n: the true signs and their opposites always count.
+    """
     data: ndarray = np.asarray(differences, dtype=np.float64)
     observed = abs(data.sum())
     extreme = []
@@ -128,7 +167,16 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def values_of(rows: Rows, arm: str, metric: str) -> dict[int, float]:
-    """A metric of one arm by seed, where the arm has it."""
+    """A metric of one arm by seed, in the order of seeds.
+
+    Args:
+        rows: results by run.
+        arm: key of `ARMS`.
+        metric: key of `METRICS`.
+
+    Returns:
+        Values by seed; a seed whose run lacks the metric is left out.
+    """
     read = METRICS[metric].read
     found = {}
     for run in sorted(rows, key=lambda run: run.seed):
@@ -142,7 +190,16 @@ def values_of(rows: Rows, arm: str, metric: str) -> dict[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One arm against the baseline: mean difference, its text, and three p-values."""
+    """One arm against the baseline, on the seeds that both have.
+
+    Attributes:
+        arm: key of `ARMS`.
+        mean: mean difference, arm minus baseline.
+        shown: the same with its interval, as text.
+        t: p-value of Student's paired t.
+        holm: the same, corrected for the number of arms.
+        flip: p-value of the exact sign flips.
+    """
 
     arm: str
     mean: float
@@ -158,14 +215,28 @@ class Comparison:
 
 
 def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[Comparison]:
-    """Each arm against the baseline on the seeds that both have; Holm's correction over these."""
+    """Each arm against the baseline, with p-values.
+
+    Args:
+        rows: results by run.
+        arms: what is compared; the baseline itself is left out, and so is an arm that shares no
+            seed with it.
+        metric: key of `METRICS`.
+
+    Returns:
+        One comparison per arm, in the order of `arms`. Holm's correction is over these arms, not
+        over the metrics: each metric is a question of its own.
+    """
     base = values_of(rows, BASELINE, metric)
     differences: dict[str, list[float]] = {}
     for arm in arms:
+        # Paired: each seed against the same seed of the baseline.
         own = values_of(rows, arm, metric)
+        # A stopped ablation has seeds that only some arms have finished.
         shared_seeds = sorted(own.keys() & base.keys())
         if arm != BASELINE and shared_seeds:
             differences[arm] = [own[seed] - base[seed] for seed in shared_seeds]
+    # Holm's correction needs the p-values of all arms at once.
     p_values = [paired_t(values) for values in differences.values()]
     found = []
     for (arm, values), p, corrected in zip(
@@ -178,8 +249,14 @@ def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[Comparison]:
 
 
 def render(rows: Rows) -> str:
-    """The whole page."""
+    """The whole page, as Markdown.
+
+    Args:
+        rows: at least one result.
+    """
+    # In the order of ARMS, whatever the order of the results.
     arms = [arm for arm in ARMS if any(run.arm == arm for run in rows)]
+    # While an ablation goes on, arms have different numbers of seeds.
     seeds = max((len(values_of(rows, arm, LANGUAGE_LOSS)) for arm in arms), default=0)
     lines = [
         *_head(rows, seeds),
@@ -202,6 +279,7 @@ def render(rows: Rows) -> str:
 
 
 def _head(rows: Rows, seeds: int) -> list[str]:
+    """Title, and what was measured how."""
     first_run, first_row = next(iter(rows.items()))
     commits = ", ".join(sorted({row["commit"] for row in rows.values()}))
     return [
@@ -221,22 +299,26 @@ def _head(rows: Rows, seeds: int) -> list[str]:
 
 
 def _means(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """Table of every arm's own values."""
     lines = [
         "| arm | seeds | numbers trained | " + " | ".join(METRICS) + " |",
         "|---|---|---|" + "---|" * len(METRICS),
     ]
     for arm in arms:
         own = [row for run, row in rows.items() if run.arm == arm]
+        # Every seed trains the same parameters, so one run stands for all.
         trained = sum(own[0]["trained"].values())
         cells = [ARMS[arm].title, str(len(own)), f"{trained:,}"]
         for metric in METRICS:
             values = list(values_of(rows, arm, metric).values())
+            # An arm without heads has no number of the heads.
             cells.append(shown(values) if values else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _differences(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """Table of every arm's differences from the baseline."""
     lines = [
         "| metric (better) | arm | difference | p (t) | p (Holm) | p (flips) |",
         "|---|---|---|---|---|---|",
@@ -249,6 +331,7 @@ def _differences(rows: Rows, arms: Sequence[str]) -> list[str]:
 
 
 def _words(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """One sentence per metric: which arms differ from the baseline beyond what seeds do."""
     if max(run.seed for run in rows) < FEW:
         return [f"Fewer than {FEW} seeds: nothing can be said."]
     lines = []
@@ -256,6 +339,7 @@ def _words(rows: Rows, arms: Sequence[str]) -> list[str]:
         compared = compare(rows, arms, name)
         if not compared:
             continue
+        # Only what Holm's correction leaves significant is put in words.
         told = [_effect(one, metric) for one in compared if one.holm < SIGNIFICANT]
         said = "; ".join(told) or "no arm differs from LoRA alone beyond what seeds do"
         lines.append(f"* {name}: {said}.")
@@ -263,6 +347,8 @@ def _words(rows: Rows, arms: Sequence[str]) -> list[str]:
 
 
 def _effect(one: Comparison, metric: Metric) -> str:
+    """An arm's effect in words."""
+    # A fall of a loss helps, a fall of an accuracy hurts.
     rose = one.mean > 0
     wanted_rise = metric.better == "higher"
     verb = "helps" if rose == wanted_rise else "hurts"
@@ -270,5 +356,10 @@ def _effect(one: Comparison, metric: Metric) -> str:
 
 
 def write(rows: Rows, out: Path = OUT) -> None:
-    """Write the page."""
+    """Write the page.
+
+    Args:
+        rows: at least one result.
+        out: where to; the project's docs without one.
+    """
     write_text(out, render(rows))

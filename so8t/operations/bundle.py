@@ -70,11 +70,21 @@ Card: {status}. Plain llama.cpp: `release/llama_cpp.md`.
 
 
 def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = False) -> str:
-    """Write the bundle; return one line on what it holds.
+    """Write the bundle.
+
+    Args:
+        revision: branch, tag, commit or registered version.
+        out: the folder, which must not exist.
+        root: the project's folder.
+        with_wheels: also pack the packages that asking needs.
+
+    Returns:
+        One line on what it holds.
 
     Raises:
-        ArtifactError: OUT is there already, the revision was not built, is not in the cache, or
-            its card belongs to another file.
+        ArtifactError: OUT is there already, the revision was not built, is not in the cache, or its
+            card belongs to another file.
+        ToolError: a package that asking needs cannot be packed.
     """
     commit = commit_of(revision, root)
     if out.exists():
@@ -89,11 +99,13 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
             target = folder / "release" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(held, target)
+        # First of all: a release of mixed parts must not be handed over.
         said = manifest.check(folder / "release")
         for name in ("LICENSE", "params.yaml", "dvc.lock"):
             text = file_at(commit, name, root)
             if text is not None:
                 write_text(folder / name, text)
+        # Of this version and not of the revision, which may have none.
         shutil.copyfile(Path(__file__).with_name("verifier.py"), folder / VERIFIER)
         if with_wheels:
             wheels = collect(folder / "wheels", Path(__file__).parents[1])
@@ -105,6 +117,7 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
 
 
 def _readme(release: Path, commit: str) -> str:
+    """README.md of the bundle."""
     from so8t import card
 
     released = manifest.read_manifest(release)
@@ -117,7 +130,11 @@ def _readme(release: Path, commit: str) -> str:
 
 
 def write_sums(folder: Path) -> int:
-    """Write SHA256SUMS over every other file, in the form of `sha256sum`; return how many."""
+    """Write SHA256SUMS over every other file, in the form of `sha256sum`.
+
+    Returns:
+        How many files it lists.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     lines = []
     for path in files:
@@ -143,7 +160,17 @@ def collect(out: Path, package: Path) -> int:
 
 
 def closure(names: tuple[str, ...] = SERVING) -> list[str]:
-    """Names of these packages and of all that they require here, sorted."""
+    """These packages and all that they require here.
+
+    Args:
+        names: as pip calls them.
+
+    Returns:
+        Their canonical names, sorted.
+
+    Raises:
+        ToolError: one is not installed.
+    """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -177,6 +204,7 @@ def _pack_installed(distribution: metadata.Distribution, out: Path) -> None:
     head = _head(distribution, files)
     # pip writes these when it installs: they describe this installation, not the package.
     skipped = {f"{head}/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")}
+    # A generator: all files of a large package at once would fill the memory.
     content = (
         (name, path.read_bytes())
         for name, path in files.items()
@@ -198,7 +226,11 @@ def _installed_files(distribution: metadata.Distribution) -> dict[str, Path]:
 
 
 def _head(distribution: metadata.Distribution, files: dict[str, Path]) -> str:
-    """The folder of the package's metadata, `NAME-VERSION.dist-info`."""
+    """The folder of the package's metadata, `NAME-VERSION.dist-info`.
+
+    Raises:
+        ToolError: there is none, as for a package that pip did not install.
+    """
     for name in files:
         if name.endswith(".dist-info/WHEEL"):
             return name.split("/")[0]
@@ -231,6 +263,8 @@ def _pack_so8t(package: Path, out: Path) -> None:
 
 
 def _content_of_so8t(package: Path, head: str) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of every file of our wheel but RECORD."""
+    # Sorted, so that the same sources give the same wheel.
     for path in sorted(package.rglob("*.py")):
         yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
     described = f"Metadata-Version: 2.1\nName: so8t\nVersion: {__version__}\n"
@@ -243,7 +277,13 @@ def _content_of_so8t(package: Path, head: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _write_wheel(path: Path, head: str, content: Iterator[tuple[str, bytes]]) -> None:
-    """Write the files of `content`, (name, bytes) each, and their RECORD."""
+    """Write a wheel: the files and their RECORD.
+
+    Args:
+        path: of the wheel.
+        head: folder of the metadata inside it, `NAME-VERSION.dist-info`.
+        content: (name, bytes) of every file but RECORD.
+    """
     record = []
     # Level 1: with 240 MB of libraries it takes seconds instead of a minute.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:

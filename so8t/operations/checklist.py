@@ -31,11 +31,16 @@ ADAPTER_NAMES = ("lora", "gate_so8", "so8t")
 
 
 def sources(root: Path, params: Params) -> str:
-    """Every data source is there."""
+    """Every data source is there.
+
+    Raises:
+        DataError: naming the missing ones.
+    """
     missing = []
     for source in params.data.sources:
         # The synthetic rows are an output of the first stage: they may be still to come.
         comes_later = source.path == "data/raw/synthetic.jsonl"
+        # A source is a path or a pattern of several.
         matches = list(root.glob(source.path))
         if not comes_later and not matches and not (root / source.path).exists():
             missing.append(source.path)
@@ -49,7 +54,11 @@ def sources(root: Path, params: Params) -> str:
 
 
 def prepared(root: Path, _params: Params) -> str:
-    """Training rows exist and hold all three verdicts."""
+    """Training rows exist and hold all three verdicts.
+
+    Raises:
+        DataError: a verdict is missing, or the rows cannot be read.
+    """
     path = root / "data/prepared/train.jsonl"
     counts = Counter(str(row.verdict) for row in read_rows(path))
     missing = [verdict.value for verdict in VERDICTS if not counts[verdict.value]]
@@ -63,8 +72,13 @@ def prepared(root: Path, _params: Params) -> str:
 
 
 def base(root: Path, params: Params) -> str:
-    """The base model's directory is complete."""
+    """The base model's directory is complete.
+
+    Raises:
+        ArtifactError: no config.json, no weights, or weights that were cut short.
+    """
     folder = root / (params.active.base.path or "models/base")
+    # The folder is the user's, so its parts are named one by one.
     config = read_json(
         folder / "config.json",
         fix=f"set profiles.{params.profile}.base.path to a local Hugging Face directory, "
@@ -77,6 +91,7 @@ def base(root: Path, params: Params) -> str:
             where=str(folder),
             fix="copy the whole Hugging Face directory",
         )
+    # For what it raises: a copy that was interrupted is cut short.
     for file in files:
         tensors_of(file)
     kind = config.get("model_type")
@@ -119,6 +134,7 @@ def _read_header(path: Path) -> list[str]:
         header: Any = json.loads(file.read(length))
     if not isinstance(header, dict):
         raise TypeError("the header is not an object")
+    # Free text about the file, no tensor.
     header.pop("__metadata__", None)
     data_end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     if 8 + length + data_end != size:
@@ -127,7 +143,11 @@ def _read_header(path: Path) -> list[str]:
 
 
 def adapter(root: Path, params: Params) -> str:
-    """The adapter, its gates and its heads were all saved."""
+    """The adapter, its gates and its heads were all saved.
+
+    Raises:
+        ArtifactError: naming what is missing and what is there instead.
+    """
     folder = root / "models/adapter"
     wanted = ["so8t_config.json"]
     if params.active.train.lora_r > 0:
@@ -145,13 +165,19 @@ def adapter(root: Path, params: Params) -> str:
             where=str(folder),
             fix="`dvc repro train` (or `dvc checkout train`)",
         )
+    # All but so8t_config.json.
     weights = wanted[1:]
     count = sum(len(tensors_of(folder / name)) for name in weights)
     return f"{count} tensors in {len(weights)} files"
 
 
 def log_of_training(root: Path, _params: Params) -> str:
-    """The loss is finite and fell."""
+    """The loss is finite and fell.
+
+    Raises:
+        DataError: there is no log.
+        GateError: no loss in it, one that is not finite, or a mean that did not fall.
+    """
     path = root / "data/train_log.csv"
     try:
         with path.open(encoding="utf-8", newline="") as lines:
@@ -179,8 +205,13 @@ def log_of_training(root: Path, _params: Params) -> str:
 
 
 def baked(root: Path, _params: Params) -> str:
-    """The baked model is a stock one: no gate or adapter tensor is left."""
+    """The baked model is a stock one: no gate or adapter tensor is left.
+
+    Raises:
+        ArtifactError: no baked model, or tensors that no stock model has.
+    """
     folder = root / "models/baked"
+    # The record of the bake: without it the folder is of another origin.
     read_json(folder / "so8t_bake.json", fix="`dvc repro bake`")
     names = []
     for file in sorted(folder.glob("*.safetensors")):
@@ -196,13 +227,20 @@ def baked(root: Path, _params: Params) -> str:
 
 
 def gguf_files(root: Path, params: Params) -> str:
-    """Every GGUF is whole (seal) and of a plausible size."""
+    """Every GGUF is whole and of a plausible size.
+
+    A seal is a digest of the file's content inside the file, which so8t.identity writes and checks.
+
+    Raises:
+        ArtifactError: a file is missing, does not match its seal, or has an odd size.
+    """
     from so8t.identity import check_seal
 
     count = 0
     # a is the base model, b the trained one.
     for model in ("a", "b"):
         full = root / f"models/gguf/{model}-F16.gguf"
+        # The same type may be listed twice.
         for kind in dict.fromkeys(params.scoring.types):
             path = root / f"models/gguf/{model}-{kind}.gguf"
             check_seal(path)
@@ -213,6 +251,11 @@ def gguf_files(root: Path, params: Params) -> str:
 
 
 def _require_plausible_size(path: Path, full: Path) -> None:
+    """Compare a quantised file with the F16 file it was made from.
+
+    Raises:
+        ArtifactError: too small or too large.
+    """
     share = path.stat().st_size / full.stat().st_size
     if not SMALLEST_SHARE < share < LARGEST_SHARE:
         raise ArtifactError(
@@ -223,7 +266,15 @@ def _require_plausible_size(path: Path, full: Path) -> None:
 
 
 def released_card(root: Path, params: Params) -> str:
-    """The released file's calibration card belongs to it and keeps its limits."""
+    """The released file's calibration card belongs to it and keeps its limits.
+
+    The card holds the temperature and thresholds that turn the file's numbers into a verdict,
+    and what was measured with them.
+
+    Raises:
+        ArtifactError: no card, or one of another file.
+        GateError: it cannot be used, or a limit is violated.
+    """
     from so8t import card
     from so8t.calibration.assess import UNUSABLE, VIOLATED, assess
     from so8t.identity import semantic_digest
@@ -245,13 +296,18 @@ def released_card(root: Path, params: Params) -> str:
             where=str(path),
             fix="`so8t gate` says more; calibrate again with more data",
         )
+    # Expected calibration error; a card may have none.
     ece = released.metrics.get("ece")
     shown = "n/a" if ece is None else f"{ece:.3f}"
     return f"{outcome.sentence}; ECE {shown}"
 
 
 def release(root: Path, _params: Params) -> str:
-    """File, card and manifest of the release belong together."""
+    """File, card and manifest of the release belong together.
+
+    Raises:
+        ArtifactError: one is missing, damaged, or of another file.
+    """
     from so8t.release.manifest import check
 
     return check(root / "models/release")
@@ -288,6 +344,12 @@ STAGES: dict[str, list[tuple[str, Check]]] = {
 
 
 def lines(root: Path, params: Params, stage: str) -> Iterator[Line]:
-    """The checklist of one stage."""
+    """The checklist of one stage.
+
+    Args:
+        root: the project's folder.
+        params: its parameters.
+        stage: key of `STAGES`.
+    """
     for name, check in STAGES[stage]:
         yield run_check(name, partial(check, root, params))

@@ -27,6 +27,10 @@ def examine(root: Path, stage: str | None = None) -> Iterator[Line]:
     """Every line of the doctor's table.
 
     When params.yaml cannot be read, the machine is judged by what the demo needs.
+
+    Args:
+        root: the project's folder.
+        stage: key of `checklist.STAGES`; its checklist comes last.
     """
     params: Params | None = None
     try:
@@ -67,7 +71,12 @@ def clone_lines(root: Path) -> Iterator[Line]:
 
 
 def repository(root: Path) -> str:
-    """A git repository with a dvc.yaml at its root."""
+    """A git repository with a dvc.yaml at its root.
+
+    Raises:
+        ArtifactError: no dvc.yaml here.
+        ToolError: no git repository.
+    """
     where = str(root.resolve())
     if not (root / "dvc.yaml").is_file():
         raise ArtifactError("no dvc.yaml here", where=where, fix="cd to the project's root")
@@ -84,7 +93,11 @@ def repository(root: Path) -> str:
 
 
 def lock(root: Path) -> str:
-    """dvc.lock can be read."""
+    """dvc.lock can be read.
+
+    Raises:
+        ArtifactError: it cannot.
+    """
     outs = lock_here(root)
     return f"{len(outs)} outputs recorded" if outs else "nothing built yet"
 
@@ -99,6 +112,7 @@ def settings(root: Path) -> dict[str, dict[str, str]]:
     # DVC's values may hold a %, which is no interpolation.
     parser = configparser.ConfigParser(interpolation=None)
     try:
+        # It gives back what it could read; a file that is missing is no error for it.
         read = parser.read([path, root / ".dvc/config.local"], encoding="utf-8")
     except configparser.Error as error:
         raise ToolError(
@@ -117,7 +131,14 @@ def settings(root: Path) -> dict[str, dict[str, str]]:
 
 
 def remote(root: Path) -> str:
-    """A default remote exists, re-hashes what it gives out, and can be written."""
+    """A default remote exists, re-hashes what it gives out, and can be written.
+
+    A remote that is not a folder is not contacted: that may take long, or cost money.
+
+    Raises:
+        ToolError: no default remote, one that does not verify, or one whose folder is missing.
+        ResourceError: its folder cannot be written.
+    """
     found = settings(root)
     name = found.get("core", {}).get("remote")
     section = found.get(f'remote "{name}"', {})
@@ -127,6 +148,7 @@ def remote(root: Path) -> str:
             where=".dvc/config",
             fix="dvc remote add -d store ../so8t-store",
         )
+    # Off by default: DVC then believes that an object is what its name says.
     if section.get("verify", "false").lower() != "true":
         raise ToolError(
             f"remote {name} does not verify: a damaged object would be pulled without a word",
@@ -143,10 +165,17 @@ def remote(root: Path) -> str:
 
 
 def _require_writable(folder: Path, name: str) -> None:
+    """The remote's folder exists and can be written.
+
+    Raises:
+        ToolError: it does not exist.
+        ResourceError: it cannot be written.
+    """
     if not folder.is_dir():
         raise ToolError(
             f"the folder of remote {name} does not exist", where=str(folder), fix="so8t init"
         )
+    # Asked, not tried: only DVC should write there.
     if not os.access(folder, os.W_OK):
         raise ResourceError(
             f"the folder of remote {name} cannot be written",
@@ -156,7 +185,11 @@ def _require_writable(folder: Path, name: str) -> None:
 
 
 def locks(root: Path) -> str:
-    """No DVC lock of a process that is gone."""
+    """No DVC lock of a process that is gone.
+
+    Raises:
+        ToolError: such a lock, or a damaged lock file.
+    """
     path = root / LOCKS
     if not path.is_file():
         return "free"
@@ -164,6 +197,7 @@ def locks(root: Path) -> str:
     if not text:
         return "free"
     try:
+        # A DVC that was killed while it wrote leaves half of the file.
         holders = _holders(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ToolError(
@@ -172,6 +206,7 @@ def locks(root: Path) -> str:
             fix=f"no DVC is running? then delete {path}",
         ) from None
     for pid in sorted(holders):
+        # A process that was killed leaves its entry behind.
         if not alive(pid):
             raise ToolError(
                 f"DVC's lock is held by process {pid}, which is gone",
@@ -185,7 +220,11 @@ def locks(root: Path) -> str:
 
 
 def _holders(held: dict[str, dict[str, Any]]) -> set[int]:
-    """Processes that a lock file names: per path, one writer (an object) or readers (a list)."""
+    """Processes that a lock file names.
+
+    Args:
+        held: by path, what is done with it: `write` with one process, `read` with a list of them.
+    """
     pids = set()
     for entry in held.values():
         for group in entry.values():
@@ -195,7 +234,12 @@ def _holders(held: dict[str, dict[str, Any]]) -> set[int]:
 
 
 def cache(root: Path) -> Line:
-    """How files get from the cache to the workspace: by link, so that a model is stored once."""
+    """How files get from the cache to the workspace: by link, so that a model is stored once.
+
+    Raises:
+        ToolError: DVC's settings cannot be read.
+    """
+    # Without the setting DVC clones files where the disk can, and copies them elsewhere.
     links = settings(root).get("cache", {}).get("type", "reflink,copy")
     first = links.split(",")[0].strip()
     # With reflink in front DVC 3 links single files but copies folders (measured, docs/log.md).

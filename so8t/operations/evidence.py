@@ -40,7 +40,15 @@ SMALL = 8 << 20
 
 
 def make(revision: str, out: Path, root: Path = Path()) -> int:
-    """Write the folder; return how many files it has.
+    """Write the folder.
+
+    Args:
+        revision: branch, tag, commit or registered version.
+        out: the folder, which must not exist.
+        root: the project's folder.
+
+    Returns:
+        How many files it has.
 
     Raises:
         ArtifactError: OUT is there already, or nothing was built at that revision.
@@ -52,11 +60,14 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
             where=str(out),
             fix="choose another folder; nothing is overwritten",
         )
+    # Whole or absent: half of an audit folder could be taken for all of it.
     with atomic_dir(out) as folder:
         copied = dict(COPIED)
+        # Reports and metrics are in git, not in DVC's cache.
         for name in tracked_at(commit, "reports", root):
             copied[name] = name
         for name, target in copied.items():
+            # A revision may be older than one of these files.
             text = file_at(commit, name, root)
             if text is not None:
                 write_text(folder / target, text)
@@ -67,7 +78,11 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
 
 
 def _copy_release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
-    """Copy the small files of the release; return size and SHA-256 of every file by name."""
+    """Copy the small files of the release.
+
+    Returns:
+        By the name of every file, also of those that were not copied: {"bytes", "sha256"}.
+    """
     found = {}
     for name, held in export(out_at(commit, RELEASE, root), root):
         size = held.stat().st_size
@@ -75,6 +90,7 @@ def _copy_release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(held.read_bytes())
+        # The weights too, which are read in pieces and never held whole.
         with held.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         found[name] = {"bytes": size, "sha256": digest}
@@ -86,6 +102,7 @@ def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> 
     # %x00 separates the fields, because names may hold anything else; %G? is G when signed.
     shown = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root)
     author, committer, committed, signature = shown.split("\0")
+    # The conclusion is the report's own sentence, not one of ours.
     report = _json_at(commit, "reports/report.json", root)
     return {
         "schema": "so8t.evidence/1",
@@ -130,18 +147,24 @@ def _data(commit: str, root: Path) -> dict[str, Any]:
 
 
 def _licences(commit: str, root: Path) -> dict[str, dict[str, int]] | None:
-    """Rows of each prepared split by source and licence; None where the cache lacks the data."""
+    """Rows of each prepared split by source and licence.
+
+    Returns:
+        {split: {"source: licence": rows}}; None where the cache lacks that revision's data.
+    """
     found: dict[str, dict[str, int]] = {}
     try:
         for name, held in export(out_at(commit, DATA, root), root):
             if name.endswith(".jsonl"):
                 found[name.removesuffix(".jsonl")] = _count_licences(held)
+    # Old data are often cleared away; the rest of the evidence still counts.
     except ArtifactError:
         return None
     return found
 
 
 def _count_licences(path: Path) -> dict[str, int]:
+    """Rows of one prepared split by "source: licence", in alphabetical order."""
     counts: Counter[str] = Counter()
     # Not `read_rows`: the revision may be older than the fields that rows have today.
     for _line, row in read_jsonl(path):
@@ -174,9 +197,11 @@ def _environment(commit: str, root: Path) -> dict[str, Any]:
 
 
 def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
+    """Content of a tracked JSON file; empty where that revision has none."""
     text = file_at(commit, name, root)
     return {} if text is None else dict(json.loads(text))
 
 
 def _sha256(text: str) -> str:
+    """SHA-256 of a text as UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()

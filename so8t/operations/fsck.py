@@ -33,7 +33,14 @@ Place = Literal["workspace", "cache", "remote"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not what its digest says. `wanted` is its MD5, `.dir` for a directory."""
+    """One thing that is not what its digest says.
+
+    Attributes:
+        place: where it lies.
+        path: below the project's root, or in the remote.
+        problem: what is wrong with it.
+        wanted: the object's name: an MD5, with `.dir` at the end for a directory.
+    """
 
     place: Place
     path: str
@@ -46,6 +53,7 @@ def lock_is_whole(root: Path = Path()) -> bool:
 
     DVC writes the file in place, so a DVC that is killed at that moment leaves half of it.
     """
+    # Here, because DVC is slow to import.
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -59,9 +67,12 @@ def lock_is_whole(root: Path = Path()) -> bool:
 
 
 def restore_lock(root: Path = Path()) -> str:
-    """Set a torn dvc.lock aside and put the one that git knows in its place; say where it is from.
+    """Set a torn dvc.lock aside and put the one that git knows in its place.
 
     What ran since is not lost: DVC's run cache gives it back to the next `dvc repro`.
+
+    Returns:
+        Where the new one is from.
     """
     # Git writes its index as nothing before the colon. It is the newer of the two, because DVC
     # stages the file whenever it has written all of it.
@@ -83,6 +94,7 @@ def workspace(root: Path = Path()) -> Iterator[Finding]:
         try:
             files = entries(out, root)
         except So8tError:
+            # A directory without its list: what its files should be is unknown.
             yield Finding("cache", out.path, "missing", out.md5)
             continue
         for file in files:
@@ -105,6 +117,10 @@ def cache(root: Path = Path()) -> Iterator[Finding]:
 def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
     """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
 
+    Args:
+        root: the project's folder.
+        name: of the remote; the default one without it.
+
     Raises:
         ToolError: the remote cannot be opened or read.
     """
@@ -123,6 +139,7 @@ def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
 def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]:
     """Outputs of dvc.lock that the remote lacks, because somebody forgot `dvc push`."""
     with _objects_of(root, name) as objects:
+        # Reports are in git; DVC pushes none of them.
         outs = [out for out in lock_here(root) if out.cached]
         return [out.path for out in outs if not objects.exists(out.md5)]
 
@@ -151,6 +168,11 @@ def _objects_of(root: Path, name: str | None) -> Iterator[Any]:
 def repair(findings: list[Finding], root: Path = Path(), name: str | None = None) -> list[str]:
     """Set what is damaged aside, and put, fetch and check out whole objects instead.
 
+    Args:
+        findings: of all places together.
+        root: the project's folder.
+        name: of the remote; the default one without it.
+
     Returns:
         Names of the objects that stayed missing. A workspace file that is no link to its object
         comes back only where the cache or the remote has the good one.
@@ -160,6 +182,7 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
         if finding.place == "remote" or finding.problem != "damaged":
             continue
         kept = _free_name(f"{finding.wanted}-{finding.place}", root)
+        # Even from the workspace: a link there is the damaged object itself.
         _set_aside(root / finding.path, kept)
         if finding.place == "cache":
             bad_objects.add(finding.wanted)
@@ -167,6 +190,7 @@ def repair(findings: list[Finding], root: Path = Path(), name: str | None = None
     # Files in the workspace are links to objects: what is left of a bad object goes too.
     for out in lock_here(root):
         _unlink_damaged(out, bad_objects, root)
+    # What cannot be fetched is found missing below.
     dvc("fetch", "--quiet", root=root, check=False)
     dvc("checkout", "--quiet", "--force", root=root, check=False)
     for finding in findings:
@@ -204,6 +228,7 @@ def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set
     with _objects_of(root, name) as objects:
         for finding in findings:
             kept = _free_name(f"{finding.wanted}-{finding.place}", root)
+            # A copy first: repair never deletes.
             objects.fs.get_file(finding.path, str(kept))
             held = object_path(finding.wanted, root)
             if held.is_file() and md5_file(held) == finding.wanted.removesuffix(".dir"):
@@ -222,6 +247,7 @@ def _free_name(label: str, root: Path) -> Path:
 
 
 def _set_aside(source: Path, target: Path) -> None:
+    """Move a file into the quarantine; nothing to do where it is gone already."""
     if not source.exists():
         return
     shutil.copy2(source, target)

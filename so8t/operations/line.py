@@ -11,9 +11,14 @@ State = Literal["ok", "note", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was looked at, how it is, and what to type when it is not well.
+    """One line of the doctor's table.
 
-    `code` is the exit code of a failure.
+    Attributes:
+        check: what was looked at.
+        state: how it is; a note stops nothing.
+        says: what was seen.
+        fix: what to type when it is not well.
+        code: the exit code of a failure.
     """
 
     check: str
@@ -39,6 +44,7 @@ def note(check: str, says: str, fix: str = "") -> Line:
 
 def fail(check: str, error: So8tError) -> Line:
     """A check that failed, with its error's fix and exit code."""
+    # The place belongs to the sentence here; an error keeps it apart.
     says = error.problem
     if error.where:
         says = f"{error.where}: {error.problem}"
@@ -46,8 +52,14 @@ def fail(check: str, error: So8tError) -> Line:
 
 
 def run_check(check: str, look: Callable[[], str]) -> Line:
-    """Run a check that returns what it saw or raises what is wrong."""
+    """Run a check and say how it went.
+
+    Args:
+        check: its name in the table.
+        look: returns what it saw, or raises what is wrong.
+    """
     try:
         return ok(check, look())
+    # Any other exception is a mistake of ours and must be seen.
     except So8tError as error:
         return fail(check, error)

@@ -20,6 +20,7 @@ from urllib.error import URLError
 from so8t.errors import ResourceError, ToolError
 from so8t.operations.line import Line, note, ok, run_check
 
+# Also in pyproject.toml and tools/preflight.py, which runs before this is installed.
 OLDEST = (3, 11)
 NEWEST = (3, 13)
 GIB = 2**30
@@ -36,6 +37,7 @@ DEMO_GRAPHICS_GIB = 0.5
 FUTURE_S = 3600.0  # a file this far ahead of the clock was written by another clock
 OLLAMA_TIMEOUT_S = 3
 INSTALL = "make setup   (without make: python -m pip install -c constraints.txt --group dev -e .)"
+# Free memory, not built-in memory: other programs use the card too.
 _TORCH = """
 import json, torch
 found = {"version": torch.__version__, "cuda": torch.cuda.is_available()}
@@ -78,7 +80,11 @@ def lines(root: Path, *, kind: str, quantization: str, wanted_threads: int) -> I
 
 
 def python(version: tuple[int, ...] = sys.version_info[:2]) -> str:
-    """The interpreter's version is one the project is tested with."""
+    """The interpreter's version is one the project is tested with.
+
+    Raises:
+        ToolError: older or newer.
+    """
     shown = ".".join(str(part) for part in version)
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
         raise ToolError(
@@ -88,12 +94,17 @@ def python(version: tuple[int, ...] = sys.version_info[:2]) -> str:
 
 
 def packages() -> str:
-    """Every required package is installed in a version that pyproject.toml accepts."""
+    """Every required package is installed in a version that pyproject.toml accepts.
+
+    Raises:
+        ToolError: naming every package that is not.
+    """
     from packaging.requirements import Requirement
 
     try:
         wanted = [Requirement(line) for line in metadata.requires("so8t") or []]
     except metadata.PackageNotFoundError:
+        # Run from a folder of sources, Python finds the code without its metadata.
         raise ToolError("so8t is not installed in this environment", fix=INSTALL) from None
     wrong = []
     for need in wanted:
@@ -113,6 +124,7 @@ def _unmet(name: str, specifier: str) -> list[str]:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         return [f"{name} is missing"]
+    # A pre-release that somebody installed on purpose is not refused.
     if SpecifierSet(specifier).contains(found, prereleases=True):
         return []
     return [f"{name} {found} is installed, {specifier} is needed"]
@@ -121,10 +133,15 @@ def _unmet(name: str, specifier: str) -> list[str]:
 def probe(code: str, what: str) -> dict[str, object]:
     """Run a few lines in a process of their own and read the JSON they print.
 
+    Args:
+        code: Python that prints one JSON object on its last line.
+        what: the package that it loads, as pip calls it.
+
     Raises:
         ToolError: they failed, or the process died (a library built for another CPU does).
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # Negative: the number of the signal, such as SIGILL for an unknown instruction.
     if done.returncode < 0:
         raise ToolError(
             f"{what} kills the process (signal {-done.returncode}): it was built for another CPU",
@@ -139,7 +156,12 @@ def probe(code: str, what: str) -> dict[str, object]:
 
 
 def torch(quantization: str, kind: str) -> Iterator[Line]:
-    """torch loads; a real model has the graphics memory it needs."""
+    """torch loads; a real model has the graphics memory it needs.
+
+    Args:
+        quantization: key of `GRAPHICS_GIB`.
+        kind: `scratch` or `local`.
+    """
     try:
         found = probe(_TORCH, "torch")
     except ToolError as error:
@@ -148,6 +170,7 @@ def torch(quantization: str, kind: str) -> Iterator[Line]:
     yield ok("torch", str(found["version"]))
     if found["cuda"]:
         yield _graphics(found, quantization, kind)
+    # No failure: the data and the demo can be worked on without a card.
     elif kind == "local":
         yield note(
             "graphics",
@@ -179,7 +202,15 @@ def _graphics(found: dict[str, object], quantization: str, kind: str) -> Line:
 
 
 def memory(kind: str, available: float | None = None) -> str:
-    """Memory that can be had without swapping, in GiB."""
+    """Memory that can be had without swapping.
+
+    Args:
+        kind: `scratch` or `local`.
+        available: GiB; what the system says without it.
+
+    Raises:
+        ResourceError: less than the largest stage holds.
+    """
     found = _available_gib() if available is None else available
     if found < MEMORY_GIB[kind]:
         raise ResourceError(
@@ -190,7 +221,10 @@ def memory(kind: str, available: float | None = None) -> str:
 
 
 def _available_gib() -> float:
-    """By the system: Linux says what is available, macOS only what is built in, Windows nothing."""
+    """Memory that can be had, in GiB.
+
+    Linux says what is available, macOS only what is built in, Windows nothing: it counts as enough.
+    """
     path = Path("/proc/meminfo")
     if path.is_file():
         match = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text(encoding="ascii"))
@@ -202,9 +236,14 @@ def _available_gib() -> float:
 
 
 def disk(root: Path, kind: str) -> str:
-    """Free disk where the project is; what the last run made already counts."""
+    """Free disk where the project is; what the last run made already counts.
+
+    Raises:
+        ResourceError: a run would fill the disk.
+    """
     free = shutil.disk_usage(root).free / GIB
     files = [path for path in (root / "models").rglob("*") if path.is_file()]
+    # A new run replaces these files, so their space can be used again.
     made = sum(path.stat().st_size for path in files) / GIB
     need = max(LEAST_DISK_GIB, DISK_GIB[kind] - made)
     if free < need:
@@ -217,7 +256,11 @@ def disk(root: Path, kind: str) -> str:
 
 
 def writable(root: Path) -> str:
-    """Where records go can be written."""
+    """Where records go can be written.
+
+    Raises:
+        ResourceError: it cannot.
+    """
     from so8t.progress import database_dir
 
     folder = root / database_dir()
@@ -237,7 +280,11 @@ def writable(root: Path) -> str:
 
 
 def clock(root: Path) -> str:
-    """No file of the project is from the future: DVC trusts times to know what to hash again."""
+    """No file of the project is from the future: DVC trusts times to know what to hash again.
+
+    Raises:
+        ToolError: a file is more than an hour ahead.
+    """
     ahead = 0.0
     for name in ("dvc.yaml", "params.yaml", "dvc.lock"):
         path = root / name
@@ -260,7 +307,11 @@ def cores_here() -> int:
 
 
 def threads(wanted: int) -> str:
-    """No more threads than cores: those of libllama spin while they wait for a core."""
+    """No more threads than cores: those of libllama spin while they wait for a core.
+
+    Raises:
+        ResourceError: `wanted` is more.
+    """
     cores = cores_here()
     if wanted > cores:
         raise ResourceError(
@@ -272,7 +323,11 @@ def threads(wanted: int) -> str:
 
 
 def llama() -> str:
-    """llama.cpp loads, can quantise, and says for which CPU features it was built."""
+    """llama.cpp loads, can quantise, and says for which CPU features it was built.
+
+    Raises:
+        ToolError: it does not load, or was built without quantising.
+    """
     found = probe(_LLAMA, "llama-cpp-python")
     if not found["quantize"]:
         raise ToolError(
@@ -285,7 +340,13 @@ def llama() -> str:
 
 
 def ollama(host: str | None) -> Line:
-    """Ollama is optional: its absence is a note, unless OLLAMA_HOST names one."""
+    """Whether an Ollama server answers.
+
+    Ollama is optional: without an answer this is a note, unless OLLAMA_HOST names a server.
+
+    Args:
+        host: OLLAMA_HOST, with or without `http://`; the usual local address without it.
+    """
     address = host or "127.0.0.1:11434"
     url = address if "://" in address else f"http://{address}"
     # Without a proxy: one that the environment names would answer for a local server.

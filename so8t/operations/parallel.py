@@ -35,7 +35,12 @@ Children = set[subprocess.Popen[str]]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One stage: what it needs first, and whether it must run alone."""
+    """One stage of the graph.
+
+    Attributes:
+        needs: stages whose outputs it reads.
+        alone: whether nothing may run beside it.
+    """
 
     needs: frozenset[str]
     alone: bool
@@ -43,9 +48,13 @@ class Node:
 
 @dataclass(slots=True)
 class Work:
-    """The stages that are still to be done (those that run now among them), and those that failed.
+    """What is still to be done.
 
-    A stage that needs a failed one is taken out of `todo` and not tried.
+    Attributes:
+        todo: the stages that are not done, in the graph's order; those that run now are among them.
+            A stage that needs a failed one is taken out.
+        running: names of the stages that run now.
+        failed: names of the stages that failed.
     """
 
     todo: dict[str, Node]
@@ -53,7 +62,14 @@ class Work:
     failed: list[str] = field(default_factory=list)
 
     def ready(self, jobs: int) -> str | None:
-        """The next stage that may start now; None when none may."""
+        """The next stage that may start now.
+
+        Args:
+            jobs: how many may run at a time.
+
+        Returns:
+            None when no stage may start now.
+        """
         if len(self.running) >= jobs:
             return None
         if any(self.todo[name].alone for name in self.running):
@@ -61,6 +77,7 @@ class Work:
         for name, node in self.todo.items():
             if name in self.running or node.needs & self.todo.keys():
                 continue
+            # It waits until the others have ended.
             if node.alone and self.running:
                 continue
             return name
@@ -69,6 +86,7 @@ class Work:
     def ended(self, name: str, *, well: bool) -> None:
         """Note how a stage ended; what needs a failed one is given up."""
         self.running.discard(name)
+        # Out of `todo`, so that what needs it may start.
         self.todo.pop(name)
         if well:
             return
@@ -88,11 +106,18 @@ def _with_all_after(names: set[str], nodes: Mapping[str, Node]) -> set[str]:
 
 
 def limit(jobs: int, threads: int) -> int:
-    """`jobs`, if the cores carry that many stages of `threads` threads.
+    """Refuse more stages at a time than the cores carry.
+
+    Args:
+        jobs: how many stages are wanted at a time.
+        threads: how many threads each of them uses.
+
+    Returns:
+        `jobs`.
 
     Raises:
-        ResourceError: they do not. llama.cpp's threads spin while they wait, so too many of them
-            cost more than they bring.
+        ResourceError: the cores are too few. llama.cpp's threads spin while they wait, so too many
+            of them cost more than they bring.
     """
     cores = cores_here()
     if jobs > 1 and jobs * threads > cores:
@@ -105,7 +130,12 @@ def limit(jobs: int, threads: int) -> int:
 
 
 def graph(root: Path = Path()) -> dict[str, Node]:
-    """Every stage of the project, as DVC resolves it."""
+    """Every stage of the project, as DVC resolves it.
+
+    Returns:
+        Stages by name, in DVC's order. Stages that dvc.yaml repeats have names like
+        `score@b-Q4_K_M`.
+    """
     from dvc.repo import Repo
 
     nodes = {}
@@ -126,14 +156,31 @@ def _name(stage: Any) -> str:
 
 
 def stale(nodes: Mapping[str, Node], root: Path = Path()) -> dict[str, Node]:
-    """Stages that `dvc status` calls changed, and all that need them, in the graph's order."""
+    """Stages that `dvc status` calls changed, and all that need them.
+
+    Args:
+        nodes: the whole graph.
+        root: the project's folder.
+
+    Returns:
+        The part of `nodes` that must run, in the same order.
+    """
+    # DVC names the changed stages only, not those that follow from them.
     status = dvc("status", "--json", root=root).stdout or "{}"
     changed = _with_all_after(set(json.loads(status)) & nodes.keys(), nodes)
     return {name: node for name, node in nodes.items() if name in changed}
 
 
 def repro(jobs: int, report: Report, root: Path = Path()) -> int:
-    """Run what is out of date; return how many stages that was.
+    """Run what is out of date.
+
+    Args:
+        jobs: stages at a time.
+        report: is given each stage's output, or one line where it was shown already.
+        root: the project's folder.
+
+    Returns:
+        How many stages were out of date.
 
     Raises:
         ToolError: a stage failed; what does not need it has run.
@@ -141,11 +188,13 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
     """
     work = Work(stale(graph(root), root))
     count = len(work.todo)
+    # Threads, because each of them only waits for a process.
     with _children() as children, futures.ThreadPoolExecutor(max(1, jobs)) as pool:
         pending: dict[futures.Future[int], str] = {}
         while work.todo:
             while (name := work.ready(jobs)) is not None:
                 work.running.add(name)
+                # With one job, or alone, there is no other output that it could mix with.
                 streamed = work.todo[name].alone or jobs == 1
                 started = pool.submit(_run, name, children, report, root, streamed=streamed)
                 pending[started] = name
@@ -161,7 +210,18 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
 
 
 def _run(name: str, children: Children, report: Report, root: Path, *, streamed: bool) -> int:
-    """Run one stage; return its exit code."""
+    """Run one stage.
+
+    Args:
+        name: of the stage.
+        children: holds the process while it runs, so that a signal can be passed on.
+        report: is given the output when the stage ends.
+        root: the project's folder.
+        streamed: show the output as it comes instead.
+
+    Returns:
+        Its exit code.
+    """
     output = None if streamed else subprocess.PIPE
     errors = None if streamed else subprocess.STDOUT
     # A waiting OpenMP thread that spins takes a core from the stages beside it.
@@ -179,6 +239,7 @@ def _run(name: str, children: Children, report: Report, root: Path, *, streamed:
     children.add(process)
     said, _ = process.communicate()
     children.discard(process)
+    # A streamed stage has shown its output itself.
     report(said.rstrip() if said else f"{name}: exit code {process.returncode}")
     return process.returncode
 
@@ -189,18 +250,21 @@ def _children() -> Iterator[Children]:
     children: Children = set()
 
     def stop(number: int, _frame: object) -> None:
+        # A copy: the threads take ended children out meanwhile.
         for child in list(children):
             # Windows has no process groups.
             if hasattr(os, "killpg"):
                 os.killpg(child.pid, number)
             else:
                 child.terminate()
+        # Python runs handlers in the main thread, so this ends `repro`.
         raise Interrupted(
             number,
             "stopped; the stages were told",
             fix="run the same command again: training resumes",
         )
 
+    # Put back afterwards: tests and other commands have handlers of their own.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield children

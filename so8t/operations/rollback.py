@@ -34,23 +34,36 @@ _STAGE_TAG = re.compile(r"^(?P<name>[\w/-]+)#(?P<stage>[\w-]+?)(?P<off>!)?#(?P<n
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollback would do."""
+    """What a rollback would do.
+
+    Attributes:
+        revision: as the user called it.
+        commit: its full hash.
+        changed: outputs whose bytes differ between here and there.
+        absent: those of them that are not in the cache: they have to be fetched.
+        size: bytes of the changed outputs.
+    """
 
     revision: str
     commit: str
-    changed: list[str]  # outputs whose bytes differ between here and there
-    absent: list[str]  # of these, not in the cache: they have to be fetched
-    size: int  # bytes of the changed outputs
+    changed: list[str]
+    absent: list[str]
+    size: int
 
 
 def plan(revision: str, root: Path = Path()) -> Plan:
     """Compare a revision with the workspace; nothing is changed.
+
+    Args:
+        revision: branch, tag, commit or registered version.
+        root: the project's folder.
 
     Raises:
         ArtifactError: unknown revision, or nothing was built there.
     """
     commit = commit_of(revision, root)
     there = lock_at(commit, root)
+    # An output that git keeps comes with the checkout; only DVC's are compared.
     here = {out.path: out.md5 for out in lock_here(root)}
     changed = []
     for out in there:
@@ -68,6 +81,7 @@ def plan(revision: str, root: Path = Path()) -> Plan:
 
 def _in_cache(out: Out, root: Path) -> bool:
     # First the object of the output itself: without a directory's list, `entries` raises.
+    """Whether the cache has every object of an output."""
     if not object_path(out.md5, root).is_file():
         return False
     return all(object_path(entry.md5, root).is_file() for entry in entries(out, root))
@@ -101,6 +115,7 @@ def require_nothing_lost(root: Path = Path()) -> None:
 
 
 def _edited_files(out: Out, root: Path) -> list[str]:
+    """Files of an output whose bytes are not those that DVC recorded."""
     edited = []
     for entry in entries(out, root):
         path = root / entry.path
@@ -124,17 +139,26 @@ def go_to(wanted: Plan, root: Path = Path()) -> str:
         _check_out(wanted.revision, root)
         return _released(root)
     except So8tError:
+        # If this fails too, its error is the one to show: the old state is not back.
         _check_out(before, root)
         raise
 
 
 def _check_out(revision: str, root: Path) -> None:
+    """Bring code, parameters and outputs to a revision.
+
+    Raises:
+        ToolError: git refused.
+        ArtifactError: an output can be had nowhere.
+    """
     git("checkout", "--quiet", revision, root=root)
     # A fetch that fails is no error yet: the checkout below names what is missing.
     dvc("fetch", "--quiet", root=root, check=False)
+    # --force, because `require_nothing_lost` has made sure that nothing is lost.
     done = dvc("checkout", "--quiet", "--force", root=root, check=False)
     missing = [out.path for out in lock_here(root) if out.cached and not (root / out.path).exists()]
     if missing or done.returncode:
+        # DVC may fail at a file inside a folder that is there.
         named = ", ".join(missing) or "every file"
         raise ArtifactError(
             f"neither the cache nor the remote has {named} of {revision}",
@@ -145,6 +169,12 @@ def _check_out(revision: str, root: Path) -> None:
 
 
 def _released(root: Path) -> str:
+    """What is released in the workspace, in one line.
+
+    Raises:
+        ArtifactError: the parts of the release do not belong together.
+    """
+    # A revision may end before the stage that makes a release.
     if not (root / RELEASE).is_dir():
         return "no release was built there"
     return manifest.check(root / RELEASE)
@@ -152,7 +182,16 @@ def _released(root: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version of one artifact, who registered it when, and the stages it is in."""
+    """One registered version of one artifact.
+
+    Attributes:
+        name: the artifact's name in dvc.yaml.
+        version: such as `v1.2.0`.
+        commit: the full hash.
+        date: when it was registered, YYYY-MM-DD.
+        by: who registered it.
+        stages: where it is in use, such as `prod`, in alphabetical order.
+    """
 
     name: str
     version: str
@@ -174,6 +213,7 @@ class Tag:
 
 def artifacts(root: Path = Path()) -> dict[str, str]:
     """Name and path of every artifact that dvc.yaml declares."""
+    # A dvc.yaml without artifacts has nothing to register.
     declared = read_yaml(root / "dvc.yaml").get("artifacts") or {}
     return {name: str(item["path"]) for name, item in declared.items()}
 
@@ -192,7 +232,12 @@ def tags(root: Path = Path()) -> Iterator[Tag]:
 
 @dataclass(frozen=True, slots=True)
 class _Assignment:
-    """The newest assignment of a stage; `commit` is empty where the stage was unassigned."""
+    """The newest assignment of a stage.
+
+    Attributes:
+        number: N of the tag; the highest counts.
+        commit: empty where the stage was unassigned.
+    """
 
     number: int
     commit: str
@@ -205,6 +250,7 @@ def registered(root: Path = Path()) -> list[Version]:
     """
     known: dict[tuple[str, str], Tag] = {}
     stages: dict[tuple[str, str], _Assignment] = {}
+    # Oldest first, so that a later tag takes back an earlier one.
     for tag in tags(root):
         version = _VERSION_TAG.match(tag.name)
         stage = _STAGE_TAG.match(tag.name)
@@ -214,6 +260,7 @@ def registered(root: Path = Path()) -> list[Version]:
             _note_stage(stages, stage, tag)
     found = []
     for (name, number), tag in known.items():
+        # A stage is of the version whose commit it was assigned to.
         own = [
             stage
             for (artifact, stage), assigned in stages.items()
@@ -224,6 +271,7 @@ def registered(root: Path = Path()) -> list[Version]:
 
 
 def _note_version(known: dict[tuple[str, str], Tag], match: re.Match[str], tag: Tag) -> None:
+    """A tag that registers a version or takes it back."""
     key = (match["name"], match["version"])
     if match["off"] is None:
         known[key] = tag
@@ -232,6 +280,7 @@ def _note_version(known: dict[tuple[str, str], Tag], match: re.Match[str], tag: 
 
 
 def _note_stage(stages: dict[tuple[str, str], _Assignment], match: re.Match[str], tag: Tag) -> None:
+    """A tag that assigns a stage or unassigns it; an older one than is known changes nothing."""
     key = (match["name"], match["stage"])
     number = int(match["number"])
     if key in stages and number < stages[key].number:
@@ -241,14 +290,21 @@ def _note_stage(stages: dict[tuple[str, str], _Assignment], match: re.Match[str]
 
 
 def facts_of(version: Version, path: str, root: Path = Path()) -> dict[str, str]:
-    """File, semantic digest and status of a released version.
+    """What a released version holds, as far as the cache has its small files.
 
-    Empty where the cache lacks the version's small files, or they cannot be read.
+    Args:
+        version: a registered version.
+        path: the artifact's path in dvc.yaml.
+        root: the project's folder.
+
+    Returns:
+        File name, semantic digest and the card's status; empty where they cannot be read.
     """
     try:
         out = out_at(version.commit, path, root)
         held = {}
         for entry in entries(out, root):
+            # The manifest and the card are small; the weights are not read.
             held[entry.path.removeprefix(f"{path}/")] = object_path(entry.md5, root)
         released = json.loads(held["release.json"].read_text(encoding="utf-8"))
         card = json.loads(held["card.json"].read_text(encoding="utf-8"))

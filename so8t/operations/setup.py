@@ -28,6 +28,7 @@ def init() -> None:
             where=str(Path.cwd()),
             fix="cd to the folder with dvc.yaml",
         )
+    # Without git DVC would fail later, with a message about something else.
     if shutil.which("git") is None:
         raise ToolError("git is not installed", fix="install git; DVC keeps its metadata there")
     # A broken installation fails here, not in the first stage.
@@ -42,6 +43,11 @@ def init() -> None:
 
 def _dvc(*arguments: str) -> str:
     # Not `operations.git.dvc`: while a clone is set up, `make setup` is the fix, not `so8t doctor`.
+    """Standard output of this environment's DVC.
+
+    Raises:
+        ToolError: it failed.
+    """
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -58,6 +64,7 @@ def report_path() -> None:
     if not REPORT.is_file():
         raise ArtifactError("no report yet", where=str(REPORT), fix="dvc repro")
     click.echo(f"report: {REPORT.resolve()}")
+    # The same report as Markdown, for those who read in a terminal.
     click.echo(f"        {REPORT.with_suffix('.md').resolve()}")
 
 
@@ -70,6 +77,7 @@ def bench_table() -> None:
             row = json.loads(line)
             # Raw results of a study with a page of its own, such as docs/ablation.md, have none.
             if "bench" in row:
+                # Files are appended to, so the last line of a benchmark is its newest.
                 newest[row["bench"], row["what"]] = row
     click.echo(f"| {' | '.join(COLUMNS)} |")
     click.echo("|" + "---|" * len(COLUMNS))
@@ -79,7 +87,10 @@ def bench_table() -> None:
 
 
 def cell(value: object) -> str:
-    """A value in a table: nothing for null, four significant digits of a float."""
+    """A value as text in a table.
+
+    Nothing for null, four significant digits of a float, everything else as it is.
+    """
     if value is None:
         return ""
     if isinstance(value, float):

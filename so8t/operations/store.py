@@ -32,9 +32,14 @@ KEPT_REFS = ("refs/heads", "refs/tags", "refs/remotes", "refs/exps")
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """One output of a stage: its place, its digest (`.dir` for a directory), its size in bytes.
+    """One output of a stage.
 
-    `cached` is false for reports, which git keeps instead of DVC.
+    Attributes:
+        stage: the stage that made it.
+        path: below the project's root.
+        md5: its digest, with `.dir` at the end for a directory.
+        size: bytes.
+        cached: whether DVC keeps it; reports are kept by git instead.
     """
 
     stage: str
@@ -58,6 +63,7 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
         ArtifactError: not a lock file, or one with merge conflicts.
     """
     fix = "keep one side (`git checkout --ours dvc.lock`), then `dvc repro` and commit"
+    # YAML would fail on them too, but not say what they are.
     if "<<<<<<< " in text:
         raise ArtifactError("there are conflict markers in it", where=where, fix=fix)
     try:
@@ -73,10 +79,13 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
 
 
 def _outs_of(name: str, stage: Mapping[str, Any]) -> list[Out]:
+    """Outputs of one stage of a lock file."""
     outs = []
     for out in stage.get("outs", []):
+        # An output of another system, such as S3, has an etag instead.
         if "md5" in out:
             path = str(out["path"])
+            # `cache: false` is in dvc.yaml alone; the lock file does not say it.
             cached = not path.startswith("reports/")
             outs.append(Out(name, path, str(out["md5"]), int(out.get("size", 0)), cached))
     return outs
@@ -123,7 +132,12 @@ def out_at(revision: str, path: str, root: Path = Path()) -> Out:
 
 
 def object_path(md5: str, root: Path = Path()) -> Path:
-    """Where the cache keeps an object."""
+    """Where the cache keeps an object.
+
+    Args:
+        md5: its name.
+        root: the project's folder.
+    """
     return root / CACHE / md5[:2] / md5[2:]
 
 
@@ -152,6 +166,7 @@ def entries(out: Out, root: Path = Path()) -> list[Entry]:
         return [Entry(out.path, out.md5)]
     listing = object_path(out.md5, root)
     try:
+        # DVC writes the list as [{"md5": ..., "relpath": ...}, ...].
         items = json.loads(listing.read_text(encoding="utf-8"))
         return [Entry(f"{out.path}/{item['relpath']}", item["md5"]) for item in items]
     except FileNotFoundError:
@@ -167,7 +182,14 @@ def entries(out: Out, root: Path = Path()) -> list[Entry]:
 
 
 def export(out: Out, root: Path = Path()) -> Iterator[tuple[str, Path]]:
-    """(name inside the output, object in the cache), each re-hashed before it is given out.
+    """Every file of an output, re-hashed before it is given out.
+
+    Args:
+        out: an output of any revision.
+        root: the project's folder.
+
+    Yields:
+        The file's name inside the output, and its object in the cache.
 
     Raises:
         ArtifactError: an object is missing or its bytes are not what its name says.
@@ -188,11 +210,16 @@ def export(out: Out, root: Path = Path()) -> Iterator[tuple[str, Path]]:
 
 
 def unused(root: Path = Path()) -> tuple[int, int]:
-    """(objects, bytes) in the cache that the kept versions do not name, counted from lock files."""
+    """What the cache holds for none of the kept versions, counted from their lock files.
+
+    Returns:
+        How many objects, and their bytes.
+    """
     kept = _objects_of(lock_here(root), root)
     for outs in _kept_locks(root):
         kept |= _objects_of(outs, root)
     sizes = []
+    # The first two letters of a name are a folder.
     for path in (root / CACHE).glob("??/*"):
         name = path.parent.name + path.name
         if path.is_file() and name not in kept:
@@ -224,5 +251,9 @@ def _objects_of(outs: list[Out], root: Path) -> set[str]:
 
 
 def collect(root: Path = Path()) -> str:
-    """Remove what is unused; DVC's own words."""
+    """Remove what is unused.
+
+    Returns:
+        DVC's own words.
+    """
     return dvc("gc", *KEEP, "-f", root=root).stdout.strip()

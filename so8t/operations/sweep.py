@@ -35,11 +35,20 @@ CURVES = ("false_allow_rate", "allow_rate", "macro_f1", "ece")
 
 def name_of(key: str, value: str) -> str:
     """The experiment's name: letters, digits, dashes."""
+    # The same name on every run, so that results are found again by key and value.
     return f"sweep-{key}-{value}".replace(".", "-").replace("_", "-").lower()
 
 
 def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
-    """Queue one experiment per value; return their names.
+    """Queue one experiment per value.
+
+    Args:
+        key: path of a parameter in params.yaml, such as `pet.lambda`.
+        values: as they would be written there.
+        root: the project's folder.
+
+    Returns:
+        The experiments' names, in the order of the values.
 
     Raises:
         ToolError: DVC refused (an unknown key, a name that exists).
@@ -54,7 +63,13 @@ def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What DVC says of its queue: the state of each named task in it, and how many workers work."""
+    """What DVC says of its queue.
+
+    Attributes:
+        states: by name of each task that was asked for and that the queue holds: one of `STATES`,
+            or "?" where DVC says something else.
+        workers: how many are at work.
+    """
 
     states: dict[str, str]
     workers: int
@@ -70,9 +85,16 @@ def work(
 ) -> None:
     """Start the workers and wait until none of the experiments waits or runs.
 
+    Args:
+        names: the experiments.
+        workers: how many run at a time.
+        report: is told how many are done, whenever that changes.
+        root: the project's folder.
+
     Raises:
         ToolError: an experiment failed; the others have run.
     """
+    # Reported only when it changes: a line every fifteen seconds would fill the screen.
     said = ""
     queue = read_queue(names, root)
     while queue.waiting:
@@ -83,6 +105,7 @@ def work(
         keep_working(queue, workers, root)
         time.sleep(POLL_S)
         queue = read_queue(names, root)
+    # A task that DVC took out of the queue is not there to fail: `results` names it.
     failed = [name for name, state in queue.states.items() if state != "Success"]
     if failed:
         raise ToolError(
@@ -93,11 +116,17 @@ def work(
 
 
 def read_queue(names: Sequence[str], root: Path = Path()) -> Queue:
-    """The queue as it is now."""
+    """The queue as it is now.
+
+    Args:
+        names: the experiments that matter; others may be in the queue too.
+        root: the project's folder.
+    """
     said = dvc("queue", "status", root=root).stdout
     states = {}
     for line in said.splitlines():
         words = line.split()
+        # `dvc queue status` has no JSON: its table is read by the words of a line.
         state = next((word for word in words if word in STATES), "?")
         for name in names:
             if name in words:
@@ -138,10 +167,19 @@ def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
 def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[str, Any]]:
     """One row per value, read from the experiments' own metrics files.
 
+    Args:
+        key: path of the parameter.
+        values: as they were queued.
+        root: the project's folder.
+
+    Returns:
+        Rows with the keys `COLUMNS`; what an experiment did not measure is None.
+
     Raises:
         ArtifactError: an experiment has no result.
     """
     release = load(root / "params.yaml").release
+    # Of all files that are evaluated, the released one is what a value is chosen for.
     evaluated = f"reports/metrics/evaluate-{release.model}-{release.type}.json"
     commits = _experiments(root)
     rows = []
@@ -151,6 +189,7 @@ def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[s
             raise ArtifactError(
                 f"experiment {name} has no result", where="refs/exps", fix="dvc exp list"
             )
+        # From git: the files in the workspace are those of the current parameters.
         metrics = _json_at(commits[name], evaluated, root)
         training = _json_at(commits[name], "reports/metrics/train.json", root)
         rows.append({"value": value, **_row(metrics, training)})
@@ -169,11 +208,13 @@ def _experiments(root: Path) -> dict[str, str]:
 
 
 def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
+    """Content of a JSON file of an experiment; empty where it has none."""
     text = file_at(commit, name, root)
     return {} if text is None else dict(json.loads(text))
 
 
 def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of one experiment, from its evaluation and its training."""
     return {
         "false_allow_rate": find(metrics, "false_allow_rate"),
         "allow_rate": find(metrics, "allow_rate_on_allow"),
@@ -187,7 +228,13 @@ def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
 def find(tree: Any, key: str) -> Any:
     """The first value of that key, depth first in file order.
 
-    A rate, which is written as `{"value": x, ...}` with its interval, gives x.
+    Args:
+        tree: content of a JSON file.
+        key: what is looked for at any depth.
+
+    Returns:
+        None where the key is nowhere. A rate, which is written as {"value": x, ...} with its
+        interval, gives x.
     """
     if not isinstance(tree, dict):
         return None
@@ -202,7 +249,14 @@ def find(tree: Any, key: str) -> Any:
 
 
 def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """Write table.md, table.csv and plot.svg into `out`."""
+    """Write table.md, table.csv and plot.svg.
+
+    Args:
+        key: path of the parameter; the table's title and the plot's axis.
+        rows: as `results` gives them.
+        out: the folder.
+    """
+    # Here, because matplotlib is slow to import.
     from so8t import drawing
 
     write_text(out / "table.csv", csv_text(COLUMNS, rows))
@@ -232,6 +286,7 @@ def _curves(key: str, rows: list[dict[str, Any]]) -> "Figure":
             x = [float(row["value"]) for row in measured]
             y = [float(row[column]) for row in measured]
             plot.plot(x, y, marker="o", label=column)
+    # Every curve is a share.
     plot.set(xlabel=key, ylim=(0, 1))
     plot.legend()
     return figure

@@ -15,6 +15,7 @@ CHUNK = 4 << 20  # bytes read at a time
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
+    # In pieces: a model is larger than the memory of many machines.
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -23,25 +24,44 @@ def sha256(path: Path) -> str:
 
 
 def listed_files(folder: Path) -> dict[str, str]:
-    """SHA-256 by name, as SHA256SUMS lists them."""
+    """SHA-256 by name, as SHA256SUMS lists them.
+
+    Each line is a digest, two spaces and a name, as `sha256sum` writes it.
+    """
     listed = {}
     for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        # A name may hold spaces, a digest none.
         digest, name = line.split("  ", 1)
         listed[name] = digest
     return listed
 
 
 def files_here(folder: Path) -> set[str]:
-    """Names of the files of the bundle; the README tells people to make .venv inside it."""
+    """Names of the files that are there, in the form of SHA256SUMS.
+
+    Args:
+        folder: the bundle.
+
+    Returns:
+        Paths below the bundle, with slashes on every system.
+    """
     here = set()
     for path in folder.rglob("*"):
+        # The README tells people to make .venv inside the bundle. The list does not list itself.
         if path.is_file() and ".venv" not in path.parts and path.name != "SHA256SUMS":
             here.add(path.relative_to(folder).as_posix())
     return here
 
 
 def wrong_files(folder: Path) -> list[str]:
-    """Files that are missing, changed or not in the list."""
+    """Files that are missing, changed or not in the list.
+
+    Args:
+        folder: the bundle.
+
+    Returns:
+        One line per file: first the missing, then the surplus, then the changed ones.
+    """
     listed = listed_files(folder)
     here = files_here(folder)
     found = [f"{name}: missing" for name in sorted(listed.keys() - here)]
@@ -60,12 +80,20 @@ def read_json(path: Path) -> Any:
 def digest_of_card(card: dict[str, Any]) -> str:
     """The digest that a card must carry: SHA-256 of its other keys as canonical JSON."""
     body = {key: value for key, value in card.items() if key != "digest"}
+    # As so8t.files.sha256_json does it, which cannot be imported here.
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def wrong_release(folder: Path) -> list[str]:
-    """Whether the card was edited or is of another file."""
+    """Whether the card was edited or is of another file.
+
+    Args:
+        folder: the release inside the bundle.
+
+    Returns:
+        One line per problem.
+    """
     card = read_json(folder / "card.json")
     manifest = read_json(folder / "release.json")
     found = []
@@ -78,6 +106,7 @@ def wrong_release(folder: Path) -> list[str]:
 
 def main() -> int:
     """0: whole; 1: every problem on a line of its own."""
+    # Beside this file, wherever it was started from.
     folder = Path(__file__).resolve().parent
     found = wrong_files(folder) + wrong_release(folder / "release")
     if found:

@@ -28,7 +28,7 @@ from so8t.records import db
 from so8t.records.schema import MIGRATIONS, TABLES
 
 Status = Literal["completed", "failed", "cancelled"]
-BATCH = 64  # tensors per transaction: one transaction per tensor would wait for the disk each time
+BATCH = 64  # tensors per transaction
 LONGEST_ERROR = 2000  # characters of an exception that are kept
 DIED = "its process died without ending the session"
 
@@ -67,7 +67,6 @@ def _this_process() -> str:
 
 def _is_alive(process: str) -> bool:
     """Whether the process still runs; one of another host counts as alive: we cannot know."""
-    # From the right, because a host's name may hold colons.
     host, pid, started_by = process.rsplit(":", 2)
     if host != socket.gethostname():
         return True

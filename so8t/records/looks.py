@@ -41,6 +41,7 @@ def look(stage: str, split: str, path: Path) -> None:
         }
         target = looks_path()
         target.parent.mkdir(parents=True, exist_ok=True)
+        # One short line, appended: stages beside each other do not mix theirs.
         with target.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry, ensure_ascii=False) + "\n")
     except OSError as error:
@@ -51,7 +52,8 @@ def count() -> dict[str, dict[str, Any]]:
     """How often each split was looked at.
 
     Returns:
-        Per split: {"looks": how many, "files": distinct digests, "stages": {name: looks}}.
+        By split, in alphabetical order: {"looks": how many, "files": distinct digests,
+        "stages": {name: looks}}.
     """
     summary: dict[str, dict[str, Any]] = {}
     digests: dict[str, set[str]] = {}
@@ -85,6 +87,7 @@ def _entries() -> Iterator[dict[str, str]]:
 
 
 def _is_look(entry: object) -> bool:
+    # The rest of a cut line may still be JSON, such as a number.
     if not isinstance(entry, dict):
         return False
     return all(isinstance(entry.get(key), str) for key in ("stage", "split", "sha256"))

@@ -12,8 +12,9 @@ TABLES = (
     "performance_metrics",
     "so8t_parameters",
 )
-MIGRATIONS = (
-    """
+# One row for each conversion. `process` tells a later session whether this one's process died;
+# `session_id` begins with the time, so that ids sort by age.
+_SESSIONS = """
 CREATE TABLE conversion_sessions (
   session_id TEXT PRIMARY KEY,
   model_name TEXT NOT NULL,
@@ -34,7 +35,11 @@ CREATE TABLE conversion_sessions (
   output_sha256 TEXT,
   semantic_digest TEXT,
   process TEXT NOT NULL
-);
+)
+"""
+# One row for each tensor. `layer_index` is null outside the layers. Shapes are JSON lists;
+# `sha256` is of the data that were written.
+_LAYERS = """
 CREATE TABLE layer_conversions (
   conversion_id INTEGER PRIMARY KEY AUTOINCREMENT,
   session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
@@ -52,7 +57,10 @@ CREATE TABLE layer_conversions (
   success BOOLEAN NOT NULL DEFAULT 1,
   error_message TEXT,
   sha256 TEXT
-);
+)
+"""
+# One row for each key of the written file, lists as JSON.
+_METADATA = """
 CREATE TABLE metadata_entries (
   metadata_id INTEGER PRIMARY KEY AUTOINCREMENT,
   session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
@@ -60,7 +68,10 @@ CREATE TABLE metadata_entries (
   metadata_value TEXT,
   metadata_type TEXT,
   created_at TIMESTAMP NOT NULL
-);
+)
+"""
+# Numbers about a conversion, such as how long it took.
+_METRICS = """
 CREATE TABLE performance_metrics (
   metric_id INTEGER PRIMARY KEY AUTOINCREMENT,
   session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
@@ -68,7 +79,10 @@ CREATE TABLE performance_metrics (
   metric_value REAL NOT NULL,
   metric_unit TEXT,
   recorded_at TIMESTAMP NOT NULL
-);
+)
+"""
+# The founders' parameters as the written file has them; null where it has no such key.
+_PARAMETERS = """
 CREATE TABLE so8t_parameters (
   param_id INTEGER PRIMARY KEY AUTOINCREMENT,
   session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
@@ -81,9 +95,16 @@ CREATE TABLE so8t_parameters (
   ocr_enabled BOOLEAN,
   safety_classes TEXT,
   created_at TIMESTAMP NOT NULL
-);
+)
+"""
+# A session's rows are read together; without these, each look would read the whole table.
+_INDEXES = """
 CREATE INDEX layer_conversions_session ON layer_conversions (session_id);
 CREATE INDEX metadata_entries_session ON metadata_entries (session_id);
 CREATE INDEX performance_metrics_session ON performance_metrics (session_id)
-""",
+"""
+
+MIGRATIONS = (
+    # 1: all of it.
+    ";".join((_SESSIONS, _LAYERS, _METADATA, _METRICS, _PARAMETERS, _INDEXES)),
 )
