@@ -1,10 +1,14 @@
-"""What the importance matrix is worth: KL(F16 || quantised) on held-out text, with and without it, on the built models.
+"""What the importance matrix is worth: KL(F16 || quantised) with and without it.
 
-    python bench/imatrix.py [--root .] [--models a b] [--types Q4_K_M] [--rows 256] [--prompts 437] [--dry-run]
+It is measured on held-out text, on the built models.
 
-Needs what `dvc repro convert` built below `--root`. The matrix is computed from `--rows` training conversations; the
-divergence is measured on conversations of test_iid, which neither training nor the matrix saw, at up to 64 positions of
-each. "ours" is with the matrix, "peer" without it, same F16 file, same libllama. Verdict flips against F16 are counted.
+    python bench/imatrix.py [--root .] [--models a b] [--types Q4_K_M]
+        [--rows 256] [--prompts 437] [--dry-run]
+
+Needs what `dvc repro convert` built below `--root`. The matrix is computed from `--rows` training
+conversations; the divergence is measured on conversations of test_iid, which neither training nor
+the matrix saw, at up to 64 positions of each. "ours" is with the matrix, "peer" without it, same
+F16 file, same libllama. Verdict flips against F16 are counted.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""The generator and `prepare`: rows a second and peak memory, and near-duplicate search against datasketch's own LSH.
+"""The generator and `prepare`: rows a second, peak memory, near-duplicates against datasketch.
 
     python bench/prepare.py [--rows 5000] [--generated 100000] [--prepared 200000] [--dry-run]
 
-Everything is timed in CPU seconds of a child process (the machine may be shared). The peer of near-duplicate search is
-`datasketch.MinHashLSH` with the same signatures and bands on the same texts; both verify by exact Jaccard. The generator
-stands beside its budget (100,000 rows in a minute); `prepare` as a whole has no peer. The large runs (`--generated`,
-`--prepared`; 0 leaves one out) are made once: the generator's own wall time stands beside its CPU time, and `prepare`
-reads rows that were written before, so that its time and memory are its own. Rows are of the grammar's eight domains.
+Everything is timed in CPU seconds of a child process (the machine may be shared). The peer of near-
+duplicate search is `datasketch.MinHashLSH` with the same signatures and bands on the same texts;
+both verify by exact Jaccard. The generator stands beside its budget (100,000 rows in a minute);
+`prepare` as a whole has no peer. The large runs (`--generated`, `--prepared`; 0 leaves one out) are
+made once: the generator's own wall time stands beside its CPU time, and `prepare` reads rows that
+were written before, so that its time and memory are its own. Rows are of the grammar's eight
+domains.
 """
 
 import argparse

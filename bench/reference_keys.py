@@ -1,9 +1,12 @@
-"""Compare our files with llama.cpp's own converter, key for key and tensor for tensor, on tiny models; write the golden.
+"""Compare our files with llama.cpp's own converter, on tiny models; write the golden.
+
+Key for key and tensor for tensor.
 
     python bench/reference_keys.py LLAMA_CPP            compare
     python bench/reference_keys.py LLAMA_CPP --golden   and write tests/golden/reference_keys.json
 
-The golden keeps what the reference wrote, so that `tests/parity/test_reference_keys.py` needs no checkout.
+The golden keeps what the reference wrote, so that `tests/parity/test_reference_keys.py` needs no
+checkout.
 """
 
 import argparse
@@ -25,7 +28,7 @@ GOLDEN = ROOT / "tests" / "golden" / "reference_keys.json"
 
 
 def described(path: Path) -> dict[str, dict[str, object]]:
-    """Keys with types and values (long ones as digests) and tensors with types, shapes and digests."""
+    """Keys with types and values (long ones as digests), tensors with types, shapes, digests."""
     keys = {}
     for name, item in identity.read_typed(path).items():
         value = item.value
