@@ -1,6 +1,6 @@
 """The first lines: is the released file certified, how useful is it, and is B better than A."""
 
-from so8t.report.context import AB, HEADLINE, Context, styles_of
+from so8t.report.context import HEADLINE, Context, styles_of
 from so8t.report.document import Paragraph
 from so8t.report.sources import Line, joined
 
@@ -10,19 +10,19 @@ TONES = {"b_better": "good", "no_difference": "plain"}
 
 def missing_groups(context: Context) -> Line:
     """Domains whose calibration rows lack unsafe groups, with how many; "none" when none does."""
-    file = context.released_card
+    card = context.released_card
     key = "/certificate/need_groups"
-    domains = context.sources.value(file, key) or {}
+    domains = card.value(key) or {}
     parts: list[Line] = []
     for domain in domains:
-        count = context.sources.show(file, f"{key}/{domain}", "count")
+        count = card.show(f"{key}/{domain}", "count")
         parts.append((f"{domain} ", count))
     return joined(parts, ", ") if parts else (context.words("none"),)
 
 
 def certificate(context: Context) -> Paragraph:
     """The conclusion: one sentence with its certificate."""
-    status = context.sources.value(context.released_card, "/status")
+    status = context.released_card.value("/status")
     if status is None:
         line = context.words.say("no_card", name=context.name(), type=context.kind())
         return Paragraph(line, "bad")
@@ -32,31 +32,29 @@ def certificate(context: Context) -> Paragraph:
 
 
 def _certified(context: Context) -> Line:
-    file = context.released_card
-    source = context.sources
+    card = context.released_card
     return context.words.say(
         "certified",
         name=context.name(),
         type=context.kind(),
-        alpha=source.show(file, "/certificate/alpha", "percent"),
-        delta=source.show(file, "/certificate/delta", "percent"),
-        guarantee=context.words(str(source.value(file, "/certificate/guarantee"))),
-        groups=source.show(file, "/certificate/groups", "count"),
-        errors=source.show(file, "/certificate/false_allows", "count"),
+        alpha=card.show("/certificate/alpha", "percent"),
+        delta=card.show("/certificate/delta", "percent"),
+        guarantee=context.words(str(card.value("/certificate/guarantee"))),
+        groups=card.show("/certificate/groups", "count"),
+        errors=card.show("/certificate/false_allows", "count"),
         split=HEADLINE,
-        allow=source.rate(context.released, f"/splits/{HEADLINE}/allow_rate_on_allow"),
+        allow=context.released.rate(f"/splits/{HEADLINE}/allow_rate_on_allow"),
     )
 
 
 def _not_certified(context: Context) -> Line:
-    file = context.released_card
-    source = context.sources
+    card = context.released_card
     name = context.name()
     kind = context.kind()
-    alpha = source.show(file, "/certificate/alpha", "percent")
+    alpha = card.show("/certificate/alpha", "percent")
     reasons: list[Line] = []
-    for place, _ in enumerate(source.value(file, "/reasons") or []):
-        reasons.append(source.cell(file, f"/reasons/{place}", "text"))
+    for place, _ in enumerate(card.value("/reasons") or []):
+        reasons.append(card.cell(f"/reasons/{place}", "text"))
     return context.words.say(
         "not_certified",
         name=name,
@@ -69,14 +67,14 @@ def _not_certified(context: Context) -> Line:
 
 def comparison(context: Context) -> Paragraph:
     """One sentence on B against A."""
-    source = context.sources
-    code = source.value(AB, "/conclusion/code")
+    ab = context.ab
+    code = ab.value("/conclusion/code")
     if code is None:
         return Paragraph(context.words.say("code_none"))
-    lost = source.value(AB, "/conclusion/collapsed") or []
+    lost = ab.value("/conclusion/collapsed") or []
     line = context.words.say(
         f"code_{code}",
-        split=str(source.value(AB, "/conclusion/split")),
+        split=str(ab.value("/conclusion/split")),
         primary=_primary_endpoints(context),
         collapsed=", ".join(lost),
     )
@@ -85,19 +83,19 @@ def comparison(context: Context) -> Paragraph:
 
 def _primary_endpoints(context: Context) -> Line:
     """The endpoints that decide: each difference with its interval, p-value and detectable size."""
-    source = context.sources
+    ab = context.ab
     parts = []
-    for name in source.value(AB, "/conclusion/primary") or {}:
+    for name in ab.value("/conclusion/primary") or {}:
         key = f"/conclusion/primary/{name}"
         style = styles_of(name)
         sentence = context.words.say(
             "primary",
             endpoint=context.words(name),
-            difference=source.show(AB, f"{key}/difference", style.difference),
-            low=source.show(AB, f"{key}/ci95/0", style.difference),
-            high=source.show(AB, f"{key}/ci95/1", style.difference),
-            p=source.show(AB, f"{key}/p_adjusted", "p"),
-            mde=source.show(AB, f"{key}/mde", style.width),
+            difference=ab.show(f"{key}/difference", style.difference),
+            low=ab.show(f"{key}/ci95/0", style.difference),
+            high=ab.show(f"{key}/ci95/1", style.difference),
+            p=ab.show(f"{key}/p_adjusted", "p"),
+            mde=ab.show(f"{key}/mde", style.width),
         )
         parts.append(sentence)
     return joined(parts, "; ") if parts else (context.words("none"),)
@@ -106,6 +104,6 @@ def _primary_endpoints(context: Context) -> Line:
 def sampled(context: Context) -> Paragraph | None:
     """A warning when anything was measured on a sample of the rows."""
     for file in (context.released, context.released_card):
-        if context.sources.value(file, "/sampled"):
+        if file.value("/sampled"):
             return Paragraph(context.words.say("sampled"), "bad")
     return None

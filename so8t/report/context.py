@@ -7,14 +7,10 @@ Q4_K_M, ...); one file of one model is released, and the report is about that on
 from dataclasses import dataclass
 
 from so8t.report.document import Heading, plain, row
-from so8t.report.sources import PARAMS, Line, Number, Sources
+from so8t.report.sources import LOOKS, PARAMS, Line, Number, Records, ResultFile, Sources
 from so8t.report.texts import Words
 
-AB = "reports/metrics/ab.json"
-PREPARE = "reports/metrics/prepare.json"
-TRAIN = "reports/metrics/train.json"
 TRAIN_TABLE = "reports/plots/train.csv"
-BAKE = "models/baked/so8t_bake.json"
 # Rows like those of training, then cells of the policy and phrasings that training never saw.
 SPLITS = ("test_iid", "test_cells", "test_phrases")
 HEADLINE = SPLITS[0]
@@ -55,35 +51,68 @@ class Context:
     @classmethod
     def of(cls, sources: Sources) -> "Context":
         """Read what is released from params.yaml."""
-        released = sources.value(PARAMS, "/release")
-        types = sources.value(PARAMS, "/scoring/types")
+        params = sources.file(PARAMS)
+        released = params.value("/release")
+        types = params.value("/scoring/types")
         words = Words(sources.language)
         return cls(sources, words, released["model"], released["type"], tuple(types))
 
-    # --- where the result files of one model and type lie ---
+    # --- files of the project ---
 
-    def evaluated(self, model: str, kind: str) -> str:
+    @property
+    def params(self) -> ResultFile:
+        """The parameters of the run."""
+        return self.sources.file(PARAMS)
+
+    @property
+    def ab(self) -> ResultFile:
+        """The paired comparison of A and B."""
+        return self.sources.file("reports/metrics/ab.json")
+
+    @property
+    def prepare(self) -> ResultFile:
+        """Counts of the prepared data, and what trivial classifiers reach on them."""
+        return self.sources.file("reports/metrics/prepare.json")
+
+    @property
+    def train(self) -> ResultFile:
+        """Summary of the training log."""
+        return self.sources.file("reports/metrics/train.json")
+
+    @property
+    def bake(self) -> ResultFile:
+        """What folding rotations and heads into a stock model changed."""
+        return self.sources.file("models/baked/so8t_bake.json")
+
+    @property
+    def looks(self) -> ResultFile:
+        """How often calibration and test rows were read so far."""
+        return self.sources.file(LOOKS)
+
+    # --- files of one model and type ---
+
+    def evaluated(self, model: str, kind: str) -> ResultFile:
         """Metrics of one file."""
-        return f"reports/metrics/evaluate-{model}-{kind}.json"
+        return self.sources.file(f"reports/metrics/evaluate-{model}-{kind}.json")
 
-    def verified(self, model: str, kind: str) -> str:
+    def verified(self, model: str, kind: str) -> ResultFile:
         """Verification of one file."""
-        return f"reports/metrics/verify-{model}-{kind}.json"
+        return self.sources.file(f"reports/metrics/verify-{model}-{kind}.json")
 
-    def card(self, model: str, kind: str) -> str:
+    def card(self, model: str, kind: str) -> ResultFile:
         """Calibration card of one file."""
-        return f"models/calibration/{model}-{kind}.json"
+        return self.sources.file(f"models/calibration/{model}-{kind}.json")
 
-    def tables(self, model: str, kind: str) -> str:
-        """Directory of one file's CSV tables."""
-        return f"reports/plots/{model}-{kind}"
+    def table(self, model: str, name: str) -> Records:
+        """One CSV table of a model at the released type; empty when it does not exist."""
+        return self.sources.table(f"reports/plots/{model}-{self.type}/{name}.csv")
 
     def drift(self, model: str, kind: str) -> str:
         """Key in ab.json of one file's drift from F16.
 
         A file that has no entry gets a key that leads nowhere, so that its numbers read "not run".
         """
-        entries = self.sources.value(AB, "/drift") or []
+        entries = self.ab.value("/drift") or []
         for place, entry in enumerate(entries):
             if entry["file"] == f"{model}-{kind}.gguf":
                 return f"/drift/{place}"
@@ -92,23 +121,23 @@ class Context:
     # --- the released file ---
 
     @property
-    def released(self) -> str:
+    def released(self) -> ResultFile:
         """Metrics of the released file."""
         return self.evaluated(self.model, self.type)
 
     @property
-    def released_card(self) -> str:
+    def released_card(self) -> ResultFile:
         """Card of the released file."""
         return self.card(self.model, self.type)
 
     def name(self) -> Number:
         """Registered name of the released model."""
-        profile = self.sources.value(PARAMS, "/profile")
-        return self.sources.show(PARAMS, f"/profiles/{profile}/names/{self.model}", "text")
+        profile = self.params.value("/profile")
+        return self.params.show(f"/profiles/{profile}/names/{self.model}", "text")
 
     def kind(self) -> Number:
         """Released type."""
-        return self.sources.show(PARAMS, "/release/type", "text")
+        return self.params.show("/release/type", "text")
 
     # --- pieces that several sections share ---
 
@@ -120,28 +149,28 @@ class Context:
         """Heads of a table's columns."""
         return [self.words(name) for name in names]
 
-    def from_files(self, *files: str) -> str:
+    def from_files(self, *files: ResultFile) -> str:
         """The line under a table that names its files, those that do not exist included."""
         for file in files:
             # Asking for a file is what puts it, with its digest or null, into report.json.
-            self.sources.content(file)
-        return plain(self.words.say("source", files=", ".join(files)))
+            self.sources.content(file.name)
+        names = ", ".join(file.name for file in files)
+        return plain(self.words.say("source", files=names))
 
-    def metric_row(
-        self, file: str, name: str, keys: list[str], style: str = "percent"
+    def rate_row(
+        self, name: str, file: ResultFile, keys: list[str], style: str = "percent"
     ) -> list[Line]:
         """A row of one metric at several keys of one file."""
-        cells = [self.sources.rate(file, key, style) for key in keys]
+        cells = [file.rate(key, style) for key in keys]
         return row(self.words(name), *cells)
 
-    def number_row(self, name: str, file: str, key: str, style: str) -> list[Line]:
+    def number_row(self, name: str, file: ResultFile, key: str, style: str) -> list[Line]:
         """A row of one plain number."""
-        return row(self.words(name), self.sources.cell(file, key, style))
+        return row(self.words(name), file.cell(key, style))
 
-    def percentile(self, file: str, key: str, style: str) -> Line:
+    def percentile(self, file: ResultFile, key: str, style: str) -> Line:
         """A percentile of times; says so where too few runs leave its upper limit open."""
-        line = self.sources.rate(file, key, style)
-        measured = self.sources.has(file, f"{key}/value")
-        if measured and not self.sources.has(file, f"{key}/ci95/1"):
+        line = file.rate(key, style)
+        if file.has(f"{key}/value") and not file.has(f"{key}/ci95/1"):
             return (*line, f"; {self.words('unresolved')}")
         return line

@@ -7,17 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from so8t.drawing import BLUE, LIMIT, ORANGE, blank
-from so8t.report.context import AB, HEADLINE, SPLITS, Context
+from so8t.report.context import HEADLINE, SPLITS, Context
 from so8t.report.plotting import (
     COLOURS,
     GREY,
     SPLIT_COLOURS,
-    Records,
     certified_alpha,
     floats,
     of_kind,
     tables_by_model,
 )
+from so8t.report.sources import Records, ResultFile
 from so8t.verdict import VERDICTS
 
 # Areas of points in square points: the smallest, and what a bin with all rows adds to it.
@@ -29,8 +29,7 @@ DARK_SHARE = 0.55
 
 def reliability(context: Context) -> Figure | None:
     """Accuracy against confidence, before and after the temperature; area = rows in the bin."""
-    folder = context.tables(context.model, context.type)
-    rows = context.sources.table(f"{folder}/reliability.csv")
+    rows = context.table(context.model, "reliability")
     if not rows:
         return None
     figure, ((axes,),) = blank(width=4.6, height=4.2)
@@ -64,19 +63,17 @@ def _bins(axes: Axes, rows: Records, label: str, colour: str) -> None:
 
 def confusion(context: Context) -> Figure | None:
     """Counts and row shares on the three splits."""
-    return _matrices(context, context.released, "confusion", "label", "decided")
+    return _matrices(context.released, "confusion", "label", "decided")
 
 
 def flips(context: Context) -> Figure | None:
     """What A decided against what B decided."""
-    return _matrices(context, AB, "flips/matrix", "A decided", "B decided")
+    return _matrices(context.ab, "flips/matrix", "A decided", "B decided")
 
 
-def _matrices(
-    context: Context, file: str, key: str, row_label: str, column_label: str
-) -> Figure | None:
+def _matrices(file: ResultFile, key: str, row_label: str, column_label: str) -> Figure | None:
     """One matrix of counts per split, [3 rows, 3 columns] in the order of the verdicts."""
-    found = [context.sources.value(file, f"/splits/{split}/{key}") for split in SPLITS]
+    found = [file.value(f"/splits/{split}/{key}") for split in SPLITS]
     if any(matrix is None for matrix in found):
         return None
     figure, (axes,) = blank(3, width=9.6, height=3.4)
@@ -148,8 +145,7 @@ def _decided_point(axes: Axes, rows: Records, model: str) -> None:
 
 def domains(context: Context) -> Figure | None:
     """False-allow rate of each domain on each split, with its one-sided upper limit."""
-    folder = context.tables(context.model, context.type)
-    rows = context.sources.table(f"{folder}/domains.csv")
+    rows = context.table(context.model, "domains")
     if not rows:
         return None
     names = list(dict.fromkeys(row["domain"] for row in rows))

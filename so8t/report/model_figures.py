@@ -4,25 +4,26 @@ Labels are English, because a Japanese font may be missing.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from so8t.drawing import blank
-from so8t.report.context import AB, HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Context
+from so8t.report.context import HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Context
 from so8t.report.plotting import (
     COLOURS,
     GREY,
     SPLIT_COLOURS,
-    Records,
     floats,
-    small_legend,
     tables_by_model,
 )
+from so8t.report.sources import Records
 
 # Scores without an upper end, which would dwarf rates on one axis.
 OPEN_ENDED = ("ece", "brier_score", "nll")
 MIB = 2**20
+SMALL_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 
 # --- B against A ---
@@ -33,7 +34,7 @@ def forest(context: Context) -> Figure | None:
 
     Rates and macro-F1 stand apart from scores without an upper end.
     """
-    names = list(context.sources.value(AB, f"/splits/{HEADLINE}/differences") or {})
+    names = list(context.ab.value(f"/splits/{HEADLINE}/differences") or {})
     if not names:
         return None
     scores = [name for name in names if name in OPEN_ENDED]
@@ -43,7 +44,7 @@ def forest(context: Context) -> Figure | None:
     _differences(context, right, scores)
     left.set_title("rates and macro-F1")
     right.set_title("lower is better")
-    small_legend(left)
+    left.legend(**SMALL_LEGEND)
     # A model that reads no verdict has no probabilities to score.
     handles, _ = right.get_legend_handles_labels()
     if not handles:
@@ -54,7 +55,7 @@ def forest(context: Context) -> Figure | None:
 def _differences(context: Context, axes: Axes, names: list[str]) -> None:
     """One row per endpoint, one mark per split: difference and interval."""
     for offset, split in enumerate(SPLITS):
-        differences = context.sources.value(AB, f"/splits/{split}/differences") or {}
+        differences = context.ab.value(f"/splits/{split}/differences") or {}
         for place, name in enumerate(names):
             one = differences.get(name) or {}
             if one.get("difference") is None:
@@ -76,7 +77,7 @@ def _differences(context: Context, axes: Axes, names: list[str]) -> None:
 
 
 def _starred(context: Context, names: list[str]) -> list[str]:
-    endpoints = context.sources.value(AB, f"/splits/{HEADLINE}/differences")
+    endpoints = context.ab.value(f"/splits/{HEADLINE}/differences")
     labels = []
     for name in names:
         mark = " *" if endpoints[name]["primary"] else ""
@@ -164,7 +165,7 @@ def size_quality(context: Context) -> Figure | None:
             yticks=[0, 0.2, 0.4, 0.6, 0.8, 1],
         )
         axes.margins(x=0.15)
-        small_legend(axes, loc="center right")
+        axes.legend(**SMALL_LEGEND, loc="center right")
     return figure if drawn else None
 
 
@@ -174,7 +175,7 @@ def _sizes(context: Context, axes: Axes, metric: str) -> int:
     for model in MODELS:
         points = _points(context, model, metric)
         for point in points:
-            status = context.sources.value(context.card(model, point.kind), "/status")
+            status = context.card(model, point.kind).value("/status")
             _mark(axes, point, COLOURS[model], certified=status == "certified")
         axes.plot(
             [point.mib for point in points],
@@ -192,10 +193,10 @@ def _points(context: Context, model: str, metric: str) -> list[Point]:
     points = []
     for kind in context.types:
         evaluated = context.evaluated(model, kind)
-        size = context.sources.value(context.verified(model, kind), "/bytes")
+        size = context.verified(model, kind).value("/bytes")
         # A file that was not verified has its size in its metrics.
-        size = size or context.sources.value(evaluated, "/file_bytes")
-        found = context.sources.value(evaluated, f"/splits/{HEADLINE}/{metric}")
+        size = size or evaluated.value("/file_bytes")
+        found = evaluated.value(f"/splits/{HEADLINE}/{metric}")
         if size is None or found is None or found["value"] is None:
             continue
         low, high = found["ci95"]
@@ -268,4 +269,4 @@ def _curves(axes: Axes, rows: Records, columns: tuple[str, ...], marker: str = "
     axes.set_xlabel("step")
     _, labels = axes.get_legend_handles_labels()
     if labels:
-        small_legend(axes)
+        axes.legend(**SMALL_LEGEND)

@@ -1,8 +1,8 @@
 """Sections about where the released file and the report come from: training, data, looks, files."""
 
-from so8t.report.context import AB, BAKE, PREPARE, SPLITS, TRAIN, Context
+from so8t.report.context import SPLITS, Context
 from so8t.report.document import Block, Figure, Items, Paragraph, Table, row
-from so8t.report.sources import LOOKS, Line, joined
+from so8t.report.sources import Line, joined
 from so8t.report.texts import LIMITS
 
 UNTESTED_SPLITS = ("train", "valid", "calibration")
@@ -15,40 +15,43 @@ SHOWN_DIGITS = 12
 def training(context: Context) -> list[Block]:
     """The run that made B, and its bake: rotations and heads folded into a stock model."""
     number_row = context.number_row
+    train = context.train
+    bake = context.bake
     rows = [
-        number_row("steps", TRAIN, "/steps", "count"),
+        number_row("steps", train, "/steps", "count"),
         _loss_row(context),
-        number_row("valid_best", TRAIN, "/validation/best/loss", "ratio"),
-        number_row("valid_verdict", TRAIN, "/validation/best/verdict_accuracy", "percent"),
-        number_row("max_angle", TRAIN, "/rotation/max_angle", "ratio"),
-        number_row("orthogonality", TRAIN, "/rotation/orthogonality_max", "general"),
-        number_row("rotated", BAKE, "/rotated_weights", "count"),
-        number_row("head_scale", BAKE, "/head_scale", "general"),
-        number_row("change", BAKE, "/parity/max_abs_change_from_base", "general"),
+        number_row("valid_best", train, "/validation/best/loss", "ratio"),
+        number_row("valid_verdict", train, "/validation/best/verdict_accuracy", "percent"),
+        number_row("max_angle", train, "/rotation/max_angle", "ratio"),
+        number_row("orthogonality", train, "/rotation/orthogonality_max", "general"),
+        number_row("rotated", bake, "/rotated_weights", "count"),
+        number_row("head_scale", bake, "/head_scale", "general"),
+        number_row("change", bake, "/parity/max_abs_change_from_base", "general"),
         *_training_drift(context),
     ]
     head = context.heads("metric", "value")
     return [
         context.heading("h_training"),
-        Table(head, rows, context.from_files(TRAIN, BAKE)),
+        Table(head, rows, context.from_files(train, bake)),
         Figure("training", context.words("f_training")),
     ]
 
 
 def _loss_row(context: Context) -> list[Line]:
-    first = context.sources.show(TRAIN, "/first/loss", "ratio")
-    last = context.sources.show(TRAIN, "/last/loss", "ratio")
+    first = context.train.show("/first/loss", "ratio")
+    last = context.train.show("/last/loss", "ratio")
     return row(context.words("loss"), (first, " → ", last))
 
 
 def _training_drift(context: Context) -> list[list[Line]]:
     """How far the quantised graph that was trained is from the full-precision one shipped."""
-    if not context.sources.value(BAKE, "/drift/measured"):
+    bake = context.bake
+    if not bake.value("/drift/measured"):
         return []
     return [
-        context.number_row("trained_kl", BAKE, "/drift/kl_mean", "general"),
-        context.number_row("trained_flips", BAKE, "/drift/verdict_flips", "count"),
-        context.number_row("trained_allows", BAKE, "/drift/flips_to_allow", "count"),
+        context.number_row("trained_kl", bake, "/drift/kl_mean", "general"),
+        context.number_row("trained_flips", bake, "/drift/verdict_flips", "count"),
+        context.number_row("trained_allows", bake, "/drift/flips_to_allow", "count"),
     ]
 
 
@@ -64,10 +67,10 @@ def data(context: Context) -> list[Block]:
         label = f"{words(probe)} ({words('accuracy')})"
         rows.append(_split_row(context, label, f"/probes/{probe}/{{}}/accuracy", "percent"))
     rows.append(_b_row(context))
-    largest = context.sources.show(PREPARE, "/probes/single_factor/largest", "percent")
+    largest = context.prepare.show("/probes/single_factor/largest", "percent")
     return [
         context.heading("h_data"),
-        Table([words("metric"), *splits], rows, context.from_files(PREPARE, AB)),
+        Table([words("metric"), *splits], rows, context.from_files(context.prepare, context.ab)),
         Paragraph((words("single_factor"), ": ", largest)),
     ]
 
@@ -76,7 +79,7 @@ def _split_row(context: Context, label: str, key: str, style: str) -> list[Line]
     """A row of one number per split; `key` has `{}` where the split's name goes."""
     cells = []
     for split in (*UNTESTED_SPLITS, *SPLITS):
-        cells.append(context.sources.cell(PREPARE, key.format(split), style))
+        cells.append(context.prepare.cell(key.format(split), style))
     return row(label, *cells)
 
 
@@ -86,13 +89,13 @@ def _b_row(context: Context) -> list[Line]:
     label = f"B ({words('accuracy')}, {words('before_thresholds')})"
     cells: list[str | Line] = ["–" for _ in UNTESTED_SPLITS]
     for split in SPLITS:
-        cells.append(context.sources.rate(AB, f"/splits/{split}/b/argmax_accuracy", n=False))
+        cells.append(context.ab.rate(f"/splits/{split}/b/argmax_accuracy", n=False))
     return row(label, *cells)
 
 
 def looks(context: Context) -> list[Block]:
     """How often calibration and test rows were read."""
-    rows = [_looks_row(context, split) for split in context.sources.content(LOOKS)]
+    rows = [_looks_row(context, split) for split in context.looks.value("")]
     block: Block = Paragraph((context.words("unknown"),))
     if rows:
         block = Table(context.heads("split", "looks", "files", "stages"), rows)
@@ -101,18 +104,19 @@ def looks(context: Context) -> list[Block]:
 
 
 def _looks_row(context: Context, split: str) -> list[Line]:
-    source = context.sources
-    count = source.cell(LOOKS, f"/{split}/looks", "count")
-    files = source.cell(LOOKS, f"/{split}/files", "count")
+    record = context.looks
+    count = record.cell(f"/{split}/looks", "count")
+    files = record.cell(f"/{split}/files", "count")
     stages: list[Line] = []
-    for name in source.value(LOOKS, f"/{split}/stages") or {}:
-        stages.append((f"{name} ", source.show(LOOKS, f"/{split}/stages/{name}", "count")))
+    for name in record.value(f"/{split}/stages") or {}:
+        looked = record.show(f"/{split}/stages/{name}", "count")
+        stages.append((f"{name} ", looked))
     return row(split, count, files, joined(stages, ", "))
 
 
 def limits(context: Context) -> list[Block]:
     """What the certificate does not cover: the card's own list, or all of it without a card."""
-    codes = context.sources.value(context.released_card, "/limits") or LIMITS
+    codes = context.released_card.value("/limits") or LIMITS
     items: list[Line] = [(context.words(code),) for code in codes]
     return [context.heading("h_limits"), Items(items)]
 

@@ -52,15 +52,15 @@ def _verdict_rows(context: Context) -> list[list[Line]]:
 
 def _row_by_split(context: Context, name: str, key: str, style: str = "percent") -> list[Line]:
     keys = [f"/splits/{split}/{key}" for split in SPLITS]
-    return context.metric_row(context.released, name, keys, style)
+    return context.rate_row(name, context.released, keys, style)
 
 
 def _class_rows(context: Context) -> list[list[Line]]:
     rows = []
     for verdict in VERDICTS:
         key = f"/splits/{HEADLINE}/per_class/{verdict}"
-        precision = context.sources.rate(context.released, f"{key}/precision")
-        recall = context.sources.rate(context.released, f"{key}/recall")
+        precision = context.released.rate(f"{key}/precision")
+        recall = context.released.rate(f"{key}/recall")
         rows.append(row(verdict.value, precision, recall))
     return rows
 
@@ -87,19 +87,18 @@ def calibration(context: Context) -> list[Block]:
 
 def _strata(context: Context) -> Table:
     """The parts of the traffic that the certificate was tested on, each by itself."""
-    source = context.sources
     card = context.released_card
-    strata = source.value(card, "/certificate/strata") or []
+    strata = card.value("/certificate/strata") or []
     rows = []
     for place, _ in enumerate(strata):
         key = f"/certificate/strata/{place}"
-        binding = "yes" if source.value(card, f"{key}/binding") else "no"
+        binding = "yes" if card.value(f"{key}/binding") else "no"
         cells = [
-            source.cell(card, f"{key}/name", "text"),
-            source.cell(card, f"{key}/groups", "count"),
-            source.cell(card, f"{key}/allowed_errors", "count"),
-            source.cell(card, f"{key}/need_groups", "count"),
-            source.cell(card, f"{key}/threshold", "general"),
+            card.cell(f"{key}/name", "text"),
+            card.cell(f"{key}/groups", "count"),
+            card.cell(f"{key}/allowed_errors", "count"),
+            card.cell(f"{key}/need_groups", "count"),
+            card.cell(f"{key}/threshold", "general"),
         ]
         rows.append(row(*cells, context.words(binding)))
     head = context.heads(
@@ -115,7 +114,6 @@ def _strata(context: Context) -> Table:
 
 def _probabilities(context: Context) -> Table:
     """Probabilities before and after the temperature, and what a perfect model would reach."""
-    source = context.sources
     file = context.released
     rows = []
     for name in PROBABILITY_SCORES:
@@ -125,9 +123,9 @@ def _probabilities(context: Context) -> Table:
         # other scores no such band is measured.
         band: Line = ("–",)
         if name.startswith("ece"):
-            band = source.cell(file, f"{after_key}/null/q95", "ratio")
-        before = source.rate(file, before_key, "ratio")
-        after = source.rate(file, after_key, "ratio")
+            band = file.cell(f"{after_key}/null/q95", "ratio")
+        before = file.rate(before_key, "ratio")
+        after = file.rate(after_key, "ratio")
         rows.append(row(context.words(name), before, after, band))
     first = f"{context.words('metric')} ({HEADLINE})"
     return Table([first, *context.heads("before", "after", "band")], rows)
@@ -136,20 +134,19 @@ def _probabilities(context: Context) -> Table:
 def _readouts(context: Context) -> Table:
     """The two readouts side by side, before thresholds."""
     words = context.words
-    source = context.sources
     file = context.released
     base = f"/readouts/{HEADLINE}"
     rows = []
     for name in READOUT_RATES:
         keys = [f"{base}/{readout}/{name}" for readout in READOUTS]
-        rows.append(context.metric_row(file, name, keys))
+        rows.append(context.rate_row(name, file, keys))
     prefill_time = context.percentile(file, "/speed/verdict_s/p50", "milliseconds")
     cue_time = context.percentile(file, "/speed/cue_s/p50", "milliseconds")
     rows.append(row(words("verdict_p50"), prefill_time, cue_time))
-    residual_mean = source.show(file, f"{base}/cue/residual/mean", "percent")
-    residual_p95 = source.show(file, f"{base}/cue/residual/p95", "percent")
+    residual_mean = file.show(f"{base}/cue/residual/mean", "percent")
+    residual_p95 = file.show(f"{base}/cue/residual/p95", "percent")
     rows.append(row(words("residual"), "–", (residual_mean, " / ", residual_p95)))
-    rows.append(row(words("agreement"), source.rate(file, f"{base}/agreement"), "–"))
+    rows.append(row(words("agreement"), file.rate(f"{base}/agreement"), "–"))
     return Table([f"{words('readout')} ({HEADLINE})", *context.heads(*READOUTS)], rows)
 
 
@@ -158,9 +155,9 @@ def domains(context: Context) -> list[Block]:
     file = context.released
     rows = []
     for split in SPLITS:
-        for name in context.sources.value(file, f"/splits/{split}/by_domain") or {}:
+        for name in file.value(f"/splits/{split}/by_domain") or {}:
             key = f"/splits/{split}/by_domain/{escape(name)}"
-            cells = [context.sources.rate(file, f"{key}/{metric}") for metric in DOMAIN_RATES]
+            cells = [file.rate(f"{key}/{metric}") for metric in DOMAIN_RATES]
             rows.append(row(split, name, *cells))
     head = context.heads("split", "domain", *DOMAIN_RATES)
     return [

@@ -71,6 +71,8 @@ class Number:
     shown: str
 
 
+# Rows of a CSV table: text by column, empty where nothing was measured.
+Records = list[dict[str, str]]
 # Running text: words, and numbers that know where they are from.
 Line = tuple["str | Number", ...]
 
@@ -173,7 +175,7 @@ class Sources:
                 self.files[file] = digest_of(self.root / file)
         return self._cache[file]
 
-    def table(self, file: str) -> list[dict[str, str]]:
+    def table(self, file: str) -> Records:
         """Rows of a CSV file, for figures only; empty when it does not exist."""
         path = self.root / file
         self.files[file] = digest_of(path)
@@ -182,38 +184,57 @@ class Sources:
         text = path.read_text(encoding="utf-8")
         return list(csv.DictReader(io.StringIO(text)))
 
-    def value(self, file: str, key: str) -> Any:
-        """The value at a key, null when missing.
-
-        For choosing words and for drawing; what is printed goes through `show`, which records it.
-        """
+    def record(self, file: str, key: str, style: str) -> Number:
+        """The value at a key as it appears in the report, noted down for the twin."""
         found = resolve(self.content(file), key)
-        if found is MISSING:
-            return None
-        return found
-
-    def show(self, file: str, key: str, style: str) -> Number:
-        """The value at a key as it appears in the report; recorded."""
-        found = self.value(file, key)
         if not isinstance(found, str | int | float | bool):
             found = None
         number = Number(file, key, style, found, show(found, style, self.language))
         self.numbers.append(number)
         return number
 
-    def cell(self, file: str, key: str, style: str) -> Line:
-        """A line of one number; recorded."""
-        return (self.show(file, key, style),)
+    def file(self, name: str) -> "ResultFile":
+        """One of the files, there or not."""
+        return ResultFile(self, name)
 
-    def has(self, file: str, key: str = "") -> bool:
+    def twin(self) -> list[dict[str, Any]]:
+        """Every number shown, once, in order of appearance."""
+        return [asdict(number) for number in dict.fromkeys(self.numbers)]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """One result file of the sources: its values, and its numbers as they are shown."""
+
+    sources: Sources
+    name: str
+
+    def value(self, key: str) -> Any:
+        """The value at a key, null when missing.
+
+        For choosing words and for drawing; what is printed goes through `show`, which records it.
+        """
+        found = resolve(self.sources.content(self.name), key)
+        if found is MISSING:
+            return None
+        return found
+
+    def has(self, key: str) -> bool:
         """Whether the file exists and the key leads to something that is not null."""
-        return self.value(file, key) is not None
+        return self.value(key) is not None
 
-    def rate(self, file: str, key: str, style: str = "percent", *, n: bool = True) -> Line:
+    def show(self, key: str, style: str) -> Number:
+        """The value at a key as it appears in the report; recorded."""
+        return self.sources.record(self.name, key, style)
+
+    def cell(self, key: str, style: str) -> Line:
+        """A line of one number; recorded."""
+        return (self.show(key, style),)
+
+    def rate(self, key: str, style: str = "percent", *, n: bool = True) -> Line:
         """A measured value with its interval and count: `value (low - high; n=count)`.
 
         Args:
-            file: where it stands.
             key: of an object with `value`, `n` and `ci95` (a pair, or null).
             style: of the value and of both ends.
             n: whether the count is shown.
@@ -221,28 +242,24 @@ class Sources:
         Returns:
             The line; without the bracket when there is no value or no interval.
         """
-        value = self.show(file, f"{key}/value", style)
-        low_key = f"{key}/ci95/0"
-        high_key = f"{key}/ci95/1"
-        has_interval = self.has(file, low_key) and self.has(file, high_key)
-        if value.value is None or not has_interval:
+        value = self.show(f"{key}/value", style)
+        if not self.has(f"{key}/value"):
             return (value,)
-        low = self.show(file, low_key, style)
-        high = self.show(file, high_key, style)
+        # The upper end of a percentile is null where too few runs leave it open.
+        if not self.has(f"{key}/ci95/0") or not self.has(f"{key}/ci95/1"):
+            return (value,)
+        low = self.show(f"{key}/ci95/0", style)
+        high = self.show(f"{key}/ci95/1", style)
         if not n:
             return (value, " (", low, " – ", high, ")")
-        count = self.show(file, f"{key}/n", "count")
+        count = self.show(f"{key}/n", "count")
         return (value, " (", low, " – ", high, "; n=", count, ")")
 
-    def interval(self, file: str, key: str, style: str) -> Line:
+    def interval(self, key: str, style: str) -> Line:
         """An interval by itself: `[low, high]`."""
-        low = self.show(file, f"{key}/0", style)
-        high = self.show(file, f"{key}/1", style)
+        low = self.show(f"{key}/0", style)
+        high = self.show(f"{key}/1", style)
         return ("[", low, ", ", high, "]")
-
-    def twin(self) -> list[dict[str, Any]]:
-        """Every number shown, once, in order of appearance."""
-        return [asdict(number) for number in dict.fromkeys(self.numbers)]
 
 
 def joined(parts: Sequence[Line], between: str) -> Line:

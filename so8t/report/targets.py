@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from so8t.report.conclusion import missing_groups
-from so8t.report.context import AB, BAKE, HEADLINE, SPLITS, UNQUANTISED, Context, styles_of
+from so8t.report.context import HEADLINE, SPLITS, UNQUANTISED, Context, styles_of
 from so8t.report.document import Table, row
-from so8t.report.sources import PARAMS, Line, joined
+from so8t.report.sources import Line, joined
 
 Check = Callable[[Context], list["Target"]]
 # Not met comes first because it needs somebody, and not measured next because it may.
 ORDER = {False: 0, None: 1, True: 2}
+# Words of each outcome.
 OUTCOMES = {False: "missed", None: "unknown", True: "met"}
 # Which baseline B is compared with on which split, as long as no comparison was made.
 BASELINES = (("keywords", HEADLINE), ("ngram", SPLITS[1]))
@@ -97,15 +98,14 @@ def _is_empty(found: Any) -> bool | None:
 
 
 def _certificate(context: Context) -> list[Target]:
-    file = context.released_card
-    source = context.sources
-    status = source.value(file, "/status")
+    card = context.released_card
+    status = card.value("/status")
     met = None if status is None else status == "certified"
     evidence = context.words.say(
         "certificate_e",
-        alpha=source.show(file, "/certificate/alpha", "percent"),
-        groups=source.show(file, "/certificate/groups", "count"),
-        errors=source.show(file, "/certificate/false_allows", "count"),
+        alpha=card.show("/certificate/alpha", "percent"),
+        groups=card.show("/certificate/groups", "count"),
+        errors=card.show("/certificate/false_allows", "count"),
     )
     need: Line = ()
     if met is False:
@@ -114,43 +114,45 @@ def _certificate(context: Context) -> list[Target]:
 
 
 def _useful(context: Context) -> list[Target]:
-    source = context.sources
+    params = context.params
+    metrics = context.released
     key = f"/splits/{HEADLINE}/allow_rate_on_allow"
-    rate = source.value(context.released, f"{key}/value")
-    wanted = source.value(PARAMS, "/report/target_allow_rate")
+    rate = metrics.value(f"{key}/value")
+    wanted = params.value("/report/target_allow_rate")
     evidence = context.words.say(
         "useful_e",
-        allow=source.rate(context.released, key),
-        target=source.show(PARAMS, "/report/target_allow_rate", "percent"),
+        allow=metrics.rate(key),
+        target=params.show("/report/target_allow_rate", "percent"),
     )
     return [_target(context, "useful", _at_most(wanted, rate), evidence, split=HEADLINE)]
 
 
 def _far(context: Context) -> list[Target]:
     """The false-allow rate (FAR) of each split."""
-    source = context.sources
+    metrics = context.released
+    card = context.released_card
     found = []
     for split in SPLITS:
         key = f"/splits/{split}/false_allow_rate"
-        rate = source.value(context.released, f"{key}/value")
-        alpha = source.value(context.released_card, "/certificate/alpha")
+        rate = metrics.value(f"{key}/value")
+        alpha = card.value("/certificate/alpha")
         evidence = context.words.say(
             "far_e",
-            far=source.rate(context.released, key),
-            alpha=source.show(context.released_card, "/certificate/alpha", "percent"),
+            far=metrics.rate(key),
+            alpha=card.show("/certificate/alpha", "percent"),
         )
         found.append(_target(context, "far", _at_most(rate, alpha), evidence, split=split))
     return found
 
 
 def _calibrated(context: Context) -> list[Target]:
-    source = context.sources
+    metrics = context.released
     key = f"/splits/{HEADLINE}/calibrated/ece_width"
-    met = _is_empty(source.value(context.released, f"{key}/worse_than_null"))
+    met = _is_empty(metrics.value(f"{key}/worse_than_null"))
     evidence = context.words.say(
         "calibrated_e",
-        ece=source.rate(context.released, key, "ratio"),
-        null=source.show(context.released, f"{key}/null/q95", "ratio"),
+        ece=metrics.rate(key, "ratio"),
+        null=metrics.show(f"{key}/null/q95", "ratio"),
     )
     return [_target(context, "calibrated", met, evidence, split=HEADLINE)]
 
@@ -161,7 +163,7 @@ def _calibrated(context: Context) -> list[Target]:
 def _better(context: Context) -> list[Target]:
     found = []
     for split in SPLITS:
-        differences = context.sources.value(AB, f"/splits/{split}/differences") or {}
+        differences = context.ab.value(f"/splits/{split}/differences") or {}
         primary = [name for name, one in differences.items() if one.get("primary")]
         outcomes = [differences[name]["outcome"] for name in primary]
         met = None
@@ -177,13 +179,13 @@ def _better(context: Context) -> list[Target]:
 
 
 def _endpoint(context: Context, split: str, name: str, outcome: str) -> Line:
-    source = context.sources
+    ab = context.ab
     key = f"/splits/{split}/differences/{name}"
     return context.words.say(
         "endpoint_e",
         endpoint=context.words(name),
-        difference=source.show(AB, f"{key}/difference", styles_of(name).difference),
-        p=source.show(AB, f"{key}/p_adjusted", "p"),
+        difference=ab.show(f"{key}/difference", styles_of(name).difference),
+        p=ab.show(f"{key}/p_adjusted", "p"),
         outcome=context.words(f"o_{outcome}"),
     )
 
@@ -193,22 +195,22 @@ def _allowed(context: Context, split: str) -> Line:
     key = f"/splits/{split}/differences/allow_rate_on_allow"
     return context.words.say(
         "allowed_e",
-        a=context.sources.show(AB, f"{key}/a/value", "percent"),
-        b=context.sources.show(AB, f"{key}/b/value", "percent"),
+        a=context.ab.show(f"{key}/a/value", "percent"),
+        b=context.ab.show(f"{key}/b/value", "percent"),
     )
 
 
 def _baselines(context: Context) -> list[Target]:
-    source = context.sources
-    if not source.has(AB, "/baselines/0"):
+    ab = context.ab
+    if not ab.has("/baselines/0"):
         return _unmeasured_baselines(context)
     found = []
-    for place, one in enumerate(source.value(AB, "/baselines")):
+    for place, one in enumerate(ab.value("/baselines")):
         met = None
         if one["outcome"] != "not_run":
             met = one["outcome"].startswith("beats")
-        b = source.rate(AB, f"/baselines/{place}/b")
-        other = source.rate(AB, f"/baselines/{place}/baseline")
+        b = ab.rate(f"/baselines/{place}/b")
+        other = ab.rate(f"/baselines/{place}/baseline")
         evidence = context.words.say("baseline_e", b=b, other=other)
         name = context.words(one["name"])
         target = _target(context, "baseline", met, evidence, split=one["split"], baseline=name)
@@ -218,8 +220,8 @@ def _baselines(context: Context) -> list[Target]:
 
 def _unmeasured_baselines(context: Context) -> list[Target]:
     # Keys that lead nowhere, so that both numbers read "not run".
-    b = context.sources.show(AB, "/baselines/0/b", "percent")
-    other = context.sources.show(AB, "/baselines/0/other", "percent")
+    b = context.ab.show("/baselines/0/b", "percent")
+    other = context.ab.show("/baselines/0/other", "percent")
     evidence = context.words.say("baseline_e", b=b, other=other)
     found = []
     for name, split in BASELINES:
@@ -233,27 +235,26 @@ def _unmeasured_baselines(context: Context) -> list[Target]:
 
 
 def _bake(context: Context) -> list[Target]:
-    source = context.sources
-    error = source.value(BAKE, "/parity/relative_error")
-    limit = source.value(BAKE, "/parity/limit")
+    bake = context.bake
+    error = bake.value("/parity/relative_error")
+    limit = bake.value("/parity/limit")
     evidence = context.words.say(
         "bake_parity_e",
-        error=source.show(BAKE, "/parity/relative_error", "general"),
-        limit=source.show(BAKE, "/parity/limit", "general"),
-        top=source.show(BAKE, "/parity/top1_agreement", "percent"),
+        error=bake.show("/parity/relative_error", "general"),
+        limit=bake.show("/parity/limit", "general"),
+        top=bake.show("/parity/top1_agreement", "percent"),
     )
     return [_target(context, "bake_parity", _at_most(error, limit), evidence)]
 
 
 def _conversion(context: Context) -> list[Target]:
     file = context.verified(context.model, UNQUANTISED)
-    source = context.sources
-    met = _is_empty(source.value(file, "/problems"))
+    met = _is_empty(file.value("/problems"))
     evidence = context.words.say(
         "conversion_e",
-        top=source.show(file, "/logits/top1", "percent"),
-        error=source.show(file, "/logits/max_abs_error", "general"),
-        verdict=source.show(file, "/logits/verdict_probability_max_error", "general"),
+        top=file.show("/logits/top1", "percent"),
+        error=file.show("/logits/max_abs_error", "general"),
+        verdict=file.show("/logits/verdict_probability_max_error", "general"),
     )
     return [_target(context, "conversion", met, evidence)]
 
@@ -262,14 +263,13 @@ def _quantised(context: Context) -> list[Target]:
     if context.type == UNQUANTISED:
         return []
     file = context.verified(context.model, context.type)
-    source = context.sources
-    met = _is_empty(source.value(file, "/problems"))
+    met = _is_empty(file.value("/problems"))
     evidence = context.words.say(
         "quantised_e",
-        kl=source.show(file, "/drift/kl_mean", "general"),
-        top=source.show(file, "/drift/top1", "percent"),
-        flips=source.show(file, "/drift/verdict_flips", "count"),
-        prompts=source.show(file, "/drift/prompts", "count"),
+        kl=file.show("/drift/kl_mean", "general"),
+        top=file.show("/drift/top1", "percent"),
+        flips=file.show("/drift/verdict_flips", "count"),
+        prompts=file.show("/drift/prompts", "count"),
     )
     return [_target(context, "quantised", met, evidence)]
 
@@ -277,13 +277,13 @@ def _quantised(context: Context) -> list[Target]:
 def _drift(context: Context) -> list[Target]:
     if context.type == UNQUANTISED:
         return []
-    source = context.sources
+    ab = context.ab
     key = context.drift(context.model, context.type)
-    met = _is_empty(source.value(AB, f"{key}/violations"))
+    met = _is_empty(ab.value(f"{key}/violations"))
     evidence = context.words.say(
         "drift_e",
-        flips=source.rate(AB, f"{key}/flips/changed"),
-        toward=source.rate(AB, f"{key}/flips/toward_allow"),
+        flips=ab.rate(f"{key}/flips/changed"),
+        toward=ab.rate(f"{key}/flips/toward_allow"),
     )
     return [_target(context, "drift", met, evidence)]
 
@@ -293,20 +293,18 @@ def _drift(context: Context) -> list[Target]:
 
 def _silent(context: Context) -> list[Target]:
     """The tokens reserved for verdicts are read, never written."""
-    file = context.released
-    source = context.sources
-    emitted = source.show(file, "/generation/reserved_emitted", "count")
-    tokens = source.show(file, "/generation/tokens", "count")
+    metrics = context.released
+    emitted = metrics.show("/generation/reserved_emitted", "count")
+    tokens = metrics.show("/generation/tokens", "count")
     evidence = context.words.say("silent_e", emitted=emitted, tokens=tokens)
     return [_target(context, "silent", _is_empty(emitted.value), evidence)]
 
 
 def _stable(context: Context) -> list[Target]:
-    file = context.released
-    source = context.sources
-    unstable = source.show(file, "/stability/unstable", "count")
-    count = source.show(file, "/stability/n", "count")
-    tokens = source.show(file, "/stability/tokens", "count")
+    metrics = context.released
+    unstable = metrics.show("/stability/unstable", "count")
+    count = metrics.show("/stability/n", "count")
+    tokens = metrics.show("/stability/tokens", "count")
     evidence = context.words.say("stable_e", unstable=unstable, n=count, tokens=tokens)
     return [_target(context, "stable", _is_empty(unstable.value), evidence)]
 

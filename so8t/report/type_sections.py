@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from so8t.report.context import AB, HEADLINE, MODELS, UNQUANTISED, Context
+from so8t.report.context import HEADLINE, MODELS, UNQUANTISED, Context
 from so8t.report.document import Block, Figure, Table, row
 from so8t.report.pair_sections import retention
-from so8t.report.sources import Line
+from so8t.report.sources import Line, ResultFile
 
 TYPE_RATES = ("accuracy", "false_allow_rate", "allow_rate_on_allow")
 
@@ -69,21 +69,21 @@ def types(context: Context) -> list[Block]:
 
 def _type_row(context: Context, model: str, kind: str) -> list[Line]:
     words = context.words
-    source = context.sources
+    ab = context.ab
     checked = context.verified(model, kind)
-    status = source.value(context.card(model, kind), "/status")
+    status = context.card(model, kind).value("/status")
     drift_key = context.drift(model, kind)
-    violations = source.value(AB, f"{drift_key}/violations")
+    violations = ab.value(f"{drift_key}/violations")
 
-    size = source.cell(checked, "/bytes", "size")
-    bits = source.cell(checked, "/bits_per_weight", "ratio")
+    size = checked.cell("/bytes", "size")
+    bits = checked.cell("/bits_per_weight", "ratio")
     metrics = context.evaluated(model, kind)
-    rates = [source.rate(metrics, f"/splits/{HEADLINE}/{name}", n=False) for name in TYPE_RATES]
+    rates = [metrics.rate(f"/splits/{HEADLINE}/{name}", n=False) for name in TYPE_RATES]
     kl: str | Line = "–"
     changed: str | Line = "–"
     if kind != UNQUANTISED:
-        kl = source.cell(checked, "/drift/kl_mean", "general")
-        changed = source.rate(AB, f"{drift_key}/flips/changed", n=False)
+        kl = checked.cell("/drift/kl_mean", "general")
+        changed = ab.rate(f"{drift_key}/flips/changed", n=False)
     violated = "–"
     if violations is not None:
         violated = ", ".join(violations) or words("none")
@@ -127,16 +127,18 @@ def running(context: Context) -> list[Block]:
     ]
 
 
-def _rates(context: Context, measures: tuple[Measure, ...], files: list[str]) -> list[list[Line]]:
+def _rates(
+    context: Context, measures: tuple[Measure, ...], files: list[ResultFile]
+) -> list[list[Line]]:
     """One row per measure, one column per file."""
     rows = []
     for measure in measures:
-        cells = [context.sources.rate(file, measure.key, measure.style) for file in files]
+        cells = [file.rate(measure.key, measure.style) for file in files]
         rows.append(row(context.words(measure.name), *cells))
     return rows
 
 
-def _speeds(context: Context, files: list[str]) -> list[list[Line]]:
+def _speeds(context: Context, files: list[ResultFile]) -> list[list[Line]]:
     rows = []
     for measure in SPEED:
         cells = [context.percentile(file, measure.key, measure.style) for file in files]
@@ -144,16 +146,16 @@ def _speeds(context: Context, files: list[str]) -> list[list[Line]]:
     return rows
 
 
-def _unstable_row(context: Context, files: list[str]) -> list[Line]:
+def _unstable_row(context: Context, files: list[ResultFile]) -> list[Line]:
     cells: list[Line] = []
     for file in files:
-        unstable = context.sources.show(file, "/stability/unstable", "count")
-        count = context.sources.show(file, "/stability/n", "count")
+        unstable = file.show("/stability/unstable", "count")
+        count = file.show("/stability/n", "count")
         cells.append((unstable, " / ", count))
     return row(context.words("unstable"), *cells)
 
 
-def _plain_able_row(context: Context, files: list[str]) -> list[Line]:
+def _plain_able_row(context: Context, files: list[ResultFile]) -> list[Line]:
     """Whether plain answers fit their own requests better than others' requests.
 
     A comparison of two models' plain answers counts only where they do.
@@ -161,11 +163,11 @@ def _plain_able_row(context: Context, files: list[str]) -> list[Line]:
     answers = {True: "yes", False: "no"}
     cells = []
     for file in files:
-        able = context.sources.value(file, "/retention/plain/beyond_chance")
+        able = file.value("/retention/plain/beyond_chance")
         cells.append(context.words(answers.get(able, "unknown")))
     return row(context.words("plain_able"), *cells)
 
 
-def _memory_row(context: Context, files: list[str]) -> list[Line]:
-    cells = [context.sources.cell(file, "/speed/peak_rss_bytes", "size") for file in files]
+def _memory_row(context: Context, files: list[ResultFile]) -> list[Line]:
+    cells = [file.cell("/speed/peak_rss_bytes", "size") for file in files]
     return row(context.words("memory"), *cells)
