@@ -5,14 +5,14 @@ rollback and bundle ask it.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file, write_json
 
-SCHEMA = "so8t.release/1"
+SCHEMA: Final = "so8t.release/1"
 NAME = "release.json"
 CARD = "card.json"
 MODELFILE = "Modelfile"
