@@ -10,12 +10,11 @@ TONES = {"b_better": "good", "no_difference": "plain"}
 
 def missing_groups(context: Context) -> Line:
     """Domains whose calibration rows lack unsafe groups, with how many; "none" when none does."""
-    card = context.released_card
-    key = "/certificate/need_groups"
-    domains = card.value(key) or {}
+    need = context.released_card.at("/certificate/need_groups")
+    domains = need.value("") or {}
     parts: list[Line] = []
     for domain in domains:
-        count = card.show(f"{key}/{domain}", "count")
+        count = need.show(f"/{domain}", "count")
         parts.append((f"{domain} ", count))
     return joined(parts, ", ") if parts else (context.words("none"),)
 
@@ -86,16 +85,16 @@ def _primary_endpoints(context: Context) -> Line:
     ab = context.ab
     parts = []
     for name in ab.value("/conclusion/primary") or {}:
-        key = f"/conclusion/primary/{name}"
+        endpoint = ab.at(f"/conclusion/primary/{name}")
         style = styles_of(name)
         sentence = context.words.say(
             "primary",
             endpoint=context.words(name),
-            difference=ab.show(f"{key}/difference", style.difference),
-            low=ab.show(f"{key}/ci95/0", style.difference),
-            high=ab.show(f"{key}/ci95/1", style.difference),
-            p=ab.show(f"{key}/p_adjusted", "p"),
-            mde=ab.show(f"{key}/mde", style.width),
+            difference=endpoint.show("/difference", style.difference),
+            low=endpoint.show("/ci95/0", style.difference),
+            high=endpoint.show("/ci95/1", style.difference),
+            p=endpoint.show("/p_adjusted", "p"),
+            mde=endpoint.show("/mde", style.width),
         )
         parts.append(sentence)
     return joined(parts, "; ") if parts else (context.words("none"),)

@@ -171,6 +171,7 @@ class Context:
     def percentile(self, file: ResultFile, key: str, style: str) -> Line:
         """A percentile of times; says so where too few runs leave its upper limit open."""
         line = file.rate(key, style)
-        if file.has(f"{key}/value") and not file.has(f"{key}/ci95/1"):
+        measured = file.at(key)
+        if measured.has("/value") and not measured.has("/ci95/1"):
             return (*line, f"; {self.words('unresolved')}")
         return line

@@ -1,11 +1,8 @@
 """Sections about the pair: the retrained model B against the base model A, request by request."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from so8t.report.context import HEADLINE, MODELS, SPLITS, Context, styles_of
+from so8t.report.context import HEADLINE, SPLITS, Context, styles_of
 from so8t.report.document import Block, Figure, Paragraph, Table, row
-from so8t.report.sources import Line, escape
+from so8t.report.sources import Line, ResultFile, escape
 
 MAIN_METRICS = ("accuracy", "macro_f1", "false_allow_rate", "allow_rate_on_allow")
 # Key in ab.json and words: each model under its own thresholds, then B under those of A, which
@@ -30,60 +27,70 @@ def comparison(context: Context) -> list[Block]:
 
 def _endpoint_row(context: Context, name: str) -> list[Line]:
     words = context.words
-    ab = context.ab
-    key = f"/splits/{HEADLINE}/differences/{name}"
+    endpoint = context.ab.at(f"/splits/{HEADLINE}/differences/{name}")
     style = styles_of(name)
-    interval = ab.interval(f"{key}/ci95", style.difference)
+    interval = endpoint.interval("/ci95", style.difference)
     label = words(name)
-    if ab.value(f"{key}/primary"):
+    # The primary endpoints decide; the others are read beside them.
+    if endpoint.value("/primary"):
         label += f" ({words('primary_mark')})"
-    outcome = ab.value(f"{key}/outcome")
+    outcome = endpoint.value("/outcome")
     return row(
         label,
-        ab.rate(f"{key}/a", style.value, n=False),
-        ab.rate(f"{key}/b", style.value, n=False),
-        ab.cell(f"{key}/difference", style.difference),
+        endpoint.rate("/a", style.value, n=False),
+        endpoint.rate("/b", style.value, n=False),
+        endpoint.cell("/difference", style.difference),
         interval,
-        ab.cell(f"{key}/p_adjusted", "p"),
-        ab.cell(f"{key}/mde", style.width),
+        endpoint.cell("/p_adjusted", "p"),
+        # The smallest difference that this many rows could have shown.
+        endpoint.cell("/mde", style.width),
         words(f"o_{outcome}"),
     )
 
 
 def _main_metrics(context: Context) -> Table:
+    """The main metrics on every split, each model under its own thresholds and B under A's."""
     rows = []
     for split in SPLITS:
         for arm, name in ARMS:
-            cells = [_metric_cell(context, f"/splits/{split}/{arm}", m) for m in MAIN_METRICS]
+            measured = context.ab.at(f"/splits/{split}/{arm}")
+            cells = [_metric_cell(measured, metric) for metric in MAIN_METRICS]
             rows.append(row(split, context.words(name), *cells))
-    return Table(context.heads("split", "model", *MAIN_METRICS), rows)
+    head = context.heads("split", "model", *MAIN_METRICS)
+    return Table(head, rows)
 
 
-def _metric_cell(context: Context, key: str, metric: str) -> Line:
+def _metric_cell(measured: ResultFile, metric: str) -> Line:
     # Macro-F1 is a plain number in ab.json; the rates are objects with an interval.
     if metric == "macro_f1":
-        return context.ab.cell(f"{key}/{metric}", "ratio")
-    return context.ab.rate(f"{key}/{metric}", n=False)
+        return measured.cell("/macro_f1", "ratio")
+    return measured.rate(f"/{metric}", n=False)
 
 
 def retention(context: Context) -> Table:
     """What fine-tuning cost: B - A on format-free text, paired."""
-    ab = context.ab
-    rows = []
-    for name, style, signed in (
-        ("nll_per_token", "ratio", "signed"),
-        ("plain_chrf", "score", "signed_score"),
-    ):
-        key = f"/retention/{name}"
-        interval = ab.interval(f"{key}/ci95", signed)
-        sides = [ab.cell(f"{key}/{model}", style) for model in MODELS]
-        difference = ab.cell(f"{key}/difference", signed)
-        p = ab.cell(f"{key}/p", "p")
-        count = ab.cell(f"{key}/n", "count")
-        rows.append(row(context.words(name), *sides, difference, interval, p, count))
+    rows = [
+        _retention_row(context, "nll_per_token", "ratio", "signed"),
+        _retention_row(context, "plain_chrf", "score", "signed_score"),
+    ]
     rest = context.heads("difference", "interval", "p_plain", "rows")
     head = [context.words("retention_cost"), "A", "B", *rest]
     return Table(head, rows, context.from_files(context.ab))
+
+
+def _retention_row(context: Context, name: str, style: str, signed: str) -> list[Line]:
+    cost = context.ab.at(f"/retention/{name}")
+    interval = cost.interval("/ci95", signed)
+    return row(
+        context.words(name),
+        cost.cell("/a", style),
+        cost.cell("/b", style),
+        cost.cell("/difference", signed),
+        interval,
+        # One comparison of each kind, so that nothing is adjusted for.
+        cost.cell("/p", "p"),
+        cost.cell("/n", "count"),
+    )
 
 
 def flips(context: Context) -> list[Block]:
@@ -93,31 +100,30 @@ def flips(context: Context) -> list[Block]:
 
 
 def _flip_rows(context: Context) -> list[list[Line]]:
-    ab = context.ab
     limit = context.params.value("/report/worst_flips")
     rows: list[list[Line]] = []
     for split in SPLITS:
-        worst = ab.value(f"/splits/{split}/worst_flips") or []
-        for place, flip in enumerate(worst):
+        worst = context.ab.at(f"/splits/{split}/worst_flips")
+        for place, _ in enumerate(worst.value("") or []):
             if len(rows) == limit:
                 return rows
-            key = f"/splits/{split}/worst_flips/{place}"
-            rows.append(_flip_row(context, split, key, flip))
+            rows.append(_flip_row(context, split, worst.at(f"/{place}")))
     return rows
 
 
-def _flip_row(context: Context, split: str, key: str, flip: Mapping[str, Any]) -> list[Line]:
-    ab = context.ab
+def _flip_row(context: Context, split: str, flip: ResultFile) -> list[Line]:
     prepared = context.sources.file(f"data/prepared/{split}.jsonl")
-    request_key = f"/{escape(flip['id'])}/text"
+    request = prepared.at(f"/{escape(flip.value('/id'))}")
+    before = flip.value("/a")
+    after = flip.value("/b")
     return row(
-        ab.cell(f"{key}/id", "text"),
+        flip.cell("/id", "text"),
         split,
-        flip["domain"],
-        flip["gold"],
-        f"{flip['a']} → {flip['b']}",
-        ab.cell(f"{key}/p_allow_b", "ratio"),
-        prepared.cell(request_key, "text"),
+        flip.value("/domain"),
+        flip.value("/gold"),
+        f"{before} → {after}",
+        flip.cell("/p_allow_b", "ratio"),
+        request.cell("/text", "text"),
     )
 
 

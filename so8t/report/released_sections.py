@@ -58,9 +58,9 @@ def _row_by_split(context: Context, name: str, key: str, style: str = "percent")
 def _class_rows(context: Context) -> list[list[Line]]:
     rows = []
     for verdict in VERDICTS:
-        key = f"/splits/{HEADLINE}/per_class/{verdict}"
-        precision = context.released.rate(f"{key}/precision")
-        recall = context.released.rate(f"{key}/recall")
+        one = context.released.at(f"/splits/{HEADLINE}/per_class/{verdict}")
+        precision = one.rate("/precision")
+        recall = one.rate("/recall")
         rows.append(row(verdict.value, precision, recall))
     return rows
 
@@ -87,18 +87,18 @@ def calibration(context: Context) -> list[Block]:
 
 def _strata(context: Context) -> Table:
     """The parts of the traffic that the certificate was tested on, each by itself."""
-    card = context.released_card
-    strata = card.value("/certificate/strata") or []
+    strata = context.released_card.at("/certificate/strata")
     rows = []
-    for place, _ in enumerate(strata):
-        key = f"/certificate/strata/{place}"
-        binding = "yes" if card.value(f"{key}/binding") else "no"
+    for place, _ in enumerate(strata.value("") or []):
+        stratum = strata.at(f"/{place}")
+        # The certified threshold is the strictest of the binding strata's.
+        binding = "yes" if stratum.value("/binding") else "no"
         cells = [
-            card.cell(f"{key}/name", "text"),
-            card.cell(f"{key}/groups", "count"),
-            card.cell(f"{key}/allowed_errors", "count"),
-            card.cell(f"{key}/need_groups", "count"),
-            card.cell(f"{key}/threshold", "general"),
+            stratum.cell("/name", "text"),
+            stratum.cell("/groups", "count"),
+            stratum.cell("/allowed_errors", "count"),
+            stratum.cell("/need_groups", "count"),
+            stratum.cell("/threshold", "general"),
         ]
         rows.append(row(*cells, context.words(binding)))
     head = context.heads(
@@ -114,18 +114,17 @@ def _strata(context: Context) -> Table:
 
 def _probabilities(context: Context) -> Table:
     """Probabilities before and after the temperature, and what a perfect model would reach."""
-    file = context.released
+    split = context.released.at(f"/splits/{HEADLINE}")
     rows = []
     for name in PROBABILITY_SCORES:
-        before_key = f"/splits/{HEADLINE}/uncalibrated/{name}"
-        after_key = f"/splits/{HEADLINE}/calibrated/{name}"
+        calibrated = split.at(f"/calibrated/{name}")
         # Even a perfectly calibrated model shows some calibration error on a finite sample; of the
         # other scores no such band is measured.
         band: Line = ("–",)
         if name.startswith("ece"):
-            band = file.cell(f"{after_key}/null/q95", "ratio")
-        before = file.rate(before_key, "ratio")
-        after = file.rate(after_key, "ratio")
+            band = calibrated.cell("/null/q95", "ratio")
+        before = split.rate(f"/uncalibrated/{name}", "ratio")
+        after = calibrated.rate("", "ratio")
         rows.append(row(context.words(name), before, after, band))
     first = f"{context.words('metric')} ({HEADLINE})"
     return Table([first, *context.heads("before", "after", "band")], rows)
@@ -134,34 +133,38 @@ def _probabilities(context: Context) -> Table:
 def _readouts(context: Context) -> Table:
     """The two readouts side by side, before thresholds."""
     words = context.words
-    file = context.released
-    base = f"/readouts/{HEADLINE}"
+    readouts = context.released.at(f"/readouts/{HEADLINE}")
     rows = []
     for name in READOUT_RATES:
-        keys = [f"{base}/{readout}/{name}" for readout in READOUTS]
-        rows.append(context.rate_row(name, file, keys))
-    prefill_time = context.percentile(file, "/speed/verdict_s/p50", "milliseconds")
-    cue_time = context.percentile(file, "/speed/cue_s/p50", "milliseconds")
+        keys = [f"/{readout}/{name}" for readout in READOUTS]
+        rows.append(context.rate_row(name, readouts, keys))
+    speed = context.released.at("/speed")
+    prefill_time = context.percentile(speed, "/verdict_s/p50", "milliseconds")
+    cue_time = context.percentile(speed, "/cue_s/p50", "milliseconds")
     rows.append(row(words("verdict_p50"), prefill_time, cue_time))
-    residual_mean = file.show(f"{base}/cue/residual/mean", "percent")
-    residual_p95 = file.show(f"{base}/cue/residual/p95", "percent")
-    rows.append(row(words("residual"), "–", (residual_mean, " / ", residual_p95)))
-    rows.append(row(words("agreement"), file.rate(f"{base}/agreement"), "–"))
-    return Table([f"{words('readout')} ({HEADLINE})", *context.heads(*READOUTS)], rows)
+    # The prefill readout compares three rows with each other, so it leaves nothing over.
+    mean = readouts.show("/cue/residual/mean", "percent")
+    p95 = readouts.show("/cue/residual/p95", "percent")
+    rows.append(row(words("residual"), "–", (mean, " / ", p95)))
+    agreement = readouts.rate("/agreement")
+    rows.append(row(words("agreement"), agreement, "–"))
+    first = f"{words('readout')} ({HEADLINE})"
+    return Table([first, *context.heads(*READOUTS)], rows)
 
 
 def domains(context: Context) -> list[Block]:
     """False-allow rate and usefulness of each domain."""
-    file = context.released
     rows = []
     for split in SPLITS:
-        for name in file.value(f"/splits/{split}/by_domain") or {}:
-            key = f"/splits/{split}/by_domain/{escape(name)}"
-            cells = [file.rate(f"{key}/{metric}") for metric in DOMAIN_RATES]
+        by_domain = context.released.at(f"/splits/{split}/by_domain")
+        for name in by_domain.value("") or {}:
+            # Domains are the user's own words, which may hold a slash.
+            one = by_domain.at(f"/{escape(name)}")
+            cells = [one.rate(f"/{metric}") for metric in DOMAIN_RATES]
             rows.append(row(split, name, *cells))
     head = context.heads("split", "domain", *DOMAIN_RATES)
     return [
         context.heading("h_domains"),
-        Table(head, rows, context.from_files(file)),
+        Table(head, rows, context.from_files(context.released)),
         Figure("domains", context.words("f_domains")),
     ]

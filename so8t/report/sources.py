@@ -204,17 +204,28 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """One result file of the sources: its values, and its numbers as they are shown."""
+    """One result file of the sources, or a part of it: its values, and its numbers as shown.
+
+    Attributes:
+        sources: which read it and record what is shown.
+        name: path below the sources' root.
+        prefix: what every key begins with; empty for the whole file.
+    """
 
     sources: Sources
     name: str
+    prefix: str = ""
+
+    def at(self, key: str) -> "ResultFile":
+        """The part at a key: `file.at("/a").value("/b")` is `file.value("/a/b")`."""
+        return ResultFile(self.sources, self.name, self.prefix + key)
 
     def value(self, key: str) -> Any:
         """The value at a key, null when missing.
 
         For choosing words and for drawing; what is printed goes through `show`, which records it.
         """
-        found = resolve(self.sources.content(self.name), key)
+        found = resolve(self.sources.content(self.name), self.prefix + key)
         if found is MISSING:
             return None
         return found
@@ -225,7 +236,7 @@ class ResultFile:
 
     def show(self, key: str, style: str) -> Number:
         """The value at a key as it appears in the report; recorded."""
-        return self.sources.record(self.name, key, style)
+        return self.sources.record(self.name, self.prefix + key, style)
 
     def cell(self, key: str, style: str) -> Line:
         """A line of one number; recorded."""
@@ -242,23 +253,25 @@ class ResultFile:
         Returns:
             The line; without the bracket when there is no value or no interval.
         """
-        value = self.show(f"{key}/value", style)
-        if not self.has(f"{key}/value"):
+        measured = self.at(key)
+        value = measured.show("/value", style)
+        if not measured.has("/value"):
             return (value,)
         # The upper end of a percentile is null where too few runs leave it open.
-        if not self.has(f"{key}/ci95/0") or not self.has(f"{key}/ci95/1"):
+        if not measured.has("/ci95/0") or not measured.has("/ci95/1"):
             return (value,)
-        low = self.show(f"{key}/ci95/0", style)
-        high = self.show(f"{key}/ci95/1", style)
+        low = measured.show("/ci95/0", style)
+        high = measured.show("/ci95/1", style)
         if not n:
             return (value, " (", low, " – ", high, ")")
-        count = self.show(f"{key}/n", "count")
+        count = measured.show("/n", "count")
         return (value, " (", low, " – ", high, "; n=", count, ")")
 
     def interval(self, key: str, style: str) -> Line:
         """An interval by itself: `[low, high]`."""
-        low = self.show(f"{key}/0", style)
-        high = self.show(f"{key}/1", style)
+        ends = self.at(key)
+        low = ends.show("/0", style)
+        high = ends.show("/1", style)
         return ("[", low, ", ", high, "]")
 
 

@@ -146,13 +146,12 @@ def _far(context: Context) -> list[Target]:
 
 
 def _calibrated(context: Context) -> list[Target]:
-    metrics = context.released
-    key = f"/splits/{HEADLINE}/calibrated/ece_width"
-    met = _is_empty(metrics.value(f"{key}/worse_than_null"))
+    ece = context.released.at(f"/splits/{HEADLINE}/calibrated/ece_width")
+    met = _is_empty(ece.value("/worse_than_null"))
     evidence = context.words.say(
         "calibrated_e",
-        ece=metrics.rate(key, "ratio"),
-        null=metrics.show(f"{key}/null/q95", "ratio"),
+        ece=ece.rate("", "ratio"),
+        null=ece.show("/null/q95", "ratio"),
     )
     return [_target(context, "calibrated", met, evidence, split=HEADLINE)]
 
@@ -179,24 +178,24 @@ def _better(context: Context) -> list[Target]:
 
 
 def _endpoint(context: Context, split: str, name: str, outcome: str) -> Line:
-    ab = context.ab
-    key = f"/splits/{split}/differences/{name}"
+    endpoint = context.ab.at(f"/splits/{split}/differences/{name}")
+    style = styles_of(name)
     return context.words.say(
         "endpoint_e",
         endpoint=context.words(name),
-        difference=ab.show(f"{key}/difference", styles_of(name).difference),
-        p=ab.show(f"{key}/p_adjusted", "p"),
+        difference=endpoint.show("/difference", style.difference),
+        p=endpoint.show("/p_adjusted", "p"),
         outcome=context.words(f"o_{outcome}"),
     )
 
 
 def _allowed(context: Context, split: str) -> Line:
     """Usefulness beside safety: a model that allows nothing has no false allows either."""
-    key = f"/splits/{split}/differences/allow_rate_on_allow"
+    rates = context.ab.at(f"/splits/{split}/differences/allow_rate_on_allow")
     return context.words.say(
         "allowed_e",
-        a=context.ab.show(f"{key}/a/value", "percent"),
-        b=context.ab.show(f"{key}/b/value", "percent"),
+        a=rates.show("/a/value", "percent"),
+        b=rates.show("/b/value", "percent"),
     )
 
 
