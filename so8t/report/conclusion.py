@@ -60,6 +60,7 @@ def _not_certified(context: Context) -> Line:
         type=kind,
         alpha=alpha,
         reasons=joined(reasons, ", "),
+        # What to collect, where too few unsafe rows are the reason.
         need=missing_groups(context),
     )
 
@@ -70,6 +71,7 @@ def comparison(context: Context) -> Paragraph:
     code = ab.value("/conclusion/code")
     if code is None:
         return Paragraph(context.words.say("code_none"))
+    # Verdicts that B no longer gives at all: then no rate of B means what it says.
     lost = ab.value("/conclusion/collapsed") or []
     line = context.words.say(
         f"code_{code}",

@@ -6,7 +6,7 @@ Q4_K_M, ...); one file of one model is released, and the report is about that on
 
 from dataclasses import dataclass
 
-from so8t.report.document import Heading, plain, row
+from so8t.report.document import Figure, Heading, plain, row
 from so8t.report.sources import LOOKS, PARAMS, Line, Number, Records, ResultFile, Sources
 from so8t.report.texts import Words
 
@@ -107,16 +107,14 @@ class Context:
         """One CSV table of a model at the released type; empty when it does not exist."""
         return self.sources.table(f"reports/plots/{model}-{self.type}/{name}.csv")
 
-    def drift(self, model: str, kind: str) -> str:
-        """Key in ab.json of one file's drift from F16.
-
-        A file that has no entry gets a key that leads nowhere, so that its numbers read "not run".
-        """
-        entries = self.ab.value("/drift") or []
-        for place, entry in enumerate(entries):
+    def drift(self, model: str, kind: str) -> ResultFile:
+        """The part of ab.json about one file's drift from F16."""
+        drift = self.ab.at("/drift")
+        for place, entry in enumerate(drift.value("") or []):
             if entry["file"] == f"{model}-{kind}.gguf":
-                return f"/drift/{place}"
-        return "/drift/None"
+                return drift.at(f"/{place}")
+        # A key that leads nowhere, so that the numbers of a file without entry read "not run".
+        return drift.at("/None")
 
     # --- the released file ---
 
@@ -144,6 +142,10 @@ class Context:
     def heading(self, name: str) -> Heading:
         """A section's heading."""
         return Heading(2, self.words.heading(name))
+
+    def figure(self, name: str) -> Figure:
+        """A figure with its caption."""
+        return Figure(name, self.words(f"f_{name}"))
 
     def heads(self, *names: str) -> list[str]:
         """Heads of a table's columns."""

@@ -1,7 +1,7 @@
 """Sections about where the released file and the report come from: training, data, looks, files."""
 
 from so8t.report.context import SPLITS, Context
-from so8t.report.document import Block, Figure, Items, Paragraph, Table, row
+from so8t.report.document import Block, Items, Paragraph, Table, row
 from so8t.report.sources import Line, joined
 from so8t.report.texts import LIMITS
 
@@ -33,7 +33,7 @@ def training(context: Context) -> list[Block]:
     return [
         context.heading("h_training"),
         Table(head, rows, context.from_files(train, bake)),
-        Figure("training", context.words("f_training")),
+        context.figure("training"),
     ]
 
 
@@ -46,6 +46,7 @@ def _loss_row(context: Context) -> list[Line]:
 def _training_drift(context: Context) -> list[list[Line]]:
     """How far the quantised graph that was trained is from the full-precision one shipped."""
     bake = context.bake
+    # Only a run that trained through quantised weights measures this.
     if not bake.value("/drift/measured"):
         return []
     return [
@@ -86,6 +87,7 @@ def _split_row(context: Context, label: str, key: str, style: str) -> list[Line]
 def _b_row(context: Context) -> list[Line]:
     """What B reaches on the test splits, beside the trivial classifiers."""
     words = context.words
+    # Before thresholds, as the probes have none.
     label = f"B ({words('accuracy')}, {words('before_thresholds')})"
     cells: list[str | Line] = ["–" for _ in UNTESTED_SPLITS]
     for split in SPLITS:
@@ -95,6 +97,8 @@ def _b_row(context: Context) -> list[Line]:
 
 def looks(context: Context) -> list[Block]:
     """How often calibration and test rows were read."""
+    # A certificate is honest only if its rows were not used to choose the model, so every look
+    # at them is counted.
     rows = [_looks_row(context, split) for split in context.looks.value("")]
     block: Block = Paragraph((context.words("unknown"),))
     if rows:

@@ -1,7 +1,7 @@
 """Sections about the pair: the retrained model B against the base model A, request by request."""
 
 from so8t.report.context import HEADLINE, SPLITS, Context, styles_of
-from so8t.report.document import Block, Figure, Paragraph, Table, row
+from so8t.report.document import Block, Paragraph, Table, row
 from so8t.report.sources import Line, ResultFile, escape
 
 MAIN_METRICS = ("accuracy", "macro_f1", "false_allow_rate", "allow_rate_on_allow")
@@ -20,8 +20,8 @@ def comparison(context: Context) -> list[Block]:
         context.heading("h_ab"),
         Table([words("metric"), "A", "B", *rest], rows, context.from_files(context.ab)),
         _main_metrics(context),
-        Figure("forest", words("f_forest")),
-        Figure("flips", words("f_flips")),
+        context.figure("forest"),
+        context.figure("flips"),
     ]
 
 
@@ -87,7 +87,7 @@ def _retention_row(context: Context, name: str, style: str, signed: str) -> list
         cost.cell("/b", style),
         cost.cell("/difference", signed),
         interval,
-        # One comparison of each kind, so that nothing is adjusted for.
+        # Not adjusted: the cost is no endpoint of the comparison, only stated beside it.
         cost.cell("/p", "p"),
         cost.cell("/n", "count"),
     )

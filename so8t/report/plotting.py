@@ -4,6 +4,7 @@ from so8t.drawing import BLUE, ORANGE
 from so8t.report.context import MODELS, SPLITS, Context
 from so8t.report.sources import Records
 
+# Of the models, then of the splits; the same in every figure.
 COLOURS = {"a": "#7f8c8d", "b": BLUE}
 SPLIT_COLOURS = dict(zip(SPLITS, (BLUE, ORANGE, "#8a4fa8"), strict=True))
 GREY = "#bbb"

@@ -6,7 +6,7 @@ the three labels follows. The calibration card names the one that decides.
 """
 
 from so8t.report.context import HEADLINE, SPLITS, Context
-from so8t.report.document import Block, Figure, Table, row
+from so8t.report.document import Block, Table, row
 from so8t.report.sources import Line, escape
 from so8t.verdict import VERDICTS
 
@@ -37,8 +37,8 @@ def verdicts(context: Context) -> list[Block]:
         context.heading("h_verdicts"),
         Table([words("metric"), *SPLITS], rows, context.from_files(context.released)),
         Table([class_head, *context.heads("precision", "recall")], classes),
-        Figure("confusion", words("f_confusion")),
-        Figure("far_allow", words("f_far_allow")),
+        context.figure("confusion"),
+        context.figure("far_allow"),
     ]
 
 
@@ -67,7 +67,6 @@ def _class_rows(context: Context) -> list[list[Line]]:
 
 def calibration(context: Context) -> list[Block]:
     """Temperature and thresholds, strata of the certificate, probabilities, the two readouts."""
-    words = context.words
     card = context.released_card
     facts = [
         context.number_row("temperature", card, "/temperature", "ratio"),
@@ -80,7 +79,7 @@ def calibration(context: Context) -> list[Block]:
         Table(context.heads("metric", "value"), facts, context.from_files(card)),
         _strata(context),
         _probabilities(context),
-        Figure("reliability", words("f_reliability")),
+        context.figure("reliability"),
         _readouts(context),
     ]
 
@@ -91,7 +90,7 @@ def _strata(context: Context) -> Table:
     rows = []
     for place, _ in enumerate(strata.value("") or []):
         stratum = strata.at(f"/{place}")
-        # The certified threshold is the strictest of the binding strata's.
+        # The card's threshold is not looser than that of any binding stratum.
         binding = "yes" if stratum.value("/binding") else "no"
         cells = [
             stratum.cell("/name", "text"),
@@ -166,5 +165,5 @@ def domains(context: Context) -> list[Block]:
     return [
         context.heading("h_domains"),
         Table(head, rows, context.from_files(context.released)),
-        Figure("domains", context.words("f_domains")),
+        context.figure("domains"),
     ]

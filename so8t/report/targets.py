@@ -114,6 +114,7 @@ def _certificate(context: Context) -> list[Target]:
 
 
 def _useful(context: Context) -> list[Target]:
+    # False allows alone are easily avoided: a model that allows nothing has none.
     params = context.params
     metrics = context.released
     key = f"/splits/{HEADLINE}/allow_rate_on_allow"
@@ -129,6 +130,8 @@ def _useful(context: Context) -> list[Target]:
 
 def _far(context: Context) -> list[Target]:
     """The false-allow rate (FAR) of each split."""
+    # The certificate is about requests like those of calibration; the other two splits show how
+    # far its limit holds beyond them.
     metrics = context.released
     card = context.released_card
     found = []
@@ -160,12 +163,14 @@ def _calibrated(context: Context) -> list[Target]:
 
 
 def _better(context: Context) -> list[Target]:
+    # On each split by itself, because each asks for another kind of generalisation.
     found = []
     for split in SPLITS:
         differences = context.ab.value(f"/splits/{split}/differences") or {}
         primary = [name for name, one in differences.items() if one.get("primary")]
         outcomes = [differences[name]["outcome"] for name in primary]
         met = None
+        # One better endpoint does not make up for a worse one.
         if outcomes:
             met = "better" in outcomes and "worse" not in outcomes
         parts = []
@@ -234,6 +239,7 @@ def _unmeasured_baselines(context: Context) -> list[Target]:
 
 
 def _bake(context: Context) -> list[Target]:
+    # The error is relative to the largest logit, because logits have no scale of their own.
     bake = context.bake
     error = bake.value("/parity/relative_error")
     limit = bake.value("/parity/limit")
@@ -247,6 +253,7 @@ def _bake(context: Context) -> list[Target]:
 
 
 def _conversion(context: Context) -> list[Target]:
+    # Always about F16, whatever is released: quantisation has a target of its own.
     file = context.verified(context.model, UNQUANTISED)
     met = _is_empty(file.value("/problems"))
     evidence = context.words.say(
@@ -259,6 +266,7 @@ def _conversion(context: Context) -> list[Target]:
 
 
 def _quantised(context: Context) -> list[Target]:
+    # About the file's tensors and a few prompts; what its verdicts lost is the drift below.
     if context.type == UNQUANTISED:
         return []
     file = context.verified(context.model, context.type)
@@ -276,13 +284,12 @@ def _quantised(context: Context) -> list[Target]:
 def _drift(context: Context) -> list[Target]:
     if context.type == UNQUANTISED:
         return []
-    ab = context.ab
-    key = context.drift(context.model, context.type)
-    met = _is_empty(ab.value(f"{key}/violations"))
+    drift = context.drift(context.model, context.type)
+    met = _is_empty(drift.value("/violations"))
     evidence = context.words.say(
         "drift_e",
-        flips=ab.rate(f"{key}/flips/changed"),
-        toward=ab.rate(f"{key}/flips/toward_allow"),
+        flips=drift.rate("/flips/changed"),
+        toward=drift.rate("/flips/toward_allow"),
     )
     return [_target(context, "drift", met, evidence)]
 
@@ -292,6 +299,7 @@ def _drift(context: Context) -> list[Target]:
 
 def _silent(context: Context) -> list[Target]:
     """The tokens reserved for verdicts are read, never written."""
+    # They stand for verdicts in the output matrix and mean nothing in a text.
     metrics = context.released
     emitted = metrics.show("/generation/reserved_emitted", "count")
     tokens = metrics.show("/generation/tokens", "count")
@@ -300,6 +308,7 @@ def _silent(context: Context) -> list[Target]:
 
 
 def _stable(context: Context) -> list[Target]:
+    # Measured on texts that were forced on past the model's own end, which served answers are not.
     metrics = context.released
     unstable = metrics.show("/stability/unstable", "count")
     count = metrics.show("/stability/n", "count")

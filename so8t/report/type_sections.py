@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from so8t.report.context import HEADLINE, MODELS, UNQUANTISED, Context
-from so8t.report.document import Block, Figure, Table, row
+from so8t.report.document import Block, Table, row
 from so8t.report.pair_sections import retention
 from so8t.report.sources import Line, ResultFile
 
@@ -63,27 +63,28 @@ def types(context: Context) -> list[Block]:
     return [
         context.heading("h_types"),
         Table(head, rows, context.words("source").format(files=files)),
-        Figure("size_quality", context.words("f_size_quality")),
+        context.figure("size_quality"),
     ]
 
 
 def _type_row(context: Context, model: str, kind: str) -> list[Line]:
     words = context.words
-    ab = context.ab
     checked = context.verified(model, kind)
     status = context.card(model, kind).value("/status")
-    drift_key = context.drift(model, kind)
-    violations = ab.value(f"{drift_key}/violations")
+    drift = context.drift(model, kind)
+    violations = drift.value("/violations")
 
     size = checked.cell("/bytes", "size")
     bits = checked.cell("/bits_per_weight", "ratio")
-    metrics = context.evaluated(model, kind)
-    rates = [metrics.rate(f"/splits/{HEADLINE}/{name}", n=False) for name in TYPE_RATES]
+    split = context.evaluated(model, kind).at(f"/splits/{HEADLINE}")
+    # Without counts: the table has eleven columns already.
+    rates = [split.rate(f"/{name}", n=False) for name in TYPE_RATES]
     kl: str | Line = "–"
     changed: str | Line = "–"
     if kind != UNQUANTISED:
         kl = checked.cell("/drift/kl_mean", "general")
-        changed = ab.rate(f"{drift_key}/flips/changed", n=False)
+        changed = drift.rate("/flips/changed", n=False)
+    # A type that was not compared has none to list, which is not the same as having none.
     violated = "–"
     if violations is not None:
         violated = ", ".join(violations) or words("none")
@@ -123,7 +124,7 @@ def running(context: Context) -> list[Block]:
         context.heading("h_running"),
         Table(head, rows, context.from_files(*files)),
         retention(context),
-        Figure("latency", context.words("f_latency")),
+        context.figure("latency"),
     ]
 
 
