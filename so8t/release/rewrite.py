@@ -1,4 +1,7 @@
-"""A GGUF file with some keys changed and every tensor byte the same; whole and sealed, or absent."""
+"""A GGUF file with some keys changed and every tensor byte the same; whole and sealed, or absent.
+
+The seal is a key with the SHA-256 of the rest of the file, by which damage is found later.
+"""
 
 import shutil
 from pathlib import Path
@@ -14,11 +17,14 @@ from so8t.files import atomic_file
 from so8t.identity import KeyValue
 
 COPY_BYTES = 4 << 20
+ARCHITECTURE = "general.architecture"
 
 
 def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
-    """Copy `source` to `out` with `updates` added or replaced; return the semantic digest, which is unchanged when
-    no updated key changes behaviour.
+    """Copy `source` to `out` with `updates` added or replaced.
+
+    Returns:
+        The semantic digest of the copy: the source's, unless an updated key changes behaviour.
 
     Raises:
         ArtifactError: the source is corrupt, a split set, or its seal is broken.
@@ -32,7 +38,10 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
     keys = identity.read_typed(source)
     if identity.SEAL in keys:
         identity.check_seal(source)
-    keys |= {identity.SEAL: KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)} | updates
+    # The seal is written over a blank one of the same length, once all other bytes are there.
+    blank_seal = KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)
+    keys |= {identity.SEAL: blank_seal}
+    keys |= updates
     with atomic_file(out) as temporary:
         _write(source, temporary, keys)
         tensors = identity.tensor_table(temporary, hashes=True)
@@ -42,11 +51,13 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
     header = identity.parse(source)
-    writer = GGUFWriter(None, str(keys["general.architecture"].value))
+    writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
     writer.data_alignment = header.alignment
     for name, item in keys.items():
-        if name != "general.architecture":  # the writer's first key
-            writer.add_key_value(name, item.value, item.type, item.sub)
+        # The writer has written this one by itself, as its first key.
+        if name == ARCHITECTURE:
+            continue
+        writer.add_key_value(name, item.value, item.type, item.sub)
     for tensor in header.tensors:
         kind = GGMLQuantizationType[tensor.type]
         shape = quant_shape_to_byte_shape(tensor.shape, kind)
@@ -55,14 +66,17 @@ def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     try:
-        _copy_tensors(source, (writer.fout or [])[0], header)
+        # The writer keeps one open file per shard; there is one shard.
+        (file,) = writer.fout or []
+        _copy_tensors(source, file, header)
     finally:
         writer.close()
 
 
 def _copy_tensors(source: Path, out: IO[bytes], header: identity.Header) -> None:
-    """Tensors keep their order, alignment and padding, so the whole data section is copied as it is."""
-    out.write(b"\0" * (-out.tell() % header.alignment))
+    """Tensors keep their order, alignment and padding, so the data section is copied as a whole."""
+    padding = -out.tell() % header.alignment
+    out.write(b"\0" * padding)
     with source.open("rb") as file:
         file.seek(header.data_start)
         shutil.copyfileobj(file, out, COPY_BYTES)
