@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import click
 
@@ -73,7 +73,8 @@ def import_wikipedia(
     dropped: Counter[str] = Counter()
     kept = rows(dump, license_name, filters, dropped)
     count = write_jsonl(out, islice(kept, max_rows))
-    click.echo(f"{count} rows -> {out}; left out: {dict(sorted(dropped.items()))}")
+    left_out = dict(sorted(dropped.items()))
+    click.echo(f"{count} rows -> {out}; left out: {left_out}")
 
 
 @data.command("import-documents")
@@ -91,7 +92,12 @@ def import_documents(
     from so8t.data.documents import files_below, rows
 
     paths = files_below(source)
-    passages = rows(paths, license_name=license_name, domain=domain, max_chars=max_chars)
+    passages = rows(
+        paths,
+        license_name=license_name,
+        domain=domain,
+        max_chars=max_chars,
+    )
     count = write_jsonl(out, passages)
     click.echo(f"{count} passages of {len(paths)} documents -> {out}")
 
@@ -120,15 +126,23 @@ def collect_command(
     """
     from so8t.data.collector import AGENT, Collector, urls_of
 
-    collector = Collector(session, license_name, f"{AGENT} (+{contact})", delay)
+    collector = Collector(
+        session=session,
+        license_name=license_name,
+        agent=f"{AGENT} (+{contact})",
+        least_delay=delay,
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     # Appended, unlike every other output: a session may be stopped and resumed for days.
     with out.open("a", encoding="utf-8", newline="\n") as file:
         for row in collector.rows(urls_of(listing)):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            line = json.dumps(row, ensure_ascii=False)
+            file.write(f"{line}\n")
+            # The session counts the page as taken right after this.
             file.flush()
     counts = Counter(collector.done.values())
-    click.echo(f"session: {dict(sorted(counts.items()))} -> {out}")
+    by_outcome = dict(sorted(counts.items()))
+    click.echo(f"session: {by_outcome} -> {out}")
 
 
 # --- diff ---
@@ -144,6 +158,9 @@ class Seen(NamedTuple):
     rest: bytes  # digest of every other field
 
 
+Version: TypeAlias = dict[str, Seen]  # rows by id
+
+
 def diff(before: Path, after: Path) -> dict[str, Any]:
     """Counts and the first ids of every kind of change; `same` is True when there is none.
 
@@ -156,29 +173,59 @@ def diff(before: Path, after: Path) -> dict[str, Any]:
     """
     old = dict(_rows(before))
     new = dict(_rows(after))
-    common = [key for key in old if key in new]
-    changes = {
-        "added": sorted(new.keys() - old.keys()),
-        "removed": sorted(old.keys() - new.keys()),
-        "moved": sorted(key for key in common if old[key].split != new[key].split),
-        "relabelled": sorted(key for key in common if old[key].verdict != new[key].verdict),
-        "regrouped": sorted(key for key in common if old[key].group != new[key].group),
-        "reworded": sorted(key for key in common if old[key].text != new[key].text),
-        "other": sorted(key for key in common if old[key].rest != new[key].rest),
-    }
-    moves = Counter(f"{old[key].split} -> {new[key].split}" for key in changes["moved"])
+    changes = _changes(old, new)
+    counts = {}
+    listed = {}
+    for kind, ids in changes.items():
+        counts[kind] = len(ids)
+        listed[kind] = ids[:LISTED]
     return {
         "same": not any(changes.values()),
         "rows": {"before": len(old), "after": len(new)},
-        "counts": {kind: len(ids) for kind, ids in changes.items()},
-        "ids": {kind: ids[:LISTED] for kind, ids in changes.items()},
+        "counts": counts,
+        "ids": listed,
         "verdicts": {"before": _verdicts(old), "after": _verdicts(new)},
-        "moves": dict(sorted(moves.items())),
+        "moves": _moves(old, new, changes["moved"]),
     }
 
 
+def _changes(old: Version, new: Version) -> dict[str, list[str]]:
+    """The ids of every kind of change, in order; a row may be under several kinds."""
+    changes: dict[str, list[str]] = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+    # What a change is called, and the field that it is in.
+    kinds = {
+        "moved": "split",
+        "relabelled": "verdict",
+        "regrouped": "group",
+        "reworded": "text",
+        "other": "rest",
+    }
+    common = sorted(old.keys() & new.keys())
+    for kind, field in kinds.items():
+        changes[kind] = []
+        for key in common:
+            if getattr(old[key], field) != getattr(new[key], field):
+                changes[kind].append(key)
+    return changes
+
+
+def _moves(old: Version, new: Version, moved: list[str]) -> dict[str, int]:
+    """Moved rows by where from and where to."""
+    moves: Counter[str] = Counter()
+    for key in moved:
+        before = old[key].split
+        after = new[key].split
+        moves[f"{before} -> {after}"] += 1
+    return dict(sorted(moves.items()))
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Seen]]:
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
     if not files:
         raise DataError(
             "no .jsonl file found",
@@ -198,8 +245,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Seen]]:
 
 
 def _seen(row: dict[str, Any], split: str) -> Seen:
-    compared_alone = ("id", "text", "verdict", "group")
-    rest = {key: value for key, value in row.items() if key not in compared_alone}
+    rest = dict(row)
+    for compared_alone in ("id", "text", "verdict", "group"):
+        rest.pop(compared_alone, None)
     return Seen(
         split=split,
         verdict=row.get("verdict"),
@@ -211,21 +259,26 @@ def _seen(row: dict[str, Any], split: str) -> Seen:
 
 def _digest(value: Any) -> bytes:
     # 12 bytes: two of a million rows share one with a probability of 1e-17.
-    return hashlib.sha256(sha256_json(value).encode()).digest()[:12]
+    digest = hashlib.sha256(sha256_json(value).encode()).digest()
+    return digest[:12]
 
 
-def _verdicts(rows: dict[str, Seen]) -> dict[str, int]:
-    counts = Counter(f"{row.split}/{row.verdict}" for row in rows.values())
+def _verdicts(rows: Version) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for row in rows.values():
+        counts[f"{row.split}/{row.verdict}"] += 1
     return dict(sorted(counts.items()))
 
 
 def describe(found: dict[str, Any]) -> str:
     """The result of `diff` for people."""
-    lines = [f"rows: {found['rows']['before']} -> {found['rows']['after']}"]
+    rows = found["rows"]
+    lines = [f"rows: {rows['before']} -> {rows['after']}"]
     for kind, number in found["counts"].items():
         line = f"{kind}: {number}"
         if number:
-            shown = ", ".join(found["ids"][kind][:SHOWN])
+            ids = found["ids"][kind]
+            shown = ", ".join(ids[:SHOWN])
             more = " ..." if number > SHOWN else ""
             line = f"{line} ({shown}{more})"
         lines.append(line)

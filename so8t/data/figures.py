@@ -4,9 +4,10 @@ Drawn from the metrics and the table of lengths alone. Labels are English, becau
 may be missing.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from matplotlib.axes import Axes
@@ -19,7 +20,12 @@ from so8t.rows import SPLITS
 GREEN = "#2f8f5b"
 RED = "#b03a2e"
 GREY = "#8a8f94"
-COLOURS = {"ALLOW": GREEN, "ESCALATE": ORANGE, "DENY": RED, "none": GREY}
+COLOURS = {
+    "ALLOW": GREEN,
+    "ESCALATE": ORANGE,
+    "DENY": RED,
+    "none": GREY,
+}
 # The generator's own limits on the accuracy of the probes, drawn as dashed lines.
 NGRAM_LIMIT = 0.95
 FACTOR_LIMIT = 0.5
@@ -54,67 +60,91 @@ def draw(metrics: Metrics, lengths: str) -> dict[str, Drawn]:
         lengths: the table of lengths, CSV with a head.
     """
     table = []
-    for line in lengths.splitlines()[1:]:
+    _, *lines = lengths.splitlines()
+    for line in lines:
         # From the right, because the first column is free text.
         what, length, rows = line.rsplit(",", 2)
-        table.append(Length(what, int(length), int(rows)))
-    makers = {name: make for name, (_, make) in FIGURES.items()}
-    texts = drawing.draw(makers, metrics, table)
-    return {name: Drawn(FIGURES[name][0], svg) for name, svg in texts.items()}
+        entry = Length(what, int(length), int(rows))
+        table.append(entry)
+    texts = drawing.draw(MAKERS, metrics, table)
+    figures = {}
+    for name, svg in texts.items():
+        figures[name] = Drawn(TITLES[name], svg)
+    return figures
+
+
+def best_first(accuracy: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Names with their accuracy, the highest first, equal ones by name."""
+    by_name = sorted(accuracy.items())
+    # Sorting is stable, so equal ones stay in the order of their names.
+    return sorted(by_name, key=itemgetter(1), reverse=True)
 
 
 def draw_rows(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     """Rows by split and by domain, stacked by verdict."""
     table = metrics["by_split_domain_verdict"]
-    # In the order of SPLITS: the table may have come back from JSON.
-    by_split: dict[str, dict[str, int]] = {
-        split: defaultdict(int) for split in SPLITS if split in table
-    }
-    by_domain: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for split, domains in table.items():
-        for domain, counts in domains.items():
-            for verdict, number in counts.items():
-                by_split[split][verdict] += number
-                by_domain[domain][verdict] += number
+    by_split: dict[str, Counter[str]] = {}
+    by_domain: dict[str, Counter[str]] = defaultdict(Counter)
+    # In the order of SPLITS; the table is in the order of the alphabet.
+    for split in SPLITS:
+        if split not in table:
+            continue
+        by_split[split] = Counter()
+        for domain, counts in table[split].items():
+            by_split[split].update(counts)
+            by_domain[domain].update(counts)
     if not by_split:
         return None
     figure, (left, right) = _axes(2, width=8.0)
     _stacked_bars(left, by_split)
-    _stacked_bars(right, dict(sorted(by_domain.items())))
+    domains = sorted(by_domain.items())
+    _stacked_bars(right, dict(domains))
     left.legend(frameon=False)
     return figure
 
 
 def draw_lengths(_metrics: Metrics, table: list[Length]) -> Figure | None:
     """How long the parts are: one histogram each."""
-    kinds = list(dict.fromkeys(line.what for line in table))
+    kinds: dict[str, list[Length]] = defaultdict(list)
+    for line in table:
+        kinds[line.what].append(line)
     if not kinds:
         return None
-    figure, axes = _axes(len(kinds), width=3.2 * len(kinds))
+    number = len(kinds)
+    figure, axes = _axes(number, width=3.2 * number)
     for axis, kind in zip(axes, kinds, strict=True):
-        lines = [line for line in table if line.what == kind]
-        lengths = [line.length for line in lines]
-        rows = [line.rows for line in lines]
-        axis.hist(lengths, weights=rows, bins=30, color=BLUE)
+        lines = kinds[kind]
+        # Every length once, weighted by its rows: the same histogram as of all the rows.
+        axis.hist(
+            [line.length for line in lines],
+            weights=[line.rows for line in lines],
+            bins=30,
+            color=BLUE,
+        )
         axis.set(xlabel=kind, ylabel="rows")
     return figure
 
 
 def draw_probes(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     """Accuracy of the keyword rules and the n-gram probe on each split."""
-    found = metrics.get("probes") or {}
-    shown = {name: found[name] for name in ("keywords", "ngram") if found.get(name)}
+    probes = metrics.get("probes") or {}
+    shown = [name for name in ("keywords", "ngram") if probes.get(name)]
     if not shown:
         return None
     figure, (axes,) = _axes()
-    for index, (name, splits) in enumerate(shown.items()):
-        # Two bars of width 0.38 side by side around each split's place.
-        places = [SPLITS.index(split) + 0.4 * index - 0.2 for split in splits]
-        heights = [scores["accuracy"] or 0.0 for scores in splits.values()]
-        axes.bar(places, heights, width=0.38, label=name, color=(GREY, BLUE)[index])
+    # Two bars of width 0.38 side by side around each split's place.
+    bars = ((-0.2, GREY), (0.2, BLUE))
+    for name, (aside, colour) in zip(shown, bars, strict=False):
+        places = []
+        heights = []
+        for split, scores in probes[name].items():
+            place = SPLITS.index(split) + aside
+            places.append(place)
+            heights.append(scores["accuracy"] or 0.0)
+        axes.bar(places, heights, width=0.38, label=name, color=colour)
     axes.axhline(NGRAM_LIMIT, **LIMIT)
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
-    axes.set_xticks(range(len(SPLITS)), SPLITS, rotation=30, ha="right")
+    _name_places(axes, SPLITS)
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -124,15 +154,18 @@ def draw_factors(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     probes = metrics.get("probes") or {}
     single = probes.get("single_factor") or {}
     accuracy = single.get("by_factor") or {}
-    best = sorted(accuracy.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_FACTORS]
+    best = best_first(accuracy)[:MOST_FACTORS]
     if not best:
         return None
     # Horizontal bars are drawn from the bottom; the best one belongs at the top.
     best.reverse()
     names = [name for name, _ in best]
-    figure, (axes,) = _axes(height=0.8 + 0.22 * len(best))
-    axes.barh(range(len(best)), [value for _, value in best], color=BLUE)
-    axes.set_yticks(range(len(best)), _ascii(names))
+    widths = [value for _, value in best]
+    places = range(len(best))
+    height = 0.8 + 0.22 * len(best)
+    figure, (axes,) = _axes(height=height)
+    axes.barh(places, widths, color=BLUE)
+    axes.set_yticks(places, _ascii(names))
     axes.axvline(FACTOR_LIMIT, **LIMIT)
     axes.set(xlim=(0, 1), xlabel="accuracy of the verdict from this factor alone")
     return figure
@@ -144,18 +177,27 @@ def draw_groups(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     if not have:
         return None
     figure, (axes,) = _axes(height=2.8)
-    axes.bar(range(len(have)), list(have.values()), color=RED, width=0.6)
-    axes.set_xticks(range(len(have)), _ascii(list(have)), rotation=30, ha="right")
+    places = range(len(have))
+    heights = list(have.values())
+    axes.bar(places, heights, color=RED, width=0.6)
+    _name_places(axes, list(have))
     axes.set_ylabel("unsafe calibration groups")
     return figure
 
 
-FIGURES: dict[str, tuple[str, Make]] = {
-    "rows": ("Rows by split and domain", draw_rows),
-    "lengths": ("Lengths", draw_lengths),
-    "probes": ("Probes (dashed: the n-gram limit)", draw_probes),
-    "factors": ("Single factors (dashed: the limit)", draw_factors),
-    "groups": ("Unsafe calibration groups", draw_groups),
+MAKERS: dict[str, Make] = {
+    "rows": draw_rows,
+    "lengths": draw_lengths,
+    "probes": draw_probes,
+    "factors": draw_factors,
+    "groups": draw_groups,
+}
+TITLES = {
+    "rows": "Rows by split and domain",
+    "lengths": "Lengths",
+    "probes": "Probes (dashed: the n-gram limit)",
+    "factors": "Single factors (dashed: the limit)",
+    "groups": "Unsafe calibration groups",
 }
 
 
@@ -176,10 +218,23 @@ def _stacked_bars(axes: Axes, counts: Mapping[str, Mapping[str, int]]) -> None:
         # A verdict that never occurs would still take a line of the legend.
         if not any(heights):
             continue
-        axes.bar(places, heights, bottom=base, color=colour, label=verdict, width=0.7)
-        base = [low + height for low, height in zip(base, heights, strict=True)]
-    axes.set_xticks(places, _ascii(names), rotation=30, ha="right")
+        axes.bar(
+            places,
+            heights,
+            bottom=base,
+            color=colour,
+            label=verdict,
+            width=0.7,
+        )
+        base = list(map(add, base, heights))
+    _name_places(axes, names)
     axes.set_ylabel("rows")
+
+
+def _name_places(axes: Axes, names: Sequence[str]) -> None:
+    places = range(len(names))
+    # Slanted, because names of splits and domains are too long to stand side by side.
+    axes.set_xticks(places, _ascii(names), rotation=30, ha="right")
 
 
 def _ascii(names: Sequence[str]) -> list[str]:

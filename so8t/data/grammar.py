@@ -9,13 +9,17 @@ what is right (`policy`).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from so8t.data import vocabulary
 from so8t.data.policy import POWER, Cell, Rule, decide
 from so8t.verdict import Verdict
 
 SLOTS = ("intent", "authorisation", "context", "frame")  # elements that have paraphrases
+# A paraphrase index for each of SLOTS.
+Phrases: TypeAlias = tuple[int, int, int, int]
+# A value of a factor, or (domain, asset).
+Element: TypeAlias = str | tuple[str, str]
 MOST_PHRASES = 8  # of one value; the numbers of `Scenario.code` leave room for so many
 
 
@@ -30,7 +34,7 @@ class Scenario:
     authorisation: str
     context: str
     frame: str
-    phrases: tuple[int, int, int, int]
+    phrases: Phrases
     style: str
     order: str
     number: str
@@ -38,7 +42,13 @@ class Scenario:
     @property
     def cell(self) -> Cell:
         """What the policy looks at."""
-        return Cell(self.sensitivity, self.intent, self.authorisation, self.context, self.frame)
+        return Cell(
+            sensitivity=self.sensitivity,
+            intent=self.intent,
+            authorisation=self.authorisation,
+            context=self.context,
+            frame=self.frame,
+        )
 
     @property
     def rule(self) -> Rule:
@@ -65,9 +75,9 @@ class Scenario:
         )
 
 
-def _numbers() -> dict[str | tuple[str, str], int]:
+def _numbers() -> dict[Element, int]:
     """A number for every asset; for every other value, one that leaves room for its phrasings."""
-    numbers: dict[str | tuple[str, str], int] = {}
+    numbers: dict[Element, int] = {}
     for domain, assets in vocabulary.ASSETS.items():
         for asset, _ in assets:
             numbers[domain, asset] = len(numbers)
@@ -87,14 +97,17 @@ def _tables() -> tuple[vocabulary.Phrasings, ...]:
     )
 
 
+# Made once: `Scenario.code` is asked for every candidate group.
 _NUMBER = _numbers()
 
 
-def phrase_counts() -> tuple[int, int, int, int]:
+def phrase_counts() -> Phrases:
     """How many phrasings the values of each of SLOTS have; the last one is held out."""
     counts = []
     for table in _tables():
-        counts.append(min(len(phrasings) for _, phrasings in table.values()))
+        # Values of one factor may have different numbers of phrasings; all have the least.
+        least = min(len(phrasings) for _, phrasings in table.values())
+        counts.append(least)
     intent, authorisation, context, frame = counts
     return intent, authorisation, context, frame
 
@@ -129,12 +142,13 @@ def thinking_of(scenario: Scenario) -> str:
     frame = vocabulary.FRAMES[scenario.frame][0]
     sensitivity = vocabulary.SENSITIVITY[scenario.sensitivity]
     power = vocabulary.POWER_NAMES[POWER[scenario.intent]]
+    heading = vocabulary.RULES[rule.verdict]
     lines = (
         f"対象: {scenario.asset}（{sensitivity}）",
         f"操作: {intent}（{power}）",
         f"承認: {authorisation}",
         f"目的: {context}、形式: {frame}",
-        f"{vocabulary.RULES[rule.verdict]}{rule.id}: {rule.ja}",
+        f"{heading}{rule.id}: {rule.ja}",
     )
     return "\n".join(lines)
 
@@ -158,7 +172,8 @@ def final_of(scenario: Scenario) -> str:
         return vocabulary.ASSENT + vocabulary.REFUSAL_DRAFT.format(a=asset, i=intent_name)
     if scenario.frame == "negated":
         return vocabulary.ASSENT + vocabulary.GENERAL_ADVICE.format(i=intent_name)
-    answer = vocabulary.ASSENT + vocabulary.ANSWERS[scenario.intent].format(a=asset)
+    answer = vocabulary.ANSWERS[scenario.intent].format(a=asset)
+    answer = vocabulary.ASSENT + answer
     if rule.authority == "human":
         answer += vocabulary.SIGN_OFF
     return answer

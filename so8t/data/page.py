@@ -9,10 +9,11 @@ import heapq
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from so8t.data.figures import draw
+from so8t.data.figures import best_first, draw
 from so8t.files import atomic_dir, write_json, write_text
 from so8t.rows import SPLITS, Row, read_rows
 from so8t.verdict import VERDICTS
@@ -21,6 +22,7 @@ EXAMPLES = 10  # rows shown per verdict
 EXAMPLE_CHARS = 200  # of a request or an answer that are shown
 # The metrics count rows without a verdict under "none".
 COUNTED = (*VERDICTS, "none")
+ByValue: TypeAlias = Mapping[str, int]
 COUNTED_HEAD = (*VERDICTS, "no verdict")
 
 
@@ -53,7 +55,8 @@ def write_page(
     beside = Path(os.path.relpath(plots_path, page_path.parent))
     titles = {}
     for name, figure in figures.items():
-        titles[(beside / f"{name}.svg").as_posix()] = figure.title
+        path = beside / f"{name}.svg"
+        titles[path.as_posix()] = figure.title
     write_text(page_path, page_text(metrics, prepared, titles))
 
 
@@ -66,6 +69,7 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
         titles: title of each figure, by its path as the page refers to it.
     """
     unsafe_groups = metrics["calibration"]["unsafe_groups"]
+    figures = [f"![{title}]({path})" for path, title in titles.items()]
     parts = [
         "# データ / Data\n",
         "`prepare` が作ります。数は `reports/metrics/prepare.json`、"
@@ -94,11 +98,13 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
         "\n## 易しさの検査 / Probes\n",
         _probes(metrics.get("probes")),
         "\n## 図 / Figures\n",
-        "\n\n".join(f"![{title}]({path})" for path, title in titles.items()),
+        "\n\n".join(figures),
         "\n## 例 / Examples\n",
         _examples(prepared),
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    # Empty parts, such as the figures where there are none, would leave two empty lines.
+    text = "\n".join(part for part in parts if part)
+    return f"{text}\n"
 
 
 # --- tables ---
@@ -106,9 +112,13 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table; None is "-"."""
-    lines = [_line(head), _line(["---"] * len(head))]
+    rule = ["---"] * len(head)
+    lines = [_line(head), _line(rule)]
     for row in rows:
-        lines.append(_line("-" if cell is None else str(cell) for cell in row))
+        cells = []
+        for cell in row:
+            cells.append("-" if cell is None else str(cell))
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -125,10 +135,15 @@ def _rows_table(metrics: Mapping[str, Any]) -> str:
     body = []
     for split in SPLITS:
         totals: Counter[str] = Counter()
-        for counts in metrics["by_split_domain_verdict"].get(split, {}).values():
+        domains = metrics["by_split_domain_verdict"].get(split, {})
+        for counts in domains.values():
             totals.update(counts)
-        row = [split, metrics["rows"][split], metrics["groups"][split]]
-        body.append(row + [totals[verdict] for verdict in COUNTED])
+        row = [
+            split,
+            metrics["rows"][split],
+            metrics["groups"][split],
+        ]
+        body.append(row + _by_verdict(totals))
     return _table(["split", "rows", "groups", *COUNTED_HEAD], body)
 
 
@@ -137,13 +152,16 @@ def _domains_table(metrics: Mapping[str, Any]) -> str:
     for split in SPLITS:
         domains = metrics["by_split_domain_verdict"].get(split, {})
         for domain, counts in domains.items():
-            row = [split, domain, sum(counts.values())]
-            body.append(row + [counts.get(verdict, 0) for verdict in COUNTED])
+            total = sum(counts.values())
+            row = [split, domain, total]
+            body.append(row + _by_verdict(counts))
     return _table(["split", "domain", "rows", *COUNTED_HEAD], body)
 
 
 def _balance_table(metrics: Mapping[str, Any]) -> str:
-    body = [[domain, *shares.values()] for domain, shares in metrics["balance"].items()]
+    body = []
+    for domain, shares in metrics["balance"].items():
+        body.append([domain, *shares.values()])
     return _table(["domain", *VERDICTS], body)
 
 
@@ -151,7 +169,14 @@ def _sources_table(metrics: Mapping[str, Any]) -> str:
     body = []
     for source in metrics["sources"]:
         for file, number in source["files"].items():
-            body.append([source["path"], file, number, source["use"], source["weight"]])
+            row = [
+                source["path"],
+                file,
+                number,
+                source["use"],
+                source["weight"],
+            ]
+            body.append(row)
     return _table(["source", "file", "rows read", "use", "weight"], body)
 
 
@@ -160,21 +185,30 @@ def _fields_table(census: Mapping[str, Any]) -> str:
     body = []
     for name, splits in census["fields"].items():
         for value in sorted(_values(splits)):
-            body.append([name, value, *_by_split(splits, value)])
+            counts = _by_split(splits, value)
+            body.append([name, value, *counts])
     sizes = census["group_sizes"]
     # JSON's keys are text; sizes are sorted as the numbers that they are.
     for size in sorted(_values(sizes), key=int):
-        body.append(["rows in a group", size, *_by_split(sizes, size)])
+        counts = _by_split(sizes, size)
+        body.append(["rows in a group", size, *counts])
     return _table(["field", "value", *SPLITS], body)
 
 
-def _values(splits: Mapping[str, Mapping[str, int]]) -> set[str]:
+def _values(splits: Mapping[str, ByValue]) -> set[str]:
+    """Every value that occurs in some split."""
     values: set[str] = set()
-    return values.union(*splits.values())
+    for counts in splits.values():
+        values.update(counts)
+    return values
 
 
-def _by_split(splits: Mapping[str, Mapping[str, int]], value: str) -> list[int]:
+def _by_split(splits: Mapping[str, ByValue], value: str) -> list[int]:
     return [splits[split].get(value, 0) for split in SPLITS]
+
+
+def _by_verdict(counts: ByValue) -> list[int]:
+    return [counts.get(verdict, 0) for verdict in COUNTED]
 
 
 def _factors_table(census: Mapping[str, Any]) -> str:
@@ -183,7 +217,8 @@ def _factors_table(census: Mapping[str, Any]) -> str:
         # The census has null for a factor of more values than it lists.
         values = listed or {"(many values)": {}}
         for value, counts in values.items():
-            body.append([name, value, *(counts.get(verdict, 0) for verdict in COUNTED)])
+            verdicts = _by_verdict(counts)
+            body.append([name, value, *verdicts])
     return _table_or_none(["factor", "value", *COUNTED_HEAD], body)
 
 
@@ -203,11 +238,14 @@ def _lengths(metrics: Mapping[str, Any]) -> str:
         )
         return f"{said}\n\n{_table(head, body)}"
     for name in ("prompt", "response", "conversation"):
-        body.append([name, "tokens", *tokens[name].values()])
+        quantiles = tokens[name]
+        body.append([name, "tokens", *quantiles.values()])
+    number = tokens["rows"]
+    # The beginning is enough to see whether two pages counted with the same tokenizer.
     digest = tokens["tokenizer_sha256"][:12]
     said = (
-        f"トークンは {tokens['rows']} 行を数えました。"
-        f" Tokens of {tokens['rows']} rows; tokenizer.json is `{digest}`."
+        f"トークンは {number} 行を数えました。"
+        f" Tokens of {number} rows; tokenizer.json is `{digest}`."
     )
     return f"{said}\n\n{_table(head, body)}"
 
@@ -216,41 +254,67 @@ def _probes(probes: Mapping[str, Any] | None) -> str:
     if not probes:
         return "Not run."
     single = probes["single_factor"]
+    largest = single["largest"]
     said = (
         "一つの要因だけを見る規則の正解率の最大"
-        f" / largest accuracy of a rule that looks at one factor: {single['largest']}.\n"
+        f" / largest accuracy of a rule that looks at one factor: {largest}.\n"
     )
-    best_first = sorted(single["by_factor"].items(), key=lambda pair: (-pair[1], pair[0]))
-    factors = _table_or_none(("factor", "accuracy alone"), best_first)
+    best = best_first(single["by_factor"])
+    factors = _table_or_none(("factor", "accuracy alone"), best)
     body = []
     for name in ("keywords", "ngram"):
         # The n-gram probe is null where train has fewer than two verdicts.
         for split, values in (probes[name] or {}).items():
             body.append([name, split, *values.values()])
-    head = ["probe", "split", "n", "accuracy", "macro-F1", "false-allow rate", "pairs right"]
-    return "\n".join([said, factors, "", _table(head, body)])
+    head = [
+        "probe",
+        "split",
+        "n",
+        "accuracy",
+        "macro-F1",
+        "false-allow rate",
+        "pairs right",
+    ]
+    parts = [said, factors, "", _table(head, body)]
+    return "\n".join(parts)
+
+
+class Candidate(NamedTuple):
+    """A row that may be shown; `draw` says nothing of it and is the same in every run."""
+
+    draw: str
+    row: Row
 
 
 def _examples(prepared: Path) -> str:
     """Ten rows per verdict from train, drawn by the hash of their id."""
-    chosen: dict[str, list[tuple[str, Row]]] = defaultdict(list)
+    chosen: dict[str, list[Candidate]] = defaultdict(list)
     for row in read_rows(prepared / "train.jsonl"):
-        verdict = str(row.verdict or "none")
-        digest = hashlib.sha256(row.id.encode()).hexdigest()
-        candidates = [*chosen[verdict], (digest, row)]
+        verdict = row.verdict or "none"
+        draw = hashlib.sha256(row.id.encode()).hexdigest()
+        candidates = [*chosen[verdict], Candidate(draw, row)]
         # Ten are kept while the file goes by, so that memory never holds the split.
-        chosen[verdict] = heapq.nsmallest(EXAMPLES, candidates, key=lambda pair: pair[0])
+        chosen[verdict] = heapq.nsmallest(EXAMPLES, candidates, key=attrgetter("draw"))
     blocks = []
     for verdict in COUNTED:
+        examples = chosen[verdict]
+        if not examples:
+            continue
         body = []
-        for _, row in chosen.get(verdict, []):
-            body.append([row.domain, _cell(row.text), _cell(row.final)])
-        if body:
-            table = _table(["domain", "request", "answer"], body)
-            blocks.append(f"### {verdict}\n\n{table}\n")
+        for _, row in examples:
+            cells = [
+                row.domain,
+                _cell(row.text),
+                _cell(row.final),
+            ]
+            body.append(cells)
+        table = _table(["domain", "request", "answer"], body)
+        blocks.append(f"### {verdict}\n\n{table}\n")
     return "\n".join(blocks)
 
 
 def _cell(text: str) -> str:
     """Text that does not break the table that it stands in."""
-    return text.replace("|", "\\|").replace("\n", " ")[:EXAMPLE_CHARS]
+    escaped = text.replace("|", "\\|")
+    line = escaped.replace("\n", " ")
+    return line[:EXAMPLE_CHARS]

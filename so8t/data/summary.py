@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from so8t.data.prepare import Counts
 from so8t.files import sha256_file
@@ -38,6 +38,12 @@ DUPLICATES = (
 )
 
 
+# Value -> rows, or size -> groups.
+ByValue: TypeAlias = dict[str, int]
+# Value of a factor -> verdict -> rows.
+FactorCounts: TypeAlias = defaultdict[str, Counter[str]]
+
+
 # --- what `prepare` counted ---
 
 
@@ -48,10 +54,16 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
     file change with the wanted error rate.
     """
     rows = dict.fromkeys(SPLITS, 0)
-    table: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    for (split, domain, verdict), number in sorted(counts.kept.items()):
+    table: dict[str, dict[str, ByValue]] = {}
+    for place, number in sorted(counts.kept.items()):
+        split, domain, verdict = place
         rows[split] += number
-        table[split][domain][verdict] = number
+        domains = table.setdefault(split, {})
+        verdicts = domains.setdefault(domain, {})
+        verdicts[verdict] = number
+    characters = {}
+    for name, lengths in counts.lengths.items():
+        characters[name] = quantiles(lengths)
     return {
         "schema": "so8t.prepare/1",
         "rows": {**rows, "total": sum(rows.values())},
@@ -62,7 +74,7 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
         "sources": [asdict(source) for source in counts.sources],
         "duplicates": {reason: counts.dropped[reason] for reason in DUPLICATES},
         "calibration": {"unsafe_groups": unsafe_groups(counts)},
-        "characters": {name: quantiles(lengths) for name, lengths in counts.lengths.items()},
+        "characters": characters,
     }
 
 
@@ -71,18 +83,26 @@ def balance(counts: Counts) -> dict[str, dict[str, float]]:
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     for (_, domain, verdict), number in counts.kept.items():
         totals[domain][verdict] += number
-    shares = {}
+    balance = {}
     for domain, verdicts in sorted(totals.items()):
+        # Rows without a verdict count too, so the shares may add up to less than 1.
         total = verdicts.total()
-        if total:
-            shares[domain] = {str(name): round(verdicts[name] / total, 4) for name in VERDICTS}
-    return shares
+        shares = {}
+        for name in VERDICTS:
+            share = verdicts[name] / total
+            shares[str(name)] = round(share, 4)
+        balance[domain] = shares
+    return balance
 
 
 def unsafe_groups(counts: Counts) -> dict[str, int]:
     """Calibration groups with an unsafe row (true ESCALATE or DENY), by domain."""
-    domains = sorted({domain for (_, domain, verdict) in counts.kept if verdict != "none"})
-    return {domain: len(counts.unsafe[domain]) for domain in domains}
+    domains = set()
+    for _, domain, verdict in counts.kept:
+        # A domain of language rows alone needs no certificate.
+        if verdict != "none":
+            domains.add(domain)
+    return {domain: len(counts.unsafe[domain]) for domain in sorted(domains)}
 
 
 def quantiles(lengths: Counter[int]) -> dict[str, int]:
@@ -90,21 +110,36 @@ def quantiles(lengths: Counter[int]) -> dict[str, int]:
     ordered = sorted(lengths.elements())
     if not ordered:
         return {}
-    points = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
-    last = len(ordered) - 1
-    return {name: ordered[min(last, int(q * len(ordered)))] for name, q in points.items()}
+    number = len(ordered)
+    # Lengths that occur, no means of two of them: a length of 12.5 tokens is none.
+    return {
+        "min": ordered[0],
+        "median": ordered[int(0.5 * number)],
+        "p95": ordered[int(0.95 * number)],
+        "max": ordered[-1],
+    }
 
 
 def brief(metrics: Mapping[str, Any]) -> str:
     """What a dry run prints: kept by split, dropped by reason, files read."""
-    kept = ", ".join(f"{split} {metrics['rows'][split]}" for split in SPLITS)
-    dropped = ", ".join(f"{reason} {number}" for reason, number in metrics["dropped"].items())
-    files = []
+    rows = metrics["rows"]
+    kept = _listed({split: rows[split] for split in SPLITS})
+    dropped = _listed(metrics["dropped"]) or "none"
+    lines = [
+        f"would keep: {kept}",
+        f"would drop: {dropped}",
+        "read:",
+    ]
     for source in metrics["sources"]:
+        use = source["use"]
         for file, number in source["files"].items():
-            files.append(f"  {file}: {number} rows ({source['use']})")
-    listed = "\n".join(files)
-    return f"would keep: {kept}\nwould drop: {dropped or 'none'}\nread:\n{listed}"
+            lines.append(f"  {file}: {number} rows ({use})")
+    return "\n".join(lines)
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    """Names with their numbers, as "train 12, valid 3"."""
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 # --- can the calibration split certify what is wanted? ---
@@ -133,7 +168,9 @@ def certifiable(counts: Counts, wanted: Calibration) -> Certificate:
     have = unsafe_groups(counts)
     if wanted.guarantee == "pooled":
         have = {"all": sum(have.values())}
-    missing = {domain: max(0, needed - number) for domain, number in have.items()}
+    missing = {}
+    for domain, number in have.items():
+        missing[domain] = max(0, needed - number)
     return {
         "alpha": wanted.alpha,
         "delta": wanted.delta,
@@ -159,12 +196,17 @@ def warning_of(certificate: Certificate) -> str | None:
     """One sentence if the calibration split cannot certify the target."""
     if certificate["can_certify"]:
         return None
-    missing = [f"{domain} {number}" for domain, number in certificate["missing"].items() if number]
-    listed = ", ".join(missing) or "no labelled rows"
+    alpha = certificate["alpha"]
+    needed = certificate["needed_unsafe_groups"]
+    missing = {}
+    for domain, number in certificate["missing"].items():
+        if number > 0:
+            missing[domain] = number
+    listed = _listed(missing) or "no labelled rows"
     return (
-        "the calibration split cannot certify a false-allow rate of "
-        f"{certificate['alpha']:g}: each domain needs {certificate['needed_unsafe_groups']} "
-        f"independent unsafe groups; missing: {listed}"
+        f"the calibration split cannot certify a false-allow rate of {alpha:g}: "
+        f"each domain needs {needed} independent unsafe groups; "
+        f"missing: {listed}"
     )
 
 
@@ -178,47 +220,65 @@ def census(folder: Path) -> dict[str, Any]:
         `fields` {field: {split: {value: rows}}}, `factors` {name: {value: {verdict: rows}}, or null
         for more than `MOST_VALUES` values}, `group_sizes` {split: {rows in a group: groups}}.
     """
-    fields: dict[str, dict[str, dict[str, int]]] = {
-        "authority": {},
-        "source": {},
-        "license": {},
-        "thinking": {},
-    }
-    factors: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    sizes: dict[str, dict[str, int]] = {}
+    fields: dict[str, dict[str, ByValue]] = {}
+    factors: dict[str, FactorCounts] = {}
+    sizes: dict[str, ByValue] = {}
     for split in SPLITS:
         groups: Counter[str] = Counter()
-        counts: dict[str, Counter[str]] = {name: Counter() for name in fields}
+        authorities: Counter[str] = Counter()
+        sources: Counter[str] = Counter()
+        licenses: Counter[str] = Counter()
+        thinking: Counter[str] = Counter()
         for row in read_rows(folder / f"{split}.jsonl"):
             groups[row.group] += 1
-            counts["authority"][str(row.authority or "none")] += 1
-            counts["source"][row.source or "none"] += 1
-            counts["license"][row.license or "none"] += 1
-            counts["thinking"]["yes" if row.thinking else "no"] += 1
+            authorities[row.authority or "none"] += 1
+            sources[row.source or "none"] += 1
+            licenses[row.license or "none"] += 1
+            thinking["yes" if row.thinking else "no"] += 1
             _add_factors(factors, row)
-        for name, values in counts.items():
-            fields[name][split] = dict(sorted(values.items()))
-        by_size = sorted(Counter(groups.values()).items())
-        sizes[split] = {str(size): number for size, number in by_size}
+        counted = {
+            "authority": authorities,
+            "source": sources,
+            "license": licenses,
+            "thinking": thinking,
+        }
+        for name, values in counted.items():
+            fields.setdefault(name, {})[split] = _plain(values)
+        sizes[split] = _sizes(groups)
+    plain_factors = {}
+    for name, counts in sorted(factors.items()):
+        plain_factors[name] = _plain_factor(counts)
     return {
         "fields": fields,
-        "factors": {name: _plain(values) for name, values in sorted(factors.items())},
+        "factors": plain_factors,
         "group_sizes": sizes,
     }
 
 
-def _add_factors(factors: dict[str, dict[str, Counter[str]]], row: Row) -> None:
-    verdict = str(row.verdict or "none")
+def _add_factors(factors: dict[str, FactorCounts], row: Row) -> None:
+    verdict = row.verdict or "none"
     for name, value in row.factors.items():
+        counts = factors.setdefault(name, defaultdict(Counter))
         # One value beyond the limit is enough to know that there are too many.
-        if len(factors[name]) <= MOST_VALUES:
-            factors[name][str(value)][verdict] += 1
+        if len(counts) <= MOST_VALUES:
+            counts[str(value)][verdict] += 1
 
 
-def _plain(values: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]] | None:
-    if len(values) > MOST_VALUES:
+def _plain_factor(counts: FactorCounts) -> dict[str, ByValue] | None:
+    if len(counts) > MOST_VALUES:
         return None
-    return {value: dict(sorted(verdicts.items())) for value, verdicts in sorted(values.items())}
+    return {value: _plain(verdicts) for value, verdicts in sorted(counts.items())}
+
+
+def _plain(counts: Counter[str]) -> ByValue:
+    """Counts by value in the order of the values, so that the same data give the same bytes."""
+    return {str(value): number for value, number in sorted(counts.items())}
+
+
+def _sizes(groups: Counter[str]) -> ByValue:
+    """How many groups there are of each size; the sizes are text, as keys of JSON are."""
+    by_size = Counter(groups.values())
+    return {str(size): number for size, number in sorted(by_size.items())}
 
 
 # --- lengths ---
@@ -241,24 +301,31 @@ def token_lengths(folder: Path, model: Path | None, system: str) -> dict[str, An
     template = Template.find(model)
     if template is None:
         return None
-    counts: dict[str, Counter[int]] = {part: Counter() for part in PARTS}
+    prompts: Counter[int] = Counter()
+    responses: Counter[int] = Counter()
+    conversations: Counter[int] = Counter()
     for split in SPLITS:
         for batch in _batches(folder / f"{split}.jsonl"):
-            prompts = [template.prompt(system, row.text) for row in batch]
-            whole = [template.conversation(system, row.text, row.response) for row in batch]
-            asked = _token_counts(template, prompts)
-            total = _token_counts(template, whole)
-            counts["prompt"].update(asked)
-            counts["conversation"].update(total)
-            # A conversation begins with its prompt, so the rest is the response and its end token.
-            counts["response"].update(b - a for a, b in zip(asked, total, strict=True))
-    found: dict[str, Any] = {
+            asked = _token_counts(
+                template,
+                [template.prompt(system, row.text) for row in batch],
+            )
+            whole = _token_counts(
+                template,
+                [template.conversation(system, row.text, row.response) for row in batch],
+            )
+            prompts.update(asked)
+            conversations.update(whole)
+            for prompt, conversation in zip(asked, whole, strict=True):
+                # A conversation begins with its prompt; the rest is the response and its end.
+                responses[conversation - prompt] += 1
+    return {
         "tokenizer": sha256_file(model / "tokenizer.json"),
-        "rows": counts["prompt"].total(),
+        "rows": prompts.total(),
+        "prompt": dict(sorted(prompts.items())),
+        "response": dict(sorted(responses.items())),
+        "conversation": dict(sorted(conversations.items())),
     }
-    for part, lengths in counts.items():
-        found[part] = dict(sorted(lengths.items()))
-    return found
 
 
 def _batches(path: Path) -> Iterator[list[Row]]:
@@ -277,12 +344,12 @@ def tokens_of(lengths: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Token lengths as they go into the metrics: which tokenizer, how many rows, quantiles."""
     if lengths is None:
         return None
-    found: dict[str, Any] = {
-        "tokenizer_sha256": lengths["tokenizer"],
-        "rows": lengths["rows"],
-    }
+    found: dict[str, Any] = {}
+    found["tokenizer_sha256"] = lengths["tokenizer"]
+    found["rows"] = lengths["rows"]
     for part in PARTS:
-        found[part] = quantiles(Counter(lengths[part]))
+        counts = Counter(lengths[part])
+        found[part] = quantiles(counts)
     return found
 
 
@@ -295,7 +362,7 @@ def lengths_table(counts: Counts, tokens: Mapping[str, Any] | None) -> str:
         for part in PARTS:
             columns[f"{part} (tokens)"] = tokens[part]
     lines = ["what,length,rows\n"]
-    for what, rows_by_length in columns.items():
-        for length, number in sorted(rows_by_length.items()):
+    for what, rows in columns.items():
+        for length, number in sorted(rows.items()):
             lines.append(f"{what},{length},{number}\n")
     return "".join(lines)

@@ -22,7 +22,9 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from so8t.data import vocabulary
+from so8t.data.balance import BALANCED, Balance, Wordings
 from so8t.data.grammar import (
+    Phrases,
     Scenario,
     factors_of,
     final_of,
@@ -34,12 +36,10 @@ from so8t.data.grammar import (
 from so8t.data.policy import Cell, cells, decide
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
-from so8t.verdict import VERDICTS
 
 Item = TypeVar("Item")
 HeldOut = Literal["", "cells", "phrases"]
 CellPair: TypeAlias = tuple[Cell, Cell]
-Wording: TypeAlias = tuple[int, ...]
 
 GENERATOR = "so8t.grammar/1"
 LICENSE = "CC0-1.0"
@@ -48,11 +48,8 @@ CANDIDATES = 10  # drawn for each group
 PATIENCE = 25  # draws without a new wording before the distance rule is relaxed
 SINGLES = 0.05  # share of groups of one row
 TRIPLES = 0.05  # share of groups of three rows, one for each verdict
-BALANCED = ("sensitivity", "intent", "authorisation", "context", "frame")
-# Verdicts within a domain matter most: a certificate is given by domain.
-DOMAIN_WEIGHT = 4.0
-# Against values that occur often, whatever their verdicts.
-CROWDING = 0.15
+SIZES = (1, 2, 3)  # rows of a group
+SIZE_SHARES = (SINGLES, 1 - SINGLES - TRIPLES, TRIPLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,107 +84,42 @@ def _is_held_out(cell: Cell, seed: int) -> bool:
     Whole blocks are held out, that is, everything but the context, so that training never sees a
     cell that differs from a held-out one in the context alone.
     """
-    block = f"{cell.sensitivity}|{cell.intent}|{cell.authorisation}|{cell.frame}"
-    digest = hashlib.sha256(f"{seed}|{block}".encode()).digest()
+    block = (
+        str(seed),
+        str(cell.sensitivity),
+        cell.intent,
+        cell.authorisation,
+        cell.frame,
+    )
+    # A hash and not a random draw: a cell stays where it is when the policy gets more cells.
+    digest = hashlib.sha256("|".join(block).encode()).digest()
     return int.from_bytes(digest[:8]) < CELL_SHARE * 2**64
 
 
 def _pools(chosen: list[Cell]) -> Pools:
     known = set(chosen)
-    values = {axis: _values(axis) for axis in BALANCED}
-    pairs: dict[str, list[CellPair]] = {axis: [] for axis in BALANCED}
-    partners: dict[Cell, list[Cell]] = {cell: [] for cell in chosen}
-    for cell in chosen:
-        verdict = decide(cell).verdict
-        for axis in BALANCED:
-            for value in values[axis]:
-                other = cell._replace(**{axis: value})
+    partners: dict[Cell, list[Cell]] = defaultdict(list)
+    pairs: list[list[CellPair]] = []
+    for factor in BALANCED:
+        values = _values(factor)
+        listed: list[CellPair] = []
+        for cell in chosen:
+            verdict = decide(cell).verdict
+            for value in values:
+                other = cell._replace(**{factor: value})
                 if other in known and decide(other).verdict is not verdict:
-                    pairs[axis].append((cell, other))
+                    listed.append((cell, other))
                     partners[cell].append(other)
-    return Pools(chosen, [listed for listed in pairs.values() if listed], partners)
+        # A factor without a pair could not be picked from.
+        if listed:
+            pairs.append(listed)
+    return Pools(chosen, pairs, partners)
 
 
-def _values(axis: str) -> list[Any]:
+def _values(factor: str) -> list[Any]:
     """The values of one factor, each once, in the order of `cells`."""
-    return list(dict.fromkeys(getattr(cell, axis) for cell in cells()))
-
-
-class Balance:
-    """Running counts of verdicts, by domain and by factor value within the domain."""
-
-    def __init__(self) -> None:
-        # Three counts each, in the order of VERDICTS.
-        self.by_domain: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-        self.by_value: dict[tuple[str, str, Any], list[int]] = defaultdict(lambda: [0, 0, 0])
-
-    @staticmethod
-    def values(scenario: Scenario) -> list[tuple[str, str, Any]]:
-        """The keys of `by_value` that one row belongs to: (domain, factor, value)."""
-        keys: list[tuple[str, str, Any]] = [(scenario.domain, "asset", scenario.asset)]
-        for name in BALANCED:
-            keys.append((scenario.domain, name, getattr(scenario, name)))
-        return keys
-
-    def excess(self, group: list[Scenario]) -> float:
-        """How far the group's verdicts are above their even share; lower is better."""
-        total = 0.0
-        for scenario in group:
-            verdict = VERDICTS.index(scenario.rule.verdict)
-            counts = self.by_domain[scenario.domain]
-            total += DOMAIN_WEIGHT * _above_even(counts, verdict)
-            for key in self.values(scenario):
-                counts = self.by_value[key]
-                total += _above_even(counts, verdict) + CROWDING * sum(counts)
-        return total
-
-    def add(self, group: list[Scenario]) -> None:
-        """Count a chosen group."""
-        for scenario in group:
-            verdict = VERDICTS.index(scenario.rule.verdict)
-            self.by_domain[scenario.domain][verdict] += 1
-            for key in self.values(scenario):
-                self.by_value[key][verdict] += 1
-
-
-def _above_even(counts: list[int], verdict: int) -> int:
-    """Three times the rows by which a verdict is above a third of all."""
-    return 3 * counts[verdict] - sum(counts)
-
-
-class Wordings:
-    """Wordings in use, each with one element wiped in turn.
-
-    A wording whose wiped form is in use differs from another group's in one element only.
-    """
-
-    def __init__(self) -> None:
-        self.texts: set[str] = set()
-        self.used: set[Wording] = set()
-
-    @staticmethod
-    def neighbours(scenario: Scenario) -> list[Wording]:
-        """The wording with each element wiped."""
-        code = scenario.code()
-        # -1 is no element's number.
-        return [(*code[:place], -1, *code[place + 1 :]) for place in range(len(code))]
-
-    def take(self, group: list[Scenario], *, distant: bool) -> bool:
-        """Take the group's wordings, unless one of its texts is in use.
-
-        With `distant`, no other group may be within one element either.
-        """
-        near: set[Wording] = set()
-        for scenario in group:
-            near.update(self.neighbours(scenario))
-        if distant and not near.isdisjoint(self.used):
-            return False
-        texts = {text_of(scenario) for scenario in group}
-        if len(texts) < len(group) or not texts.isdisjoint(self.texts):
-            return False
-        self.texts |= texts
-        self.used |= near
-        return True
+    values = (getattr(cell, factor) for cell in cells())
+    return list(dict.fromkeys(values))
 
 
 class Generator:
@@ -198,7 +130,9 @@ class Generator:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.seen, self.unseen = pools(seed)
+        seen, unseen = pools(seed)
+        self.seen = seen
+        self.unseen = unseen
         self.balance = Balance()
         self.wordings = Wordings()
         self.assets = _assets_by_level()
@@ -210,7 +144,8 @@ class Generator:
     def pick(self, items: Sequence[Item]) -> Item:
         """One of the items, evenly."""
         # `Random.choice` takes twice as long, and every row is drawn with CANDIDATES others.
-        return items[int(self.random.random() * len(items))]
+        place = int(self.random.random() * len(items))
+        return items[place]
 
     def group(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario]:
         """The next group of `size` rows.
@@ -219,11 +154,23 @@ class Generator:
             ParamsError: no distinct rows are left.
         """
         kind = (domain, held_out)
-        tries = self.patience.get(kind, PATIENCE)
-        group = self._search(domain, size, held_out, tries=tries, distant=True)
+        group = self._search(
+            domain,
+            size,
+            held_out,
+            tries=self.patience.get(kind, PATIENCE),
+            distant=True,
+        )
         if group is None:
+            # The space is exhausted, and the next group would only find it so again.
             self.patience[kind] = 0
-            group = self._search(domain, size, held_out, tries=PATIENCE, distant=False)
+            group = self._search(
+                domain,
+                size,
+                held_out,
+                tries=PATIENCE,
+                distant=False,
+            )
         if group is None:
             raise ParamsError(
                 f"no {size} new distinct rows are left in {domain}",
@@ -254,21 +201,28 @@ class Generator:
         if size == 1:
             return [self._scenario(domain, self.pick(pool.cells), held_out)]
         # The factor first, then the pair: some factors have far more pairs than others.
-        first, second = self.pick(self.pick(pool.pairs))
+        pairs = self.pick(pool.pairs)
+        first, second = self.pick(pairs)
         one = self._scenario(domain, first, held_out)
         group = [one, self._flipped(one, second)]
         if size == 3:
             verdicts = {decide(first).verdict, decide(second).verdict}
-            thirds = [cell for cell in pool.partners[first] if decide(cell).verdict not in verdicts]
+            thirds = []
+            for cell in pool.partners[first]:
+                if decide(cell).verdict not in verdicts:
+                    thirds.append(cell)
             if not thirds:
                 return None
-            group.append(self._flipped(one, self.pick(thirds)))
+            third = self.pick(thirds)
+            group.append(self._flipped(one, third))
         return group
 
     def _flipped(self, scenario: Scenario, cell: Cell) -> Scenario:
         asset = scenario.asset
+        # An asset has one sensitivity: to flip that is to ask about another asset.
         if cell.sensitivity != scenario.sensitivity:
-            asset = self.pick(self.assets[scenario.domain, cell.sensitivity])
+            others = self.assets[scenario.domain, cell.sensitivity]
+            asset = self.pick(others)
         return flip(scenario, cell, asset)
 
     def _scenario(self, domain: str, cell: Cell, held_out: HeldOut) -> Scenario:
@@ -288,9 +242,12 @@ class Generator:
             number=f"{letter}-{number}",
         )
 
-    def _phrases(self, cell: Cell, held_out: HeldOut) -> tuple[int, int, int, int]:
-        # The last phrasing of each is held out.
-        chosen = [int(self.random.random() * (count - 1)) for count in self.counts]
+    def _phrases(self, cell: Cell, held_out: HeldOut) -> Phrases:
+        chosen = []
+        for count in self.counts:
+            # The last phrasing of each is held out.
+            phrase = int(self.random.random() * (count - 1))
+            chosen.append(phrase)
         if held_out == "phrases":
             # The plain frame has one wording only, so nothing of it could be held out.
             slots = range(3 if cell.frame == "plain" else 4)
@@ -348,7 +305,8 @@ def generate(
     Raises:
         ParamsError: unknown domain, or more rows than the grammar has.
     """
-    unknown = sorted(set(domains) - set(vocabulary.ASSETS))
+    known = set(vocabulary.ASSETS)
+    unknown = sorted(set(domains) - known)
     if unknown:
         raise ParamsError(
             f"unknown domains {unknown}",
@@ -356,8 +314,6 @@ def generate(
             fix=f"choose from {list(vocabulary.ASSETS)}",
         )
     generator = Generator(seed)
-    sizes = (1, 2, 3)
-    shares = (SINGLES, 1 - SINGLES - TRIPLES, TRIPLES)
     left = _even_parts(rows, domains)
     credit = {domain: Credit() for domain in domains}
     while any(left.values()):
@@ -365,16 +321,21 @@ def generate(
             if left[domain] == 0:
                 continue
             held_out = credit[domain].turn(cells_share, phrases_share)
-            drawn = generator.random.choices(sizes, shares)[0]
+            drawn = generator.random.choices(SIZES, SIZE_SHARES)[0]
+            # The last group of a domain may be smaller than it was drawn.
             size = min(left[domain], drawn)
             left[domain] -= size
-            yield from rows_of(generator.group(domain, size, held_out), held_out)
+            group = generator.group(domain, size, held_out)
+            yield from rows_of(group, held_out)
 
 
 def _even_parts(rows: int, domains: list[str]) -> dict[str, int]:
     """Rows of each domain; the first ones get what does not divide evenly."""
     part, over = divmod(rows, len(domains))
-    return {domain: part + (index < over) for index, domain in enumerate(domains)}
+    parts = {}
+    for index, domain in enumerate(domains):
+        parts[domain] = part + (index < over)
+    return parts
 
 
 def rows_of(group: list[Scenario], held_out: HeldOut) -> Iterator[dict[str, Any]]:
@@ -384,26 +345,31 @@ def rows_of(group: list[Scenario], held_out: HeldOut) -> Iterator[dict[str, Any]
     """
     texts = [text_of(scenario) for scenario in group]
     name = _short_digest("\n".join(texts))
+    # A row alone has no partner that it differs from.
+    pair = f"p-{name}" if len(group) > 1 else None
     for scenario, text in zip(group, texts, strict=True):
+        rule = scenario.rule
         row = {
             "id": f"syn-{_short_digest(text)}",
             "text": text,
-            "verdict": str(scenario.rule.verdict),
-            "authority": str(scenario.rule.authority),
+            "verdict": str(rule.verdict),
+            "authority": str(rule.authority),
             "domain": scenario.domain,
             "thinking": thinking_of(scenario),
             "final": final_of(scenario),
             "factors": factors_of(scenario),
-            "rule": scenario.rule.id,
+            "rule": rule.id,
             "group": f"g-{name}",
-            "pair": f"p-{name}" if len(group) > 1 else None,
+            "pair": pair,
             "held_out": held_out,
             "source": "synthetic",
             "license": LICENSE,
             "generator": GENERATOR,
         }
-        yield {**row, "sha256": sha256_json(row)}
+        row["sha256"] = sha256_json(row)
+        yield row
 
 
 def _short_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return digest[:16]
