@@ -33,6 +33,7 @@ def main(out: Path, metrics: Path, page: Path, plots: Path, dry_run: bool) -> No
     """Write OUT/{train,valid,calibration,test_iid,test_cells,test_phrases}.jsonl."""
     with stage("prepare") as run:
         from so8t.data import summary
+        from so8t.data.census import census, token_lengths
         from so8t.data.page import write_page
         from so8t.data.prepare import prepare
         from so8t.data.probe import probes
@@ -47,9 +48,9 @@ def main(out: Path, metrics: Path, page: Path, plots: Path, dry_run: bool) -> No
             click.echo(summary.brief(found))
         else:
             base = params.active.base.path
-            tokens = summary.token_lengths(out, Path(base) if base else None, params.data.system)
+            tokens = token_lengths(out, Path(base) if base else None, params.data.system)
             found["probes"] = probes(out)
-            found["census"] = summary.census(out)
+            found["census"] = census(out)
             found["tokens"] = summary.tokens_of(tokens)
             write_page(
                 found,

@@ -5,7 +5,6 @@ another split, relabelled, reworded. It takes directories made by `prepare`, or 
 and holds a digest of each row, not its text.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -42,9 +41,10 @@ def diff_command(before: Path, after: Path, as_json: bool) -> None:
     """
     found = diff(before, after)
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        text = json.dumps(found, ensure_ascii=False, indent=1)
     else:
-        click.echo(describe(found))
+        text = describe(found)
+    click.echo(text)
 
 
 @data.command("import-wikipedia")
@@ -126,6 +126,7 @@ def collect_command(
     """
     from so8t.data.collector import AGENT, Collector, urls_of
 
+    # The site's owner sees this in the log, and can write before blocking anything.
     collector = Collector(
         session=session,
         license_name=license_name,
@@ -179,21 +180,30 @@ def diff(before: Path, after: Path) -> dict[str, Any]:
     for kind, ids in changes.items():
         counts[kind] = len(ids)
         listed[kind] = ids[:LISTED]
+    is_changed = any(changes.values())
     return {
-        "same": not any(changes.values()),
-        "rows": {"before": len(old), "after": len(new)},
+        "same": not is_changed,
+        "rows": {
+            "before": len(old),
+            "after": len(new),
+        },
         "counts": counts,
         "ids": listed,
-        "verdicts": {"before": _verdicts(old), "after": _verdicts(new)},
+        "verdicts": {
+            "before": _verdicts(old),
+            "after": _verdicts(new),
+        },
         "moves": _moves(old, new, changes["moved"]),
     }
 
 
 def _changes(old: Version, new: Version) -> dict[str, list[str]]:
     """The ids of every kind of change, in order; a row may be under several kinds."""
-    changes: dict[str, list[str]] = {
-        "added": sorted(new.keys() - old.keys()),
-        "removed": sorted(old.keys() - new.keys()),
+    added = new.keys() - old.keys()
+    removed = old.keys() - new.keys()
+    changes = {
+        "added": sorted(added),
+        "removed": sorted(removed),
     }
     # What a change is called, and the field that it is in.
     kinds = {
@@ -203,11 +213,14 @@ def _changes(old: Version, new: Version) -> dict[str, list[str]]:
         "reworded": "text",
         "other": "rest",
     }
-    common = sorted(old.keys() & new.keys())
+    both = old.keys() & new.keys()
+    common = sorted(both)
     for kind, field in kinds.items():
         changes[kind] = []
         for key in common:
-            if getattr(old[key], field) != getattr(new[key], field):
+            before = getattr(old[key], field)
+            after = getattr(new[key], field)
+            if before != after:
                 changes[kind].append(key)
     return changes
 
@@ -241,7 +254,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Seen]]:
                     where=f"{file}:{number}",
                     fix="compare files made by `prepare` or `synthesize`",
                 )
-            yield row["id"], _seen(row, file.stem)
+            # The file's name is the split.
+            yield row["id"], _seen(row, split=file.stem)
 
 
 def _seen(row: dict[str, Any], split: str) -> Seen:
@@ -259,8 +273,8 @@ def _seen(row: dict[str, Any], split: str) -> Seen:
 
 def _digest(value: Any) -> bytes:
     # 12 bytes: two of a million rows share one with a probability of 1e-17.
-    digest = hashlib.sha256(sha256_json(value).encode()).digest()
-    return digest[:12]
+    canonical = sha256_json(value)
+    return bytes.fromhex(canonical)[:12]
 
 
 def _verdicts(rows: Version) -> dict[str, int]:

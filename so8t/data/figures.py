@@ -96,9 +96,10 @@ def draw_rows(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     if not by_split:
         return None
     figure, (left, right) = _axes(2, width=8.0)
-    _stacked_bars(left, by_split)
     domains = sorted(by_domain.items())
+    _stacked_bars(left, by_split)
     _stacked_bars(right, dict(domains))
+    # One legend: the colours are the same on both sides.
     left.legend(frameon=False)
     return figure
 
@@ -128,20 +129,33 @@ def draw_lengths(_metrics: Metrics, table: list[Length]) -> Figure | None:
 def draw_probes(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
     """Accuracy of the keyword rules and the n-gram probe on each split."""
     probes = metrics.get("probes") or {}
-    shown = [name for name in ("keywords", "ngram") if probes.get(name)]
+    shown = []
+    for name in ("keywords", "ngram"):
+        # The n-gram probe is null where train has fewer than two verdicts.
+        if probes.get(name):
+            shown.append(name)
     if not shown:
         return None
     figure, (axes,) = _axes()
     # Two bars of width 0.38 side by side around each split's place.
-    bars = ((-0.2, GREY), (0.2, BLUE))
-    for name, (aside, colour) in zip(shown, bars, strict=False):
+    asides = (-0.2, 0.2)
+    colours = (GREY, BLUE)
+    for index, name in enumerate(shown):
+        aside = asides[index]
+        colour = colours[index]
         places = []
         heights = []
         for split, scores in probes[name].items():
             place = SPLITS.index(split) + aside
             places.append(place)
             heights.append(scores["accuracy"] or 0.0)
-        axes.bar(places, heights, width=0.38, label=name, color=colour)
+        axes.bar(
+            places,
+            heights,
+            width=0.38,
+            label=name,
+            color=colour,
+        )
     axes.axhline(NGRAM_LIMIT, **LIMIT)
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
     _name_places(axes, SPLITS)
@@ -159,8 +173,11 @@ def draw_factors(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
         return None
     # Horizontal bars are drawn from the bottom; the best one belongs at the top.
     best.reverse()
-    names = [name for name, _ in best]
-    widths = [value for _, value in best]
+    names = []
+    widths = []
+    for name, value in best:
+        names.append(name)
+        widths.append(value)
     places = range(len(best))
     height = 0.8 + 0.22 * len(best)
     figure, (axes,) = _axes(height=height)
@@ -214,7 +231,10 @@ def _stacked_bars(axes: Axes, counts: Mapping[str, Mapping[str, int]]) -> None:
     places = range(len(names))
     base = [0] * len(names)
     for verdict, colour in COLOURS.items():
-        heights = [counts[name].get(verdict, 0) for name in names]
+        heights = []
+        for name in names:
+            height = counts[name].get(verdict, 0)
+            heights.append(height)
         # A verdict that never occurs would still take a line of the legend.
         if not any(heights):
             continue
@@ -241,5 +261,8 @@ def _ascii(names: Sequence[str]) -> list[str]:
     """Names that any font can draw; any other becomes its number in the list."""
     shown = []
     for index, name in enumerate(names, start=1):
-        shown.append(name if name.isascii() else f"({index})")
+        if name.isascii():
+            shown.append(name)
+        else:
+            shown.append(f"({index})")
     return shown

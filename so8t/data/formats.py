@@ -34,6 +34,7 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
+# The generator's own field: which test the row is held out for.
 HELD_OUT = ("", "cells", "phrases")
 # The answer of a labelled row that has none.
 TEMPLATES = {
@@ -41,6 +42,7 @@ TEMPLATES = {
     Verdict.ESCALATE: "このリクエストは追加の確認が必要です。担当者に引き継ぎます。",
     Verdict.DENY: "申し訳ありませんが、このご要望にはお応えできません。",
 }
+# What plain text is asked for: see `_continuation`.
 CONTINUE = "次の文に続く文章を書いてください。\n"
 # A row with one of these fields was collected from somewhere, and needs a licence.
 COLLECTED = ("url", "fetched_at", "retrieved_at")
@@ -187,7 +189,8 @@ def _exchange(raw: dict[str, Any], where: str) -> Exchange | Reason:
         )
     text = _required(raw, "text", where)
     answer = _first(raw, ANSWER_KEYS, where) or ""
-    is_labelled = any(raw.get(key) is not None for key in LABEL_KEYS)
+    labels = [raw.get(key) for key in LABEL_KEYS]
+    is_labelled = any(label is not None for label in labels)
     if answer or is_labelled:
         return Exchange(text, answer)
     return _continuation(text)
@@ -203,11 +206,14 @@ def _continuation(text: str) -> Exchange | Reason:
 
 
 def _of_messages(messages: Any, where: str) -> Exchange | Reason:
-    turns = [_turn(message, where) for message in _listed(messages, where)]
-    # The system prompt is the project's own (data.system), the same in every conversation.
-    spoken = [(role, content) for role, content in turns if role != "system"]
-    roles = [role for role, _ in spoken]
-    texts = [content for _, content in spoken]
+    roles = []
+    texts = []
+    for message in _listed(messages, where):
+        role, text = _turn(message, where)
+        # The system prompt is the project's own (data.system), the same in every conversation.
+        if role != "system":
+            roles.append(role)
+            texts.append(text)
     if roles == ["user"]:
         return Exchange(texts[0], "")
     if roles == ["user", "assistant"]:
@@ -223,27 +229,30 @@ def _of_messages(messages: Any, where: str) -> Exchange | Reason:
 
 
 def _listed(messages: Any, where: str) -> list[dict[str, Any]]:
-    is_list = isinstance(messages, list) and len(messages) > 0
-    if not is_list or not all(isinstance(message, dict) for message in messages):
+    objects = []
+    if isinstance(messages, list):
+        objects = [message for message in messages if isinstance(message, dict)]
+    if not objects or len(objects) < len(messages):
         raise DataError(
             "messages must be a list of objects",
             where=where,
             fix='[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
         )
-    return list(messages)
+    return objects
 
 
 def _turn(message: dict[str, Any], where: str) -> tuple[str, str]:
     """Role and text of one message; "from" and "value" are the ShareGPT names of its fields."""
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
-    if role not in ROLES or not isinstance(content, str) or not content.strip():
+    text = content.strip() if isinstance(content, str) else ""
+    if role not in ROLES or not text:
         raise DataError(
             "a message has no known role or no text",
             where=where,
             fix="roles are system, user, assistant; content is text",
         )
-    return ROLES[role], content.strip()
+    return ROLES[role], text
 
 
 # --- single fields ---
@@ -260,8 +269,9 @@ def _text(raw: dict[str, Any], key: str, where: str) -> str | None:
             where=where,
             fix=f'write "{key}": "..."',
         )
-    plain = value.replace("\r\n", "\n").replace("\r", "\n").strip()
-    return plain or None
+    plain = value.replace("\r\n", "\n")
+    plain = plain.replace("\r", "\n")
+    return plain.strip() or None
 
 
 def _required(raw: dict[str, Any], key: str, where: str) -> str:
@@ -273,8 +283,11 @@ def _required(raw: dict[str, Any], key: str, where: str) -> str:
 
 def _first(raw: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:
     """The value that stands under one of several names of the same field."""
-    values = [_text(raw, key, where) for key in keys]
-    found = [value for value in values if value is not None]
+    found = []
+    for key in keys:
+        value = _text(raw, key, where)
+        if value is not None:
+            found.append(value)
     if len(set(found)) > 1:
         raise DataError(
             f"more than one of {', '.join(keys)}, and they differ",
@@ -297,7 +310,13 @@ def _label(label: Any, where: str) -> Verdict:
 
 
 def _verdict(raw: dict[str, Any], where: str) -> Verdict | None:
-    found = {_label(raw[key], where) for key in LABEL_KEYS if raw.get(key) is not None}
+    found = set()
+    for key in LABEL_KEYS:
+        label = raw.get(key)
+        if label is not None:
+            found.add(_label(label, where))
+    # The same verdict under two names, as in files with a three-class and a four-class label, is
+    # no contradiction.
     if len(found) > 1:
         raise DataError("two labels that differ", where=where, fix="keep one label per row")
     return found.pop() if found else None
@@ -328,6 +347,7 @@ def _factors(raw: dict[str, Any], where: str) -> dict[str, Any]:
             '"factors" is not an object', where=where, fix='write "factors": {"name": "value"}'
         )
     # REFUSE becomes DENY; the original class is kept, so that the four can still be told apart.
-    if any(raw.get(key) == "REFUSE" for key in LABEL_KEYS):
+    labels = [raw.get(key) for key in LABEL_KEYS]
+    if "REFUSE" in labels:
         return {**value, "label4": "REFUSE"}
     return value

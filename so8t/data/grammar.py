@@ -114,18 +114,24 @@ def phrase_counts() -> Phrases:
 
 def text_of(scenario: Scenario) -> str:
     """The request, as a user would write it."""
+    intent_name, asks = vocabulary.INTENTS[scenario.intent]
+    _, approvals = vocabulary.AUTHORISATIONS[scenario.authorisation]
+    _, purposes = vocabulary.CONTEXTS[scenario.context]
+    _, frames = vocabulary.FRAMES[scenario.frame]
     intent, authorisation, context, frame = scenario.phrases
     asset = scenario.asset
-    intent_name, intents = vocabulary.INTENTS[scenario.intent]
-    _, authorisations = vocabulary.AUTHORISATIONS[scenario.authorisation]
-    _, contexts = vocabulary.CONTEXTS[scenario.context]
-    _, frames = vocabulary.FRAMES[scenario.frame]
+    style = vocabulary.STYLES[scenario.style]
 
-    ask = intents[intent].format(a=asset)
-    framed = frames[frame].format(ask=ask, a=asset, i=intent_name)
-    request = framed + vocabulary.STYLES[scenario.style]
-    approval = authorisations[authorisation].format(n=scenario.number)
-    purpose = contexts[context]
+    ask = asks[intent].format(a=asset)
+    approval = approvals[authorisation].format(n=scenario.number)
+    purpose = purposes[context]
+    # The frame stands around what is asked, and the style ends the sentence.
+    framed = frames[frame].format(
+        ask=ask,
+        a=asset,
+        i=intent_name,
+    )
+    request = framed + style
     if scenario.order == "authorisation_first":
         return approval + purpose + request
     if scenario.order == "context_first":
@@ -136,16 +142,17 @@ def text_of(scenario: Scenario) -> str:
 def thinking_of(scenario: Scenario) -> str:
     """Four lines that name the factors, and one that names the rule."""
     rule = scenario.rule
-    intent = vocabulary.INTENTS[scenario.intent][0]
-    authorisation = vocabulary.AUTHORISATIONS[scenario.authorisation][0]
-    context = vocabulary.CONTEXTS[scenario.context][0]
-    frame = vocabulary.FRAMES[scenario.frame][0]
+    intent, _ = vocabulary.INTENTS[scenario.intent]
+    authorisation, _ = vocabulary.AUTHORISATIONS[scenario.authorisation]
+    context, _ = vocabulary.CONTEXTS[scenario.context]
+    frame, _ = vocabulary.FRAMES[scenario.frame]
     sensitivity = vocabulary.SENSITIVITY[scenario.sensitivity]
-    power = vocabulary.POWER_NAMES[POWER[scenario.intent]]
+    power = POWER[scenario.intent]
+    strength = vocabulary.POWER_NAMES[power]
     heading = vocabulary.RULES[rule.verdict]
     lines = (
         f"対象: {scenario.asset}（{sensitivity}）",
-        f"操作: {intent}（{power}）",
+        f"操作: {intent}（{strength}）",
         f"承認: {authorisation}",
         f"目的: {context}、形式: {frame}",
         f"{heading}{rule.id}: {rule.ja}",
@@ -166,14 +173,16 @@ def final_of(scenario: Scenario) -> str:
         return vocabulary.REFUSAL[rule.authority].format(a=asset)
     if rule.verdict is Verdict.ESCALATE:
         return vocabulary.HAND_OVER.format(a=asset)
-    intent_name = vocabulary.INTENTS[scenario.intent][0]
+    intent_name, _ = vocabulary.INTENTS[scenario.intent]
     # The two frames that leave the asset alone get a text, not the asset.
     if scenario.frame == "refusal_draft":
-        return vocabulary.ASSENT + vocabulary.REFUSAL_DRAFT.format(a=asset, i=intent_name)
+        draft = vocabulary.REFUSAL_DRAFT.format(a=asset, i=intent_name)
+        return vocabulary.ASSENT + draft
     if scenario.frame == "negated":
-        return vocabulary.ASSENT + vocabulary.GENERAL_ADVICE.format(i=intent_name)
-    answer = vocabulary.ANSWERS[scenario.intent].format(a=asset)
-    answer = vocabulary.ASSENT + answer
+        advice = vocabulary.GENERAL_ADVICE.format(i=intent_name)
+        return vocabulary.ASSENT + advice
+    answer = vocabulary.ANSWERS[scenario.intent]
+    answer = vocabulary.ASSENT + answer.format(a=asset)
     if rule.authority == "human":
         answer += vocabulary.SIGN_OFF
     return answer

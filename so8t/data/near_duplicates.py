@@ -27,6 +27,7 @@ BANDS = 20
 WIDTH = 6  # numbers of the signature in one band
 PERMUTATIONS = BANDS * WIDTH
 FIRST_SIZE = 1024  # of the arrays that are doubled when full; a power of two
+NO_ENTRY = array("i", [-1])  # of `Buckets`, ends a chain
 CACHED = 4_000  # shingle sets kept for comparison: about 25 MB
 
 
@@ -39,9 +40,13 @@ def normalise(text: str) -> str:
 def shingles(text: str) -> frozenset[int]:
     """Hashes of the character 5-grams of the normalised text (the whole text if shorter)."""
     plain = normalise(text)
-    starts = range(max(1, len(plain) - SHINGLE + 1))
-    # CRC-32 and not `hash`, which differs between processes.
-    return frozenset(zlib.crc32(plain[i : i + SHINGLE].encode()) for i in starts)
+    number = max(1, len(plain) - SHINGLE + 1)
+    hashes = set()
+    for start in range(number):
+        shingle = plain[start : start + SHINGLE]
+        # CRC-32 and not `hash`, which differs between processes.
+        hashes.add(zlib.crc32(shingle.encode()))
+    return frozenset(hashes)
 
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
@@ -61,7 +66,7 @@ class Buckets:
     """
 
     def __init__(self) -> None:
-        self.heads = array("i", [-1]) * FIRST_SIZE
+        self.heads = NO_ENTRY * FIRST_SIZE
         self.keys = array("I")
         self.numbers = array("i")
         self.links = array("i")
@@ -89,7 +94,8 @@ class Buckets:
         return key & (len(self.heads) - 1)
 
     def _grow(self) -> None:
-        self.heads = array("i", [-1]) * (2 * len(self.heads))
+        size = 2 * len(self.heads)
+        self.heads = NO_ENTRY * size
         for entry, key in enumerate(self.keys):
             slot = self._slot(key)
             self.links[entry] = self.heads[slot]
@@ -123,7 +129,8 @@ class NearIndex:
         # far cheaper than drawing its permutations again.
         self._empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
         self.threshold = threshold
-        standard_error = math.sqrt(threshold * (1.0 - threshold) / PERMUTATIONS)
+        variance = threshold * (1.0 - threshold) / PERMUTATIONS
+        standard_error = math.sqrt(variance)
         self.least = threshold - 4.0 * standard_error
         self.grams_of = lru_cache(maxsize=CACHED)(lambda number: shingles(text_of(number)))
         self.buckets = Buckets()
@@ -138,8 +145,14 @@ class NearIndex:
         values: ndarray = np.ascontiguousarray(minhash.hashvalues, dtype=np.uint64)
         bands = values.reshape(BANDS, WIDTH)
         # The band's number starts the checksum, so that equal numbers in two bands do not collide.
-        keys = [zlib.crc32(bands[band].tobytes(), band) for band in range(BANDS)]
-        return Sketch(grams, keys, values.astype(np.uint8))
+        keys = []
+        for number, band in enumerate(bands):
+            keys.append(zlib.crc32(band.tobytes(), number))
+        return Sketch(
+            grams=grams,
+            keys=keys,
+            low=values.astype(np.uint8),
+        )
 
     def similar(self, sketch: Sketch) -> list[int]:
         """Numbers of earlier rows that are near-duplicates, in order."""
@@ -149,20 +162,23 @@ class NearIndex:
         if not found:
             return []
         candidates = sorted(found)
-        estimates = (self.low[candidates] == sketch.low).mean(axis=1)
+        agreement = self.low[candidates] == sketch.low
+        estimates = agreement.mean(axis=1)
         similar = []
         for number, estimate in zip(candidates, estimates, strict=True):
             # The estimate spares most exact comparisons, which need the other text from disk.
             if estimate < self.least:
                 continue
-            if jaccard(sketch.grams, self.grams_of(number)) >= self.threshold:
+            grams = self.grams_of(number)
+            if jaccard(sketch.grams, grams) >= self.threshold:
                 similar.append(number)
         return similar
 
     def add(self, sketch: Sketch) -> None:
         """Remember a row under the next number."""
         if self.count == len(self.low):
-            self.low = np.concatenate([self.low, np.empty_like(self.low)])
+            more = np.empty_like(self.low)
+            self.low = np.concatenate([self.low, more])
         self.low[self.count] = sketch.low
         for key in sketch.keys:
             self.buckets.add(key, self.count)

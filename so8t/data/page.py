@@ -52,10 +52,11 @@ def write_page(
             write_text(plots / f"{name}.svg", figure.svg)
     write_json(metrics_path, metrics)
     # Not `relative_to`: the figures may lie beside the page's folder.
-    beside = Path(os.path.relpath(plots_path, page_path.parent))
+    beside = os.path.relpath(plots_path, page_path.parent)
     titles = {}
     for name, figure in figures.items():
-        path = beside / f"{name}.svg"
+        # Markdown wants slashes on every system.
+        path = Path(beside, f"{name}.svg")
         titles[path.as_posix()] = figure.title
     write_text(page_path, page_text(metrics, prepared, titles))
 
@@ -68,8 +69,14 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
         prepared: directory of the prepared splits, for the rows that are shown.
         titles: title of each figure, by its path as the page refers to it.
     """
-    unsafe_groups = metrics["calibration"]["unsafe_groups"]
-    figures = [f"![{title}]({path})" for path, title in titles.items()]
+    calibration = metrics["calibration"]
+    unsafe_groups = calibration["unsafe_groups"]
+    dropped = metrics["dropped"]
+    duplicates = metrics["duplicates"]
+    census = metrics["census"]
+    figures = []
+    for path, title in titles.items():
+        figures.append(f"![{title}]({path})")
     parts = [
         "# データ / Data\n",
         "`prepare` が作ります。数は `reports/metrics/prepare.json`、"
@@ -82,15 +89,15 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
         "\n## 判定の割合 / Verdicts by domain\n",
         _balance_table(metrics),
         "\n## 除いた行 / Dropped\n",
-        _table_or_none(("reason", "rows"), metrics["dropped"].items()),
+        _table_or_none(("reason", "rows"), dropped.items()),
         "\n## 重複 / Duplicates\n",
-        _table_or_none(("kind", "rows dropped"), metrics["duplicates"].items()),
+        _table_or_none(("kind", "rows dropped"), duplicates.items()),
         "\n## 出所 / Sources\n",
         _sources_table(metrics),
         "\n## 項目ごと / By field\n",
-        _fields_table(metrics["census"]),
+        _fields_table(census),
         "\n## 要因ごと / By factor\n",
-        _factors_table(metrics["census"]),
+        _factors_table(census),
         "\n## 較正の群 / Calibration groups\n",
         _table_or_none(("domain", "unsafe groups"), unsafe_groups.items()),
         "\n## 長さ / Lengths\n",
@@ -117,7 +124,10 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     for row in rows:
         cells = []
         for cell in row:
-            cells.append("-" if cell is None else str(cell))
+            if cell is None:
+                cells.append("-")
+            else:
+                cells.append(str(cell))
         lines.append(_line(cells))
     return "\n".join(lines)
 
@@ -144,7 +154,8 @@ def _rows_table(metrics: Mapping[str, Any]) -> str:
             metrics["groups"][split],
         ]
         body.append(row + _by_verdict(totals))
-    return _table(["split", "rows", "groups", *COUNTED_HEAD], body)
+    head = ["split", "rows", "groups", *COUNTED_HEAD]
+    return _table(head, body)
 
 
 def _domains_table(metrics: Mapping[str, Any]) -> str:
@@ -155,7 +166,8 @@ def _domains_table(metrics: Mapping[str, Any]) -> str:
             total = sum(counts.values())
             row = [split, domain, total]
             body.append(row + _by_verdict(counts))
-    return _table(["split", "domain", "rows", *COUNTED_HEAD], body)
+    head = ["split", "domain", "rows", *COUNTED_HEAD]
+    return _table(head, body)
 
 
 def _balance_table(metrics: Mapping[str, Any]) -> str:
@@ -177,7 +189,8 @@ def _sources_table(metrics: Mapping[str, Any]) -> str:
                 source["weight"],
             ]
             body.append(row)
-    return _table(["source", "file", "rows read", "use", "weight"], body)
+    head = ["source", "file", "rows read", "use", "weight"]
+    return _table(head, body)
 
 
 def _fields_table(census: Mapping[str, Any]) -> str:
@@ -204,7 +217,11 @@ def _values(splits: Mapping[str, ByValue]) -> set[str]:
 
 
 def _by_split(splits: Mapping[str, ByValue], value: str) -> list[int]:
-    return [splits[split].get(value, 0) for split in SPLITS]
+    numbers = []
+    for split in SPLITS:
+        number = splits[split].get(value, 0)
+        numbers.append(number)
+    return numbers
 
 
 def _by_verdict(counts: ByValue) -> list[int]:
@@ -229,7 +246,8 @@ def _lengths(metrics: Mapping[str, Any]) -> str:
     head = ["what", "unit", "min", "median", "95 %", "max"]
     body = []
     for name, quantiles in metrics["characters"].items():
-        body.append([name, "characters", *quantiles.values()])
+        row = [name, "characters", *quantiles.values()]
+        body.append(row)
     tokens = metrics.get("tokens")
     if not tokens:
         said = (
@@ -239,7 +257,8 @@ def _lengths(metrics: Mapping[str, Any]) -> str:
         return f"{said}\n\n{_table(head, body)}"
     for name in ("prompt", "response", "conversation"):
         quantiles = tokens[name]
-        body.append([name, "tokens", *quantiles.values()])
+        row = [name, "tokens", *quantiles.values()]
+        body.append(row)
     number = tokens["rows"]
     # The beginning is enough to see whether two pages counted with the same tokenizer.
     digest = tokens["tokenizer_sha256"][:12]
@@ -264,8 +283,10 @@ def _probes(probes: Mapping[str, Any] | None) -> str:
     body = []
     for name in ("keywords", "ngram"):
         # The n-gram probe is null where train has fewer than two verdicts.
-        for split, values in (probes[name] or {}).items():
-            body.append([name, split, *values.values()])
+        splits = probes[name] or {}
+        for split, values in splits.items():
+            row = [name, split, *values.values()]
+            body.append(row)
     head = [
         "probe",
         "split",
@@ -292,7 +313,8 @@ def _examples(prepared: Path) -> str:
     for row in read_rows(prepared / "train.jsonl"):
         verdict = row.verdict or "none"
         draw = hashlib.sha256(row.id.encode()).hexdigest()
-        candidates = [*chosen[verdict], Candidate(draw, row)]
+        candidate = Candidate(draw, row)
+        candidates = [*chosen[verdict], candidate]
         # Ten are kept while the file goes by, so that memory never holds the split.
         chosen[verdict] = heapq.nsmallest(EXAMPLES, candidates, key=attrgetter("draw"))
     blocks = []

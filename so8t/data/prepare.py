@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeAlias
 
 from so8t.chat import response_of
 from so8t.data import ingest
@@ -35,7 +35,7 @@ from so8t.verdict import Verdict
 
 # Sources are read in this order, because the first of two near-duplicates stays: a user's own test
 # rows are kept, and training rows that resemble them go.
-READING_ORDER = {"test": 0, "calibration": 1, "auto": 2, "train": 3}
+READING_ORDER = ("test", "calibration", "auto", "train")
 
 
 @dataclass(slots=True)
@@ -50,6 +50,20 @@ class SourceCounts:
     kept: int = 0
 
 
+Sets: TypeAlias = defaultdict[str, set[str]]
+
+
+def _no_sets() -> Sets:
+    return defaultdict(set)
+
+
+def _no_lengths() -> dict[str, Counter[int]]:
+    return {
+        "text": Counter(),
+        "response": Counter(),
+    }
+
+
 @dataclass(slots=True)
 class Counts:
     """What happened to the rows."""
@@ -60,13 +74,11 @@ class Counts:
     # Reason -> rows
     dropped: Counter[Reason] = field(default_factory=Counter)
     # Split -> groups
-    groups: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    groups: Sets = field(default_factory=_no_sets)
     # Domain -> calibration groups with an unsafe row, on which a certificate rests
-    unsafe: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    unsafe: Sets = field(default_factory=_no_sets)
     # What -> length in characters -> rows
-    lengths: dict[str, Counter[int]] = field(
-        default_factory=lambda: {"text": Counter(), "response": Counter()}
-    )
+    lengths: dict[str, Counter[int]] = field(default_factory=_no_lengths)
 
     def add(self, row: Row, split: str) -> None:
         """Count one kept row, once however often its weight repeats it."""
@@ -75,7 +87,8 @@ class Counts:
         self.groups[split].add(row.group)
         self.lengths["text"][len(row.text)] += 1
         self.lengths["response"][len(row.response)] += 1
-        if split == "calibration" and row.verdict in (Verdict.ESCALATE, Verdict.DENY):
+        is_unsafe = row.verdict in (Verdict.ESCALATE, Verdict.DENY)
+        if split == "calibration" and is_unsafe:
             self.unsafe[row.domain].add(row.group)
 
 
@@ -93,7 +106,8 @@ class Texts:
         # A read may have moved the position.
         self.file.seek(self.ends[-1])
         self.file.write(data)
-        self.ends.append(self.ends[-1] + len(data))
+        end = self.ends[-1] + len(data)
+        self.ends.append(end)
 
     def __getitem__(self, number: int) -> str:
         start = self.ends[number]
@@ -131,19 +145,24 @@ class Kept:
             sample: a clean row.
             use: of its source.
         """
-        # 16 bytes of the digest, in memory for every row: no two texts share them by chance.
-        digest = hashlib.sha256(normalise(sample.text).encode()).digest()[:16]
+        digest = _digest(normalise(sample.text))
         label = str(sample.verdict)
         if digest in self.exact:
-            same_label = self.exact[digest] == label
-            return "exact_duplicate" if same_label else "same_text_other_label"
+            if self.exact[digest] == label:
+                return "exact_duplicate"
+            return "same_text_other_label"
         sketch = self.index.sketch(sample.text)
-        # Groups of near-duplicates, each once, the oldest first.
-        near = list(dict.fromkeys(self.group_of[number] for number in self.index.similar(sketch)))
-        # A named group is the user's word, and is never merged with another.
-        if sample.group is not None and any(group != sample.group for group in near):
-            return "near_duplicate_of_another_group"
-        group = sample.group or (near[0] if near else sample.id)
+        near = self._groups_like(sketch)
+        if sample.group is not None:
+            # A named group is the user's word, and is never merged with another.
+            if set(near) - {sample.group}:
+                return "near_duplicate_of_another_group"
+            group = sample.group
+        elif near:
+            group = near[0]
+        else:
+            # The first of its kind gives the group its name.
+            group = sample.id
         split = self._split_of(sample, group, use)
         # Sources with a fixed use can put one group, or near-duplicates, into two splits.
         homes = {self.split_of_group[other] for other in near}
@@ -154,11 +173,24 @@ class Kept:
         self._remember(sample.text, sketch, group, split)
         return Place(group, split)
 
+    def _groups_like(self, sketch: Sketch) -> list[str]:
+        """Groups of near-duplicates, each once, the oldest first."""
+        groups = []
+        for number in self.index.similar(sketch):
+            groups.append(self.group_of[number])
+        return list(dict.fromkeys(groups))
+
     def _split_of(self, sample: Sample, group: str, use: str) -> str:
         held_out = sample.held_out
         if sample.domain == self.data.held_out_domain:
             held_out = "cells"
-        return place(group, use, held_out, self.seed, self.data.split)
+        return place(
+            group=group,
+            use=use,
+            held_out=held_out,
+            seed=self.seed,
+            shares=self.data.split,
+        )
 
     def _remember(self, text: str, sketch: Sketch, group: str, split: str) -> None:
         self.split_of_group.setdefault(group, split)
@@ -172,7 +204,7 @@ class Kept:
         Raises:
             DataError: it has.
         """
-        digest = hashlib.sha256(sample.id.encode()).digest()[:12]
+        digest = _digest(sample.id)
         if digest in self.ids:
             raise DataError(
                 "the id is used by another row",
@@ -180,6 +212,12 @@ class Kept:
                 fix="give every row its own id, or none",
             )
         self.ids.add(digest)
+
+
+def _digest(text: str) -> bytes:
+    # 16 bytes, in memory for every row: no two of a billion texts share them by chance.
+    digest = hashlib.sha256(text.encode()).digest()
+    return digest[:16]
 
 
 class Writer:
@@ -192,12 +230,22 @@ class Writer:
         """Write a row, training rows as often as their source's weight says."""
         if not self.files:
             return
-        copies = _copies(row.id, weight) if split == "train" else 1
+        copies = 1
+        # A repeated row of a test or of the calibration split would count twice as evidence.
+        if split == "train":
+            copies = _copies(row.id, weight)
+        file = self.files[split]
         for copy in range(1, copies + 1):
-            # Ids are unique in the files too.
-            written = row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
-            line = json.dumps(written.to_json(), ensure_ascii=False, allow_nan=False)
-            self.files[split].write(f"{line}\n")
+            written = row
+            if copy > 1:
+                # Ids are unique in the files too.
+                written = replace(row, id=f"{row.id}#{copy}")
+            line = json.dumps(
+                written.to_json(),
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            file.write(f"{line}\n")
 
 
 def _copies(row_id: str, weight: float) -> int:
@@ -206,7 +254,8 @@ def _copies(row_id: str, weight: float) -> int:
     The whole part of the weight, and once more for a share of the rows as large as its fraction.
     """
     whole = max(1, int(weight))
-    once_more = unit(f"{row_id}|again") < weight - whole
+    fraction = weight - whole
+    once_more = unit(f"{row_id}|again") < fraction
     return whole + once_more
 
 
@@ -245,7 +294,8 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
 
 def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Counts:
     counts = Counts()
-    for source in sorted(data.sources, key=lambda source: READING_ORDER[source.use]):
+    # Sorting is stable: sources of one use stay in the order of params.yaml.
+    for source in sorted(data.sources, key=_turn):
         # Before the source is counted: it may not exist.
         paths = ingest.files_of(source.path)
         tally = SourceCounts(path=source.path, use=source.use, weight=source.weight)
@@ -262,6 +312,10 @@ def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Coun
             counts.add(row, placed.split)
             writer.write(row, placed.split, source.weight)
     return counts
+
+
+def _turn(source: Source) -> int:
+    return READING_ORDER.index(source.use)
 
 
 def _samples(
@@ -287,7 +341,10 @@ def _samples(
 
 def _is_sampled(sample: Sample, weight: float) -> bool:
     """Whether a row is among the share that a weight below 1 takes, the whole group or none."""
-    return weight >= 1.0 or unit(sample.group or sample.id) < weight
+    if weight >= 1.0:
+        return True
+    name = sample.group or sample.id
+    return unit(name) < weight
 
 
 def _row_of(sample: Sample, group: str, data: Data) -> Row:
@@ -296,7 +353,12 @@ def _row_of(sample: Sample, group: str, data: Data) -> Row:
     Raises:
         DataError: the turn cannot be rendered, or holds what must never be a target.
     """
-    response = response_of(sample.verdict, sample.thinking, sample.final, data.format)
+    response = response_of(
+        sample.verdict,
+        sample.thinking,
+        sample.final,
+        data.format,
+    )
     # `clean` has looked at the parts; rendering must not have put anything together again.
     if is_forbidden_target(response):
         raise DataError(

@@ -12,7 +12,6 @@ Covered: accuracy, macro-F1 and false-allow rate by split. Not covered: interval
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,18 @@ def probes(folder: Path) -> dict[str, Any]:
         `single_factor` as `single_factor` gives it; `keywords` and `ngram`, each {split: what
         `score` gives}; `ngram` is null where there is nothing to learn from.
     """
-    splits = {name: labelled(folder / f"{name}.jsonl") for name in SPLITS}
+    splits = {}
+    every = []
     keywords = {}
-    for name, rows in splits.items():
+    for name in SPLITS:
+        rows = labelled(folder / f"{name}.jsonl")
+        splits[name] = rows
+        every.extend(rows)
         if rows:
-            keywords[name] = score(rows, [keyword_verdict(row.text) for row in rows])
+            said = [keyword_verdict(row.text) for row in rows]
+            keywords[name] = score(rows, said)
     return {
-        "single_factor": single_factor(list(chain.from_iterable(splits.values()))),
+        "single_factor": single_factor(every),
         "keywords": keywords,
         "ngram": ngram(splits),
     }
@@ -97,18 +101,24 @@ def single_factor(rows: Sequence[Row]) -> dict[str, Any]:
         `by_factor` {name: accuracy on these very rows}, and the `largest` of them, null where no
         row has a factor.
     """
-    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    # Factor -> value -> verdict -> rows
+    counts: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
+        verdict = str(row.verdict)
         factors = {**row.factors, "domain": row.domain}
         for name, value in factors.items():
-            counts[name][str(value)][str(row.verdict)] += 1
+            values = counts.setdefault(name, defaultdict(Counter))
+            values[str(value)][verdict] += 1
     accuracy = {}
     for name, values in sorted(counts.items()):
-        # The best such rule gives every value the verdict that it has most often.
-        right = sum(max(verdicts.values()) for verdicts in values.values())
-        total = sum(verdicts.total() for verdicts in values.values())
+        right = 0
+        total = 0
+        for verdicts in values.values():
+            # The best such rule gives every value the verdict that it has most often.
+            right += max(verdicts.values())
+            total += verdicts.total()
         accuracy[name] = round(right / total, 4)
-    largest = max(accuracy.values()) if accuracy else None
+    largest = max(accuracy.values(), default=None)
     return {"by_factor": accuracy, "largest": largest}
 
 
@@ -123,18 +133,26 @@ def ngram(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any] | None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    verdicts = [str(row.verdict) for row in splits["train"]]
+    train = splits["train"]
+    texts = [row.text for row in train]
+    verdicts = [str(row.verdict) for row in train]
     if len(set(verdicts)) < 2:
         return None
-    model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True, min_df=2),
-        LogisticRegression(C=20.0, max_iter=2000),
+    weights = TfidfVectorizer(
+        analyzer="char",
+        ngram_range=NGRAMS,
+        sublinear_tf=True,
+        # An n-gram that occurs once can be learnt by heart, and nothing else.
+        min_df=2,
     )
-    model.fit([row.text for row in splits["train"]], verdicts)
+    # Regularised little: the probe should find what there is to be found.
+    model = make_pipeline(weights, LogisticRegression(C=20.0, max_iter=2000))
+    model.fit(texts, verdicts)
     scores = {}
     for name, rows in splits.items():
         if rows:
-            scores[name] = score(rows, model.predict([row.text for row in rows]))
+            said = model.predict([row.text for row in rows])
+            scores[name] = score(rows, said)
     return scores
 
 
@@ -152,9 +170,10 @@ def score(rows: Sequence[Row], predicted: Iterable[str]) -> dict[str, Any]:
     """
     gold = [str(row.verdict) for row in rows]
     said = [str(verdict) for verdict in predicted]
-    hits = [true == found for true, found in zip(gold, said, strict=True)]
+    hits = []
     false_allows = []
     for true, found in zip(gold, said, strict=True):
+        hits.append(found == true)
         if true != Verdict.ALLOW:
             false_allows.append(found == Verdict.ALLOW)
     return {
@@ -167,17 +186,23 @@ def score(rows: Sequence[Row], predicted: Iterable[str]) -> dict[str, Any]:
 
 
 def _share(hits: Sequence[bool]) -> float | None:
-    return round(sum(hits) / len(hits), 4) if hits else None
+    if not hits:
+        return None
+    share = sum(hits) / len(hits)
+    return round(share, 4)
 
 
 def _macro_f1(gold: list[str], said: list[str]) -> float:
-    values = []
+    pairs = Counter(zip(gold, said, strict=True))
+    total = 0.0
     for verdict in VERDICTS:
-        right = sum(true == found == verdict for true, found in zip(gold, said, strict=True))
+        right = pairs[verdict, verdict]
         # F1 = 2 * right / (true + predicted); 0 for a verdict that neither side names.
         named = gold.count(verdict) + said.count(verdict)
-        values.append(2 * right / named if named else 0.0)
-    return round(sum(values) / len(values), 4)
+        if named:
+            total += 2 * right / named
+    macro = total / len(VERDICTS)
+    return round(macro, 4)
 
 
 def _pairs(rows: Sequence[Row], hits: Sequence[bool]) -> list[bool]:
@@ -186,4 +211,9 @@ def _pairs(rows: Sequence[Row], hits: Sequence[bool]) -> list[bool]:
     for row, hit in zip(rows, hits, strict=True):
         if row.pair:
             pairs[row.pair].append(hit)
-    return [all(members) for members in pairs.values() if len(members) > 1]
+    whole = []
+    for members in pairs.values():
+        # The partner may have been dropped by `prepare`.
+        if len(members) > 1:
+            whole.append(all(members))
+    return whole
