@@ -53,6 +53,7 @@ def census(folder: Path) -> dict[str, Any]:
             authorities[row.authority or "none"] += 1
             sources[row.source or "none"] += 1
             licenses[row.license or "none"] += 1
+            # Whether there is any: the reasoning itself is private and is not shown.
             thinking["yes" if row.thinking else "no"] += 1
             _add_factors(factors, row)
         counted = {
@@ -96,7 +97,7 @@ def _plain(counts: Counter[str]) -> ByValue:
     """Counts by value in the order of the values, so that the same data give the same bytes."""
     plain = {}
     for value, number in sorted(counts.items()):
-        # An Authority or a Verdict is text, but no plain one.
+        # Authority and Verdict are subclasses of str; the metrics hold plain text.
         plain[str(value)] = number
     return plain
 

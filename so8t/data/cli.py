@@ -40,10 +40,9 @@ def diff_command(before: Path, after: Path, as_json: bool) -> None:
     Exit 0 whether or not they differ.
     """
     found = diff(before, after)
+    text = describe(found)
     if as_json:
         text = json.dumps(found, ensure_ascii=False, indent=1)
-    else:
-        text = describe(found)
     click.echo(text)
 
 
@@ -206,6 +205,7 @@ def _changes(old: Version, new: Version) -> dict[str, list[str]]:
         "removed": sorted(removed),
     }
     # What a change is called, and the field that it is in.
+    # "other" may be an answer, a licence, or the thinking.
     kinds = {
         "moved": "split",
         "relabelled": "verdict",
@@ -298,9 +298,11 @@ def describe(found: dict[str, Any]) -> str:
         lines.append(line)
     for move, number in found["moves"].items():
         lines.append(f"moved {move}: {number}")
-    before = found["verdicts"]["before"]
-    after = found["verdicts"]["after"]
-    for key in sorted({*before, *after}):
+    verdicts = found["verdicts"]
+    before = verdicts["before"]
+    after = verdicts["after"]
+    keys = {*before, *after}
+    for key in sorted(keys):
         old = before.get(key, 0)
         new = after.get(key, 0)
         if old != new:

@@ -28,11 +28,11 @@ from so8t.errors import DataError
 from so8t.files import read_json, write_json
 
 AGENT = "SO8T-collector/1"
-MAX_BYTES = 5 << 20
+MAX_BYTES = 5 << 20  # of one page
 TIMEOUT_S = 20.0
-NO_RULES = (404, 410)
-TOO_LARGE = 413
-NO_ANSWER = 0
+NO_RULES = (404, 410)  # HTTP: not found, gone
+TOO_LARGE = 413  # HTTP: content too large; here it is the answer, not the request
+NO_ANSWER = 0  # no HTTP status
 LOCATION = re.compile(r"<loc>\s*(.*?)\s*</loc>", re.DOTALL)
 
 
@@ -96,6 +96,7 @@ def host_rules(base: str, agent: str, least_delay: float) -> Host | None:
     reply = fetch(f"{base}/robots.txt", agent)
     if reply.status in NO_RULES:
         return Host(lambda _: True, least_delay, None)
+    # A refusal (403) too: a host that hides its rules has not said that they allow anything.
     if reply.status != 200:
         return None
     try:
@@ -152,6 +153,7 @@ class Collector:
         # Names and passwords in a URL would end up in the rows.
         if not is_web or "@" in parts.netloc:
             return "not_a_plain_url"
+        # Rules belong to scheme, host and port together.
         base = f"{parts.scheme}://{parts.netloc}"
         if base not in self.hosts:
             self.hosts[base] = host_rules(base, self.agent, self.least_delay)
@@ -183,8 +185,9 @@ class Collector:
         text = text.strip()
         if not text:
             return "no_text"
+        name = hashlib.sha256(url.encode()).hexdigest()[:16]
         return {
-            "id": f"web-{hashlib.sha256(url.encode()).hexdigest()[:16]}",
+            "id": f"web-{name}",
             "text": text,
             "url": url,
             "source": urlsplit(url).netloc,

@@ -16,6 +16,7 @@ from so8t.errors import DataError, ToolError
 from so8t.files import sha256_file
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf")
+# Where a sentence ends: behind its mark, which stays with it.
 SENTENCE = re.compile(r"(?<=[。！？])")
 
 
@@ -103,7 +104,10 @@ def html_text(page: str) -> str:
         import trafilatura
     except ModuleNotFoundError:
         raise _missing("trafilatura", Path("html")) from None
-    return trafilatura.extract(page, include_comments=False, favor_recall=True) or ""
+    # Readers' comments are not the page's own text. Recall is favoured over precision: a menu line
+    # too many is seen in the rows, a paragraph too few is not.
+    text = trafilatura.extract(page, include_comments=False, favor_recall=True)
+    return text or ""
 
 
 def _pdf_text(path: Path) -> str:
@@ -113,13 +117,15 @@ def _pdf_text(path: Path) -> str:
     except ModuleNotFoundError:
         raise _missing("pypdf", path) from None
     try:
-        return "\n\n".join(page.extract_text() for page in PdfReader(path).pages)
+        pages = [page.extract_text() for page in PdfReader(path).pages]
     except (PdfReadError, OSError, ValueError) as error:
         raise DataError(
             f"not a readable PDF ({type(error).__name__})",
             where=str(path),
             fix="open it and save it again, without a password",
         ) from None
+    # An empty line, so that no passage's paragraph runs over a page's end.
+    return "\n\n".join(pages)
 
 
 def _decoded(path: Path) -> str:
@@ -165,5 +171,6 @@ def _pieces(text: str, max_chars: int) -> Iterator[str]:
         if len(plain) > max_chars:
             sentences = SENTENCE.split(plain)
         for sentence in sentences:
+            # A table or a list without marks may be one "sentence" of any length.
             for start in range(0, len(sentence), max_chars):
                 yield sentence[start : start + max_chars]

@@ -157,6 +157,7 @@ def draw_probes(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
             color=colour,
         )
     axes.axhline(NGRAM_LIMIT, **LIMIT)
+    # A little above 1, or the line of a perfect score would lie on the frame.
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
     _name_places(axes, SPLITS)
     axes.legend(frameon=False, loc="lower left")
@@ -179,6 +180,7 @@ def draw_factors(metrics: Metrics, _lengths: list[Length]) -> Figure | None:
         names.append(name)
         widths.append(value)
     places = range(len(best))
+    # Inches: the axis with its label, and one line of text for each bar.
     height = 0.8 + 0.22 * len(best)
     figure, (axes,) = _axes(height=height)
     axes.barh(places, widths, color=BLUE)
@@ -235,7 +237,7 @@ def _stacked_bars(axes: Axes, counts: Mapping[str, Mapping[str, int]]) -> None:
         for name in names:
             height = counts[name].get(verdict, 0)
             heights.append(height)
-        # A verdict that never occurs would still take a line of the legend.
+        # A verdict that never occurs would only take a line of the legend.
         if not any(heights):
             continue
         axes.bar(

@@ -127,6 +127,7 @@ def _with_answer(sample: Sample, answer: str) -> Sample:
         return _with_turn(sample, answer)
     if answer:
         return replace(sample, final=answer)
+    # A label alone is enough, since there is a fixed answer for it.
     if sample.verdict is None:
         raise DataError(
             "neither a label nor an answer",
@@ -219,7 +220,7 @@ def _of_messages(messages: Any, where: str) -> Exchange | Reason:
     if roles == ["user", "assistant"]:
         return Exchange(texts[0], texts[1])
     if roles and roles[0] == "user":
-        # A verdict belongs to one request; which turn of several it would judge is not known.
+        # A verdict belongs to one request; of which turn it would be is not known here.
         return "several_turns"
     raise DataError(
         "the conversation does not begin with the user",

@@ -116,7 +116,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _check_bytes(line: bytes, where: str) -> None:
-    """Refuse what Python's JSON reader would accept, or would refuse with a riddle."""
+    """Refuse what Python's JSON reader would accept, or refuse with an unhelpful message."""
     body = line.removesuffix(b"\n")
     if len(line) > MAX_LINE_BYTES:
         problem = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"

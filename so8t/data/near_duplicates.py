@@ -138,7 +138,7 @@ class NearIndex:
         self.low = np.empty((FIRST_SIZE, PERMUTATIONS), dtype=np.uint8)
 
     def sketch(self, text: str) -> Sketch:
-        """What is needed of a text, computed once."""
+        """What is needed of a text, computed once: for `similar`, and for `add` if it is kept."""
         grams = shingles(text)
         minhash = self._empty.copy()
         minhash.update_batch(sorted(grams))

@@ -19,7 +19,7 @@ from so8t.rows import SPLITS, Row, read_rows
 from so8t.verdict import VERDICTS
 
 EXAMPLES = 10  # rows shown per verdict
-EXAMPLE_CHARS = 200  # of a request or an answer that are shown
+EXAMPLE_CHARS = 200  # of a request or an answer that are shown, so that a row stays readable
 # The metrics count rows without a verdict under "none".
 COUNTED = (*VERDICTS, "none")
 ByValue: TypeAlias = Mapping[str, int]
@@ -304,7 +304,7 @@ class Candidate(NamedTuple):
     """A row that may be shown; `draw` says nothing of it and is the same in every run."""
 
     draw: str
-    row: Row
+    row: Row  # held whole: there are forty of them
 
 
 def _examples(prepared: Path) -> str:
@@ -312,6 +312,7 @@ def _examples(prepared: Path) -> str:
     chosen: dict[str, list[Candidate]] = defaultdict(list)
     for row in read_rows(prepared / "train.jsonl"):
         verdict = row.verdict or "none"
+        # By id, so that rows that are added change the examples little.
         draw = hashlib.sha256(row.id.encode()).hexdigest()
         candidate = Candidate(draw, row)
         candidates = [*chosen[verdict], candidate]
@@ -338,5 +339,6 @@ def _examples(prepared: Path) -> str:
 def _cell(text: str) -> str:
     """Text that does not break the table that it stands in."""
     escaped = text.replace("|", "\\|")
+    # Markdown has no way to break a line within a cell.
     line = escaped.replace("\n", " ")
     return line[:EXAMPLE_CHARS]

@@ -40,6 +40,7 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
     What a certificate needs of them is not here: it belongs to `calibrate`, and must not make this
     file change with the wanted error rate.
     """
+    # A split without a row is listed too, with 0.
     rows = dict.fromkeys(SPLITS, 0)
     table: dict[str, dict[str, ByVerdict]] = {}
     for place, number in sorted(counts.kept.items()):
@@ -51,15 +52,20 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
     characters = {}
     for name, lengths in counts.lengths.items():
         characters[name] = quantiles(lengths)
+    groups = {split: len(counts.groups[split]) for split in SPLITS}
+    total = sum(rows.values())
+    # In the order of the alphabet, not of the first row that was dropped for each.
+    dropped = sorted(counts.dropped.items())
+    duplicates = {reason: counts.dropped[reason] for reason in DUPLICATES}
     return {
         "schema": "so8t.prepare/1",
-        "rows": {**rows, "total": sum(rows.values())},
-        "groups": {split: len(counts.groups[split]) for split in SPLITS},
+        "rows": {**rows, "total": total},
+        "groups": groups,
         "by_split_domain_verdict": table,
         "balance": balance(counts),
-        "dropped": dict(sorted(counts.dropped.items())),
+        "dropped": dict(dropped),
         "sources": [asdict(source) for source in counts.sources],
-        "duplicates": {reason: counts.dropped[reason] for reason in DUPLICATES},
+        "duplicates": duplicates,
         "calibration": {"unsafe_groups": unsafe_groups(counts)},
         "characters": characters,
     }
@@ -113,7 +119,9 @@ def quantiles(lengths: Counter[int]) -> dict[str, int]:
 def brief(metrics: Mapping[str, Any]) -> str:
     """What a dry run prints: kept by split, dropped by reason, files read."""
     rows = metrics["rows"]
-    kept = _listed({split: rows[split] for split in SPLITS})
+    # Without their total, which stands among them.
+    by_split = {split: rows[split] for split in SPLITS}
+    kept = _listed(by_split)
     dropped = _listed(metrics["dropped"]) or "none"
     lines = [
         f"would keep: {kept}",
@@ -129,7 +137,10 @@ def brief(metrics: Mapping[str, Any]) -> str:
 
 def _listed(numbers: Mapping[str, int]) -> str:
     """Names with their numbers, as "train 12, valid 3"."""
-    return ", ".join(f"{name} {number}" for name, number in numbers.items())
+    parts = []
+    for name, number in numbers.items():
+        parts.append(f"{name} {number}")
+    return ", ".join(parts)
 
 
 # --- can the calibration split certify what is wanted? ---
@@ -161,6 +172,9 @@ def certifiable(counts: Counts, wanted: Calibration) -> Certificate:
     missing = {}
     for domain, number in have.items():
         missing[domain] = max(0, needed - number)
+    is_enough = not any(missing.values())
+    # Without a single labelled domain nothing is missing, and nothing is certified either.
+    can_certify = bool(have) and is_enough
     return {
         "alpha": wanted.alpha,
         "delta": wanted.delta,
@@ -168,7 +182,7 @@ def certifiable(counts: Counts, wanted: Calibration) -> Certificate:
         "needed_unsafe_groups": needed,
         "unsafe_groups": have,
         "missing": missing,
-        "can_certify": bool(have) and not any(missing.values()),
+        "can_certify": can_certify,
     }
 
 

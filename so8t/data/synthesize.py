@@ -43,8 +43,8 @@ CellPair: TypeAlias = tuple[Cell, Cell]
 
 GENERATOR = "so8t.grammar/1"
 LICENSE = "CC0-1.0"
-CELL_SHARE = 0.15  # of cells kept for test_cells
-CANDIDATES = 10  # drawn for each group
+CELL_SHARE = 0.15  # of blocks of cells, kept for test_cells
+CANDIDATES = 10  # drawn for each group, of which the most even one is taken
 PATIENCE = 25  # draws without a new wording before the distance rule is relaxed
 SINGLES = 0.05  # share of groups of one row
 TRIPLES = 0.05  # share of groups of three rows, one for each verdict
@@ -129,6 +129,7 @@ class Generator:
     """
 
     def __init__(self, seed: int) -> None:
+        # An instance of its own: nothing else in the process can move its draws.
         self.random = random.Random(seed)
         seen, unseen = pools(seed)
         self.seen = seen

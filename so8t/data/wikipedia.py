@@ -38,6 +38,7 @@ MEDIA = re.compile(
 )
 INTERNAL = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 EXTERNAL = re.compile(r"\[https?://\S+ ([^\]]*)\]")
+# Tags, bold and italic quotes, and switches such as __NOTOC__.
 LEFT_OVER = re.compile(r"<[^>]+>|'{2,}|__[A-Z]+__")
 # Line beginnings of headings, lists, indents, tables and of templates that were cut off.
 NOT_PROSE = ("=", "*", "#", ":", ";", "|", "!", "{", "}")
@@ -63,7 +64,9 @@ def plain(markup: str) -> str:
     for line in text.split("\n"):
         if line.startswith(NOT_PROSE):
             continue
-        paragraph = html.unescape(LEFT_OVER.sub("", line)).strip()
+        # Tags before entities: "&lt;b&gt;" is text that shows a tag, not a tag.
+        untagged = LEFT_OVER.sub("", line)
+        paragraph = html.unescape(untagged).strip()
         if paragraph:
             paragraphs.append(paragraph)
     return "\n".join(paragraphs)
@@ -181,7 +184,9 @@ def _xml_pages(file: IO[bytes]) -> Iterator[tuple[str, str]]:
     for event, element in events:
         if event == "start" or _name(element) != "page":
             continue
-        fields = {_name(child): child.text or "" for child in element.iter()}
+        fields = {}
+        for child in element.iter():
+            fields[_name(child)] = child.text or ""
         # Name space 0 holds the articles; the others hold users' pages, talk, templates.
         if fields.get("ns", "0") == "0" and "redirect" not in fields:
             yield fields.get("title", ""), fields.get("text", "")
