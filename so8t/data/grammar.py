@@ -1,19 +1,26 @@
 """From factors to text: one scenario becomes a request, private reasoning and an answer.
 
-The reasoning is a list of lines. Every line but the last names factors only; the last names the rule that decides. That
-invariant lets the demo's base learn a neighbouring task (`factor_lines`) without ever seeing a verdict.
+The reasoning is a list of lines. Every line but the last names factors only; the last names the
+rule that decides. The demo's base model relies on this: it learns a neighbouring task, naming the
+factors (`factor_lines`), without ever seeing a verdict.
 
-Covered: rendering. Not covered: which scenarios are made and how they are balanced (generate), what is right (policy).
+Covered: rendering. Not covered: which scenarios are made and how they are balanced (`synthesize`),
+what is right (`policy`).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from so8t.data import vocabulary as words
+from so8t.data import vocabulary
 from so8t.data.policy import POWER, Cell, Rule, decide
 from so8t.verdict import Verdict
 
 SLOTS = ("intent", "authorisation", "context", "frame")  # elements that have paraphrases
+# A paraphrase index for each of SLOTS.
+Phrases: TypeAlias = tuple[int, int, int, int]
+# A value of a factor, or (domain, asset).
+Element: TypeAlias = str | tuple[str, str]
+MOST_PHRASES = 8  # of one value; the numbers of `Scenario.code` leave room for so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Scenario:
     authorisation: str
     context: str
     frame: str
-    phrases: tuple[int, int, int, int]
+    phrases: Phrases
     style: str
     order: str
     number: str
@@ -35,7 +42,13 @@ class Scenario:
     @property
     def cell(self) -> Cell:
         """What the policy looks at."""
-        return Cell(self.sensitivity, self.intent, self.authorisation, self.context, self.frame)
+        return Cell(
+            sensitivity=self.sensitivity,
+            intent=self.intent,
+            authorisation=self.authorisation,
+            context=self.context,
+            frame=self.frame,
+        )
 
     @property
     def rule(self) -> Rule:
@@ -43,65 +56,108 @@ class Scenario:
         return decide(self.cell)
 
     def code(self) -> tuple[int, int, int, int, int]:
-        """The wording as small integers, without style, order and number: rows that share nearly all are near-duplicates."""
+        """The wording as small integers: asset, intent, authorisation, context, frame.
+
+        Style, order and number are left out, because rows that share nearly all of the rest are
+        near-duplicates whatever these are.
+        """
         intent, authorisation, context, frame = self.phrases
+        frame_code = _NUMBER[self.frame] + frame
+        if self.frame == "plain":
+            # All phrasings of the plain frame are the same words.
+            frame_code = 0
         return (
             _NUMBER[self.domain, self.asset],
             _NUMBER[self.intent] + intent,
             _NUMBER[self.authorisation] + authorisation,
             _NUMBER[self.context] + context,
-            0 if self.frame == "plain" else _NUMBER[self.frame] + frame,
+            frame_code,
         )
 
 
-def _numbers() -> dict[str | tuple[str, str], int]:
-    """A number for every asset, and for every other value one that leaves room for its phrasings."""
-    assets = [(domain, asset) for domain, listed in words.ASSETS.items() for asset, _ in listed]
-    tables = (words.INTENTS, words.AUTHORISATIONS, words.CONTEXTS, words.FRAMES)
-    numbers: dict[str | tuple[str, str], int] = {asset: i for i, asset in enumerate(assets)}
-    for table in tables:
-        numbers |= {value: 8 * i for i, value in enumerate(table)}
+def _numbers() -> dict[Element, int]:
+    """A number for every asset; for every other value, one that leaves room for its phrasings."""
+    numbers: dict[Element, int] = {}
+    for domain, assets in vocabulary.ASSETS.items():
+        for asset, _ in assets:
+            numbers[domain, asset] = len(numbers)
+    for table in _tables():
+        for index, value in enumerate(table):
+            numbers[value] = MOST_PHRASES * index
     return numbers
 
 
+def _tables() -> tuple[vocabulary.Phrasings, ...]:
+    """The phrasings of each of SLOTS."""
+    return (
+        vocabulary.INTENTS,
+        vocabulary.AUTHORISATIONS,
+        vocabulary.CONTEXTS,
+        vocabulary.FRAMES,
+    )
+
+
+# Made once: `Scenario.code` is asked for every candidate group.
 _NUMBER = _numbers()
 
 
-def phrase_counts() -> tuple[int, int, int, int]:
+def phrase_counts() -> Phrases:
     """How many phrasings the values of each of SLOTS have; the last one is held out."""
-    tables = (words.INTENTS, words.AUTHORISATIONS, words.CONTEXTS, words.FRAMES)
-    intent, authorisation, context, frame = (
-        min(len(phrasings) for _, phrasings in table.values()) for table in tables
-    )
+    counts = []
+    for table in _tables():
+        # Values of one factor may have different numbers of phrasings; all have the least.
+        least = min(len(phrasings) for _, phrasings in table.values())
+        counts.append(least)
+    intent, authorisation, context, frame = counts
     return intent, authorisation, context, frame
 
 
-def text_of(s: Scenario) -> str:
+def text_of(scenario: Scenario) -> str:
     """The request, as a user would write it."""
-    intent_name, intents = words.INTENTS[s.intent]
-    ask = intents[s.phrases[0]].format(a=s.asset)
-    body = words.FRAMES[s.frame][1][s.phrases[3]].format(ask=ask, a=s.asset, i=intent_name)
-    request = body + words.STYLES[s.style]
-    approval = words.AUTHORISATIONS[s.authorisation][1][s.phrases[1]].format(n=s.number)
-    purpose = words.CONTEXTS[s.context][1][s.phrases[2]]
-    if s.order == "authorisation_first":
+    intent_name, asks = vocabulary.INTENTS[scenario.intent]
+    _, approvals = vocabulary.AUTHORISATIONS[scenario.authorisation]
+    _, purposes = vocabulary.CONTEXTS[scenario.context]
+    _, frames = vocabulary.FRAMES[scenario.frame]
+    intent, authorisation, context, frame = scenario.phrases
+    asset = scenario.asset
+    style = vocabulary.STYLES[scenario.style]
+
+    ask = asks[intent].format(a=asset)
+    approval = approvals[authorisation].format(n=scenario.number)
+    purpose = purposes[context]
+    # The frame stands around what is asked, and the style ends the sentence.
+    framed = frames[frame].format(
+        ask=ask,
+        a=asset,
+        i=intent_name,
+    )
+    request = framed + style
+    if scenario.order == "authorisation_first":
         return approval + purpose + request
-    return (
-        purpose + approval + request if s.order == "context_first" else request + approval + purpose
-    )
+    if scenario.order == "context_first":
+        return purpose + approval + request
+    return request + approval + purpose
 
 
-def thinking_of(s: Scenario) -> str:
-    """Lines that name the factors, then the rule."""
-    return "\n".join(
-        (
-            f"対象: {s.asset}（{words.SENSITIVITY[s.sensitivity]}）",
-            f"操作: {words.INTENTS[s.intent][0]}（{words.POWER_NAMES[POWER[s.intent]]}）",
-            f"承認: {words.AUTHORISATIONS[s.authorisation][0]}",
-            f"目的: {words.CONTEXTS[s.context][0]}、形式: {words.FRAMES[s.frame][0]}",
-            f"{words.RULES[s.rule.verdict]}{s.rule.id}: {s.rule.ja}",
-        )
+def thinking_of(scenario: Scenario) -> str:
+    """Four lines that name the factors, and one that names the rule."""
+    rule = scenario.rule
+    intent, _ = vocabulary.INTENTS[scenario.intent]
+    authorisation, _ = vocabulary.AUTHORISATIONS[scenario.authorisation]
+    context, _ = vocabulary.CONTEXTS[scenario.context]
+    frame, _ = vocabulary.FRAMES[scenario.frame]
+    sensitivity = vocabulary.SENSITIVITY[scenario.sensitivity]
+    power = POWER[scenario.intent]
+    strength = vocabulary.POWER_NAMES[power]
+    heading = vocabulary.RULES[rule.verdict]
+    lines = (
+        f"対象: {scenario.asset}（{sensitivity}）",
+        f"操作: {intent}（{strength}）",
+        f"承認: {authorisation}",
+        f"目的: {context}、形式: {frame}",
+        f"{heading}{rule.id}: {rule.ja}",
     )
+    return "\n".join(lines)
 
 
 def factor_lines(thinking: str) -> str:
@@ -109,37 +165,47 @@ def factor_lines(thinking: str) -> str:
     return thinking.rpartition("\n")[0]
 
 
-def final_of(s: Scenario) -> str:
+def final_of(scenario: Scenario) -> str:
     """The answer: help for ALLOW, hand-over for ESCALATE, refusal for DENY."""
-    rule, intent_name = s.rule, words.INTENTS[s.intent][0]
+    rule = scenario.rule
+    asset = scenario.asset
     if rule.verdict is Verdict.DENY:
-        return words.REFUSAL[rule.authority].format(a=s.asset)
+        return vocabulary.REFUSAL[rule.authority].format(a=asset)
     if rule.verdict is Verdict.ESCALATE:
-        return words.HAND_OVER.format(a=s.asset)
-    if s.frame == "refusal_draft":
-        return words.ASSENT + words.REFUSAL_DRAFT.format(a=s.asset, i=intent_name)
-    if s.frame == "negated":
-        return words.ASSENT + words.GENERAL_ADVICE.format(i=intent_name)
-    answer = words.ASSENT + words.ANSWERS[s.intent].format(a=s.asset)
-    return answer + words.SIGN_OFF if rule.authority == "human" else answer
+        return vocabulary.HAND_OVER.format(a=asset)
+    intent_name, _ = vocabulary.INTENTS[scenario.intent]
+    # The two frames that leave the asset alone get a text, not the asset.
+    if scenario.frame == "refusal_draft":
+        draft = vocabulary.REFUSAL_DRAFT.format(a=asset, i=intent_name)
+        return vocabulary.ASSENT + draft
+    if scenario.frame == "negated":
+        advice = vocabulary.GENERAL_ADVICE.format(i=intent_name)
+        return vocabulary.ASSENT + advice
+    answer = vocabulary.ANSWERS[scenario.intent]
+    answer = vocabulary.ASSENT + answer.format(a=asset)
+    if rule.authority == "human":
+        answer += vocabulary.SIGN_OFF
+    return answer
 
 
-def factors_of(s: Scenario) -> dict[str, Any]:
+def factors_of(scenario: Scenario) -> dict[str, Any]:
     """The factors as they are kept with the row."""
-    return {
-        "asset": s.asset,
-        "sensitivity": s.sensitivity,
-        "intent": s.intent,
-        "power": POWER[s.intent],
-        "authorisation": s.authorisation,
-        "context": s.context,
-        "frame": s.frame,
-        "style": s.style,
-        "order": s.order,
-        **{f"{slot}_phrase": index for slot, index in zip(SLOTS, s.phrases, strict=True)},
+    factors = {
+        "asset": scenario.asset,
+        "sensitivity": scenario.sensitivity,
+        "intent": scenario.intent,
+        "power": POWER[scenario.intent],
+        "authorisation": scenario.authorisation,
+        "context": scenario.context,
+        "frame": scenario.frame,
+        "style": scenario.style,
+        "order": scenario.order,
     }
+    for slot, index in zip(SLOTS, scenario.phrases, strict=True):
+        factors[f"{slot}_phrase"] = index
+    return factors
 
 
-def flip(s: Scenario, cell: Cell, asset: str) -> Scenario:
+def flip(scenario: Scenario, cell: Cell, asset: str) -> Scenario:
     """The same wording with other factors: the partner of a minimal pair."""
-    return replace(s, asset=asset, **cell._asdict())
+    return replace(scenario, asset=asset, **cell._asdict())

@@ -1,27 +1,32 @@
-"""The written policy: an ordered table of rules over five factors; the first rule that applies decides.
+"""The written policy: an ordered table of rules over five factors; the first that applies decides.
 
-`docs/policy.md` says the same in prose, in Japanese and English. A team that wants its own policy edits this table and
-runs `dvc repro`. The authority (does the assistant act alone, or must a person take part?) belongs to the rule, not to
-the verdict: some refusals are reported to a person, some permitted requests need a person's sign-off.
+`docs/policy.md` says the same in prose, in Japanese and English. A team that wants its own policy
+edits this table and runs `dvc repro`. The authority (does the assistant act alone, or must a person
+take part?) belongs to the rule, not to the verdict: some refusals are reported to a person, some
+permitted requests need a person's sign-off.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 from so8t.verdict import Authority, Verdict
 
 
 class Cell(NamedTuple):
-    """One combination of what the policy looks at."""
+    """One combination of the factors that the policy looks at."""
 
     sensitivity: int  # 0 public, 1 internal, 2 confidential
     intent: str
     authorisation: str  # verified, claimed, none, revoked
     context: str  # normal, training, incident, harm
-    frame: str  # plain, negated, refusal_draft, sham, nocaution
+    # plain; negated: leaves the asset alone; refusal_draft: asks for the words of a refusal;
+    # sham: pretends to ask for one; nocaution: asks to leave warnings out.
+    frame: str
 
 
+# The strength of each intent: 0 speaks about the asset, 1 reveals it, 2 acts on it.
 POWER = {
     "summarise": 0,
     "explain": 0,
@@ -29,16 +34,22 @@ POWER = {
     "copy": 1,
     "edit": 2,
     "send": 2,
-}  # 0 speaks about, 1 reveals, 2 acts
+}
+SENSITIVITIES = (0, 1, 2)
 AUTHORISATIONS = ("verified", "claimed", "none", "revoked")
 CONTEXTS = ("normal", "training", "incident", "harm")
 FRAMES = ("plain", "negated", "refusal_draft", "sham", "nocaution")
-_LOWERED = {"verified": "claimed", "claimed": "none"}  # a sham frame costs one step of trust
+# A sham frame is dishonest about what it asks, and costs one step of trust.
+_LOWERED = {"verified": "claimed", "claimed": "none"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """If every given set holds the cell's value, the rule decides. None = any value."""
+    """If every given set holds the cell's value, the rule decides. None means any value.
+
+    `ja` and `en` say the rule in words; `ja` is also the last line of the reasoning of every row
+    that the rule decides.
+    """
 
     id: str
     verdict: Verdict
@@ -63,25 +74,30 @@ class Rule:
         return all(allowed is None or value in allowed for allowed, value in wanted)
 
 
-def _any(*values: str) -> frozenset[str]:
+def _one_of(*values: str) -> frozenset[str]:
     return frozenset(values)
 
 
-def _level(*values: int) -> frozenset[int]:
+def _levels(*values: int) -> frozenset[int]:
     return frozenset(values)
 
 
-ALLOW, ESCALATE, DENY = Verdict
-HANDLE, HUMAN = Authority
+ALLOW = Verdict.ALLOW
+ESCALATE = Verdict.ESCALATE
+DENY = Verdict.DENY
+HANDLE = Authority.HANDLE
+HUMAN = Authority.HUMAN
 RULES: tuple[Rule, ...] = (
+    # R01-R06: requests that leave the asset alone. They come first, because to write a refusal or
+    # general advice is harmless even where the asset is confidential and nobody has approved.
     Rule(
         "R01",
         ESCALATE,
         HUMAN,
         "害意があれば断り文でも人が確かめる",
         "a refusal draft for a harmful purpose is checked by a person",
-        frame=_any("refusal_draft"),
-        context=_any("harm"),
+        frame=_one_of("refusal_draft"),
+        context=_one_of("harm"),
     ),
     Rule(
         "R02",
@@ -89,7 +105,7 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "断り文の作成は資料に触れない",
         "drafting a refusal does not touch the asset",
-        frame=_any("refusal_draft"),
+        frame=_one_of("refusal_draft"),
     ),
     Rule(
         "R03",
@@ -97,9 +113,9 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "機密の名を挙げた害意は断り報告する",
         "a harmful purpose around a confidential asset is refused and reported",
-        frame=_any("negated"),
-        context=_any("harm"),
-        sensitivity=_level(2),
+        frame=_one_of("negated"),
+        context=_one_of("harm"),
+        sensitivity=_levels(2),
     ),
     Rule(
         "R04",
@@ -107,8 +123,8 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "害意があれば一般論でも人が確かめる",
         "even general advice for a harmful purpose is checked by a person",
-        frame=_any("negated"),
-        context=_any("harm"),
+        frame=_one_of("negated"),
+        context=_one_of("harm"),
     ),
     Rule(
         "R05",
@@ -116,9 +132,9 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "失効した承認と機密の組は人が確かめる",
         "a revoked approval beside a confidential asset is checked by a person",
-        frame=_any("negated"),
-        authorisation=_any("revoked"),
-        sensitivity=_level(2),
+        frame=_one_of("negated"),
+        authorisation=_one_of("revoked"),
+        sensitivity=_levels(2),
     ),
     Rule(
         "R06",
@@ -126,17 +142,18 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "資料に触れない一般論は答える",
         "general advice that leaves the asset alone is answered",
-        frame=_any("negated"),
+        frame=_one_of("negated"),
     ),
+    # R07-R09: a harmful purpose outweighs every approval, so it comes before the approvals.
     Rule(
         "R07",
         ESCALATE,
         HUMAN,
         "公開情報でも害意は人が確かめる",
         "a harmful purpose with public facts is checked by a person",
-        context=_any("harm"),
-        sensitivity=_level(0),
-        power=_level(0),
+        context=_one_of("harm"),
+        sensitivity=_levels(0),
+        power=_levels(0),
     ),
     Rule(
         "R08",
@@ -144,8 +161,8 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "害意のある機密の依頼は断り報告する",
         "a harmful purpose with a confidential asset is refused and reported",
-        context=_any("harm"),
-        sensitivity=_level(2),
+        context=_one_of("harm"),
+        sensitivity=_levels(2),
     ),
     Rule(
         "R09",
@@ -153,16 +170,17 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "害意のある依頼は断る",
         "a harmful purpose is refused",
-        context=_any("harm"),
+        context=_one_of("harm"),
     ),
+    # R10-R13: public facts. Reading them needs no approval, acting on them does.
     Rule(
         "R10",
         ALLOW,
         HANDLE,
         "公開情報の読み取りは答える",
         "reading public facts is answered",
-        sensitivity=_level(0),
-        power=_level(0, 1),
+        sensitivity=_levels(0),
+        power=_levels(0, 1),
     ),
     Rule(
         "R11",
@@ -170,8 +188,8 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "承認済みの公開情報の操作は行う",
         "acting on public facts with approval is done",
-        sensitivity=_level(0),
-        authorisation=_any("verified"),
+        sensitivity=_levels(0),
+        authorisation=_one_of("verified"),
     ),
     Rule(
         "R12",
@@ -179,9 +197,9 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "失効した承認での操作は断る",
         "acting on a revoked approval is refused",
-        power=_level(2),
-        sensitivity=_level(0, 1),
-        authorisation=_any("revoked"),
+        power=_levels(2),
+        sensitivity=_levels(0, 1),
+        authorisation=_one_of("revoked"),
     ),
     Rule(
         "R13",
@@ -189,16 +207,18 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "公開情報でも無承認の操作は人が確かめる",
         "acting on public facts without approval is checked by a person",
-        sensitivity=_level(0),
+        sensitivity=_levels(0),
     ),
+    # R14, R15: a revoked approval is no claim to be checked; somebody has said no. (R12 has
+    # refused already to act on one, the confidential assets of R14 apart.)
     Rule(
         "R14",
         DENY,
         HUMAN,
         "失効した承認での機密は断り報告する",
         "a confidential asset on a revoked approval is refused and reported",
-        sensitivity=_level(2),
-        authorisation=_any("revoked"),
+        sensitivity=_levels(2),
+        authorisation=_one_of("revoked"),
     ),
     Rule(
         "R15",
@@ -206,17 +226,19 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "失効した承認での読み取りは人が確かめる",
         "reading on a revoked approval is checked by a person",
-        authorisation=_any("revoked"),
+        authorisation=_one_of("revoked"),
     ),
+    # R16-R20: a verified approval. R18 and R19 are why authority is not the verdict: the request
+    # is permitted, and a person signs it off.
     Rule(
         "R16",
         ESCALATE,
         HUMAN,
         "機密の操作は承認済みでも人が行う",
         "acting on a confidential asset is done by a person even with approval",
-        sensitivity=_level(2),
-        power=_level(2),
-        authorisation=_any("verified"),
+        sensitivity=_levels(2),
+        power=_levels(2),
+        authorisation=_one_of("verified"),
     ),
     Rule(
         "R17",
@@ -224,10 +246,10 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "機密の実物を教材にするには人が確かめる",
         "real confidential material in training is checked by a person",
-        sensitivity=_level(2),
-        power=_level(1),
-        context=_any("training"),
-        authorisation=_any("verified"),
+        sensitivity=_levels(2),
+        power=_levels(1),
+        context=_one_of("training"),
+        authorisation=_one_of("verified"),
     ),
     Rule(
         "R18",
@@ -235,8 +257,8 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "承認済みの機密は責任者の最終確認で答える",
         "a confidential asset with approval is answered with sign-off",
-        sensitivity=_level(2),
-        authorisation=_any("verified"),
+        sensitivity=_levels(2),
+        authorisation=_one_of("verified"),
     ),
     Rule(
         "R19",
@@ -244,8 +266,8 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "承認済みの内部操作は責任者の最終確認で行う",
         "acting on an internal asset with approval is done with sign-off",
-        power=_level(2),
-        authorisation=_any("verified"),
+        power=_levels(2),
+        authorisation=_one_of("verified"),
     ),
     Rule(
         "R20",
@@ -253,25 +275,29 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "承認済みの内部資料は答える",
         "an internal asset with approval is answered",
-        authorisation=_any("verified"),
+        authorisation=_one_of("verified"),
     ),
+    # From here on nobody has approved and nobody has refused.
     Rule(
         "R21",
         ALLOW,
         HANDLE,
         "内部資料の概要は答える",
         "an outline of an internal asset is answered",
-        sensitivity=_level(1),
-        power=_level(0),
+        sensitivity=_levels(1),
+        power=_levels(0),
     ),
+    # R22-R24: a claimed approval may be true, so a person checks it, except where a mistake would
+    # cost most. An incident turns a refusal into a check (R22 before R23, R25 before R27), never
+    # into a permission.
     Rule(
         "R22",
         ESCALATE,
         HUMAN,
         "障害時の申告は人が確かめる",
         "a claimed approval in an incident is checked by a person",
-        context=_any("incident"),
-        authorisation=_any("claimed"),
+        context=_one_of("incident"),
+        authorisation=_one_of("claimed"),
     ),
     Rule(
         "R23",
@@ -279,9 +305,9 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "申告だけの機密の操作は断る",
         "acting on a confidential asset on a claim is refused",
-        sensitivity=_level(2),
-        power=_level(2),
-        authorisation=_any("claimed"),
+        sensitivity=_levels(2),
+        power=_levels(2),
+        authorisation=_one_of("claimed"),
     ),
     Rule(
         "R24",
@@ -289,16 +315,17 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "申告だけでは人が確かめる",
         "a claimed approval is checked by a person",
-        authorisation=_any("claimed"),
+        authorisation=_one_of("claimed"),
     ),
+    # R25-R29: no approval at all.
     Rule(
         "R25",
         ESCALATE,
         HUMAN,
         "障害時の閲覧は人が確かめる",
         "a view in an incident is checked by a person",
-        context=_any("incident"),
-        power=_level(0, 1),
+        context=_one_of("incident"),
+        power=_levels(0, 1),
     ),
     Rule(
         "R26",
@@ -306,8 +333,8 @@ RULES: tuple[Rule, ...] = (
         HUMAN,
         "無承認の機密の操作は断り報告する",
         "acting on a confidential asset without approval is refused and reported",
-        sensitivity=_level(2),
-        power=_level(2),
+        sensitivity=_levels(2),
+        power=_levels(2),
     ),
     Rule(
         "R27",
@@ -315,8 +342,8 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "無承認の機密や操作は断る",
         "a confidential asset, or acting, without approval is refused",
-        sensitivity=_level(2),
-        power=_level(1),
+        sensitivity=_levels(2),
+        power=_levels(1),
     ),
     Rule(
         "R28",
@@ -324,8 +351,9 @@ RULES: tuple[Rule, ...] = (
         HANDLE,
         "無承認の内部操作は断る",
         "acting on an internal asset without approval is refused",
-        power=_level(2),
+        power=_levels(2),
     ),
+    # No condition, so that every cell is decided: what no rule has named escalates.
     Rule(
         "R29",
         ESCALATE,
@@ -339,21 +367,13 @@ RULES: tuple[Rule, ...] = (
 @lru_cache(maxsize=4096)
 def decide(cell: Cell) -> Rule:
     """The first rule that applies; the last rule applies to everything."""
-    trust = (
-        _LOWERED.get(cell.authorisation, cell.authorisation)
-        if cell.frame == "sham"
-        else cell.authorisation
-    )
+    trust = cell.authorisation
+    if cell.frame == "sham":
+        trust = _LOWERED.get(trust, trust)
     return next(rule for rule in RULES if rule.applies(cell, trust))
 
 
 def cells() -> list[Cell]:
     """Every combination, in a fixed order."""
-    return [
-        Cell(s, i, a, c, f)
-        for s in (0, 1, 2)
-        for i in POWER
-        for a in AUTHORISATIONS
-        for c in CONTEXTS
-        for f in FRAMES
-    ]
+    combinations = product(SENSITIVITIES, POWER, AUTHORISATIONS, CONTEXTS, FRAMES)
+    return [Cell(*values) for values in combinations]

@@ -1,12 +1,16 @@
 """Groups of minimal pairs, balanced so that no single factor and no word gives the verdict away.
 
-A group is a pair of requests that differ in exactly one factor and get different verdicts (sometimes one row or three).
-Each group is the candidate, of a few drawn at random, that best evens out verdicts within its domain and within every
-value of every factor. Groups for `test_cells` use factor combinations that no other group uses, groups for `test_phrases`
-use phrasings that no other group uses. Two groups never share all but one element of their wording, so that
-near-duplicates do not cross splits; when the space is exhausted (far above the default size) that is relaxed.
+A group is a pair of requests that differ in exactly one factor and get different verdicts (a
+minimal pair); a few groups are one row or three. Each group is the candidate, of a few drawn at
+random, that best evens out verdicts within its domain and within every value of every factor.
 
-Covered: which rows exist. Not covered: how they read (grammar), what is right (policy).
+Two kinds of groups are held out for tests of their own. Groups for `test_cells` use cells
+(combinations of the factors that the policy looks at) that no other group uses; groups for
+`test_phrases` use phrasings that no other group uses. Two groups never share all but one element of
+their wording, so that near-duplicates do not cross splits; when the space is exhausted (far above
+the default size) that is relaxed.
+
+Covered: which rows exist. Not covered: how they read (`grammar`), what is right (`policy`).
 """
 
 import hashlib
@@ -15,10 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from so8t.data import vocabulary as words
+from so8t.data import vocabulary
+from so8t.data.balance import BALANCED, Balance, Wordings
 from so8t.data.grammar import (
+    Phrases,
     Scenario,
     factors_of,
     final_of,
@@ -30,147 +36,117 @@ from so8t.data.grammar import (
 from so8t.data.policy import Cell, cells, decide
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
-from so8t.verdict import VERDICTS
 
 Item = TypeVar("Item")
 HeldOut = Literal["", "cells", "phrases"]
-GENERATOR, LICENSE = "so8t.grammar/1", "CC0-1.0"
-CELL_SHARE = 0.15  # of factor combinations kept for test_cells
-CANDIDATES = 10  # drawn for each group
+CellPair: TypeAlias = tuple[Cell, Cell]
+
+GENERATOR = "so8t.grammar/1"
+LICENSE = "CC0-1.0"
+CELL_SHARE = 0.15  # of blocks of cells, kept for test_cells
+CANDIDATES = 10  # drawn for each group, of which the most even one is taken
 PATIENCE = 25  # draws without a new wording before the distance rule is relaxed
-SINGLES, TRIPLES = 0.05, 0.05  # shares of groups that are not pairs
-BALANCED = ("sensitivity", "intent", "authorisation", "context", "frame")
+SINGLES = 0.05  # share of groups of one row
+TRIPLES = 0.05  # share of groups of three rows, one for each verdict
+SIZES = (1, 2, 3)  # rows of a group
+SIZE_SHARES = (SINGLES, 1 - SINGLES - TRIPLES, TRIPLES)
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What one kind of group may use: cells, pairs of cells that differ in one factor and in the verdict (by factor, and by cell)."""
+    """What one kind of group may use.
+
+    `pairs` are cells that differ in one factor and in the verdict, one list for each factor;
+    `partners` are the same pairs by their first cell.
+    """
 
     cells: list[Cell]
-    pairs: list[list[tuple[Cell, Cell]]]
+    pairs: list[list[CellPair]]
     partners: dict[Cell, list[Cell]]
-
-
-def _is_held_out(cell: Cell, seed: int) -> bool:
-    """Whole blocks are held out: a combination of everything but the context, so that no near twin of a cell is ever seen."""
-    block = (cell.sensitivity, cell.intent, cell.authorisation, cell.frame)
-    digest = hashlib.sha256(f"{seed}|{'|'.join(map(str, block))}".encode()).digest()
-    return int.from_bytes(digest[:8]) < CELL_SHARE * 2**64
 
 
 @lru_cache(maxsize=4)
 def pools(seed: int) -> tuple[Pools, Pools]:
-    """(seen, held-out) pools; no combination is in both."""
-    held = {cell: _is_held_out(cell, seed) for cell in cells()}
-    return _pools([c for c in held if not held[c]]), _pools([c for c in held if held[c]])
+    """(seen, held-out) pools; no cell is in both."""
+    seen = []
+    held_out = []
+    for cell in cells():
+        if _is_held_out(cell, seed):
+            held_out.append(cell)
+        else:
+            seen.append(cell)
+    return _pools(seen), _pools(held_out)
+
+
+def _is_held_out(cell: Cell, seed: int) -> bool:
+    """Whether a cell is kept for test_cells.
+
+    Whole blocks are held out, that is, everything but the context, so that training never sees a
+    cell that differs from a held-out one in the context alone.
+    """
+    block = (
+        str(seed),
+        str(cell.sensitivity),
+        cell.intent,
+        cell.authorisation,
+        cell.frame,
+    )
+    # A hash and not a random draw: a cell stays where it is when the policy gets more cells.
+    digest = hashlib.sha256("|".join(block).encode()).digest()
+    return int.from_bytes(digest[:8]) < CELL_SHARE * 2**64
 
 
 def _pools(chosen: list[Cell]) -> Pools:
-    known, values = (
-        set(chosen),
-        {axis: list(dict.fromkeys(getattr(c, axis) for c in cells())) for axis in BALANCED},
-    )
-    pairs: dict[str, list[tuple[Cell, Cell]]] = {axis: [] for axis in BALANCED}
-    partners: dict[Cell, list[Cell]] = {cell: [] for cell in chosen}
-    for cell in chosen:
-        for axis in BALANCED:
-            others = [cell._replace(**{axis: value}) for value in values[axis]]
-            flips = [
-                other
-                for other in others
-                if other in known and decide(other).verdict is not decide(cell).verdict
-            ]
-            pairs[axis] += [(cell, other) for other in flips]
-            partners[cell] += flips
-    return Pools(chosen, [listed for listed in pairs.values() if listed], partners)
+    known = set(chosen)
+    partners: dict[Cell, list[Cell]] = defaultdict(list)
+    pairs: list[list[CellPair]] = []
+    for factor in BALANCED:
+        values = _values(factor)
+        listed: list[CellPair] = []
+        for cell in chosen:
+            verdict = decide(cell).verdict
+            for value in values:
+                other = cell._replace(**{factor: value})
+                if other in known and decide(other).verdict is not verdict:
+                    listed.append((cell, other))
+                    partners[cell].append(other)
+        # A factor without a pair could not be picked from.
+        if listed:
+            pairs.append(listed)
+    return Pools(chosen, pairs, partners)
 
 
-class Balance:
-    """Running counts of verdicts, by domain and by factor value within the domain."""
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[str, str, Any], list[int]] = defaultdict(lambda: [0, 0, 0])
-
-    @staticmethod
-    def keys(s: Scenario) -> list[tuple[str, str, Any]]:
-        """The counters that one row belongs to."""
-        return [
-            (s.domain, "", ""),
-            (s.domain, "asset", s.asset),
-            *((s.domain, name, getattr(s, name)) for name in BALANCED),
-        ]
-
-    def excess(self, group: list[Scenario]) -> float:
-        """How far the group's rows are above the even share of their counters; lower is better."""
-        total = 0.0
-        for scenario in group:
-            verdict = VERDICTS.index(scenario.rule.verdict)
-            for key in self.keys(scenario):
-                count = self.counts[key]
-                total += (3 * count[verdict] - sum(count)) * (
-                    4.0 if not key[1] else 1.0
-                ) + 0.15 * sum(count) * (key[1] != "")
-        return total
-
-    def add(self, group: list[Scenario]) -> None:
-        """Count a chosen group."""
-        for scenario in group:
-            for key in self.keys(scenario):
-                self.counts[key][VERDICTS.index(scenario.rule.verdict)] += 1
-
-
-class Wordings:
-    """Wordings in use, with one element wiped in turn: a hit means that another group differs in one element only."""
-
-    def __init__(self) -> None:
-        self.texts: set[str] = set()
-        self.used: set[tuple[int, ...]] = set()
-
-    @staticmethod
-    def neighbours(s: Scenario) -> list[tuple[int, ...]]:
-        """The wording with each element wiped."""
-        a, b, c, d, e = s.code()
-        return [
-            (-1, b, c, d, e),
-            (a, -1, c, d, e),
-            (a, b, -1, d, e),
-            (a, b, c, -1, e),
-            (a, b, c, d, -1),
-        ]
-
-    def take(self, group: list[Scenario], *, distant: bool) -> bool:
-        """Take the group's wordings if no text is in use and, if `distant`, no other group is within one element."""
-        near = {n for s in group for n in self.neighbours(s)}
-        if distant and not near.isdisjoint(self.used):
-            return False
-        texts = {text_of(s) for s in group}
-        if len(texts) < len(group) or not texts.isdisjoint(self.texts):
-            return False
-        self.texts |= texts
-        self.used |= near
-        return True
+def _values(factor: str) -> list[Any]:
+    """The values of one factor, each once, in the order of `cells`."""
+    values = (getattr(cell, factor) for cell in cells())
+    return list(dict.fromkeys(values))
 
 
 class Generator:
-    """Draws groups; everything depends on the seed only."""
+    """Draws groups; everything depends on the seed only.
+
+    The order of the draws is part of the result: moving one moves every row after it.
+    """
 
     def __init__(self, seed: int) -> None:
+        # An instance of its own: nothing else in the process can move its draws.
         self.random = random.Random(seed)
-        self.seen, self.unseen = pools(seed)
-        self.balance, self.wordings = Balance(), Wordings()
-        self.assets = {
-            (d, level): [name for name, at in listed if at == level]
-            for d, listed in words.ASSETS.items()
-            for level in (0, 1, 2)
-        }
-        self.counts, self.styles = phrase_counts(), list(words.STYLES)
-        self.patience: dict[
-            tuple[str, str], int
-        ] = {}  # tries for a distant wording, by domain and kind; few once they ran out
+        seen, unseen = pools(seed)
+        self.seen = seen
+        self.unseen = unseen
+        self.balance = Balance()
+        self.wordings = Wordings()
+        self.assets = _assets_by_level()
+        self.counts = phrase_counts()
+        self.styles = list(vocabulary.STYLES)
+        # Tries for a distant wording, by domain and kind of group; none once they ran out.
+        self.patience: dict[tuple[str, HeldOut], int] = {}
 
     def pick(self, items: Sequence[Item]) -> Item:
         """One of the items, evenly."""
-        return items[int(self.random.random() * len(items))]
+        # `Random.choice` takes twice as long, and every row is drawn with CANDIDATES others.
+        place = int(self.random.random() * len(items))
+        return items[place]
 
     def group(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario]:
         """The next group of `size` rows.
@@ -178,130 +154,223 @@ class Generator:
         Raises:
             ParamsError: no distinct rows are left.
         """
-        for distant, tries in (
-            (True, self.patience.get((domain, held_out), PATIENCE)),
-            (False, PATIENCE),
-        ):
-            for _ in range(tries):
-                drawn = [g for _ in range(CANDIDATES) if (g := self._draw(domain, size, held_out))]
-                for best in sorted(drawn, key=self.balance.excess):
-                    if self.wordings.take(best, distant=distant):
-                        self.balance.add(best)
-                        return best
-            self.patience[domain, held_out] = 0
-        raise ParamsError(
-            f"no {size} new distinct rows are left in {domain}",
-            where="synthesize.rows",
-            fix="ask for fewer rows, or more domains",
+        kind = (domain, held_out)
+        group = self._search(
+            domain,
+            size,
+            held_out,
+            tries=self.patience.get(kind, PATIENCE),
+            distant=True,
         )
+        if group is None:
+            # The space is exhausted, and the next group would only find it so again.
+            self.patience[kind] = 0
+            group = self._search(
+                domain,
+                size,
+                held_out,
+                tries=PATIENCE,
+                distant=False,
+            )
+        if group is None:
+            raise ParamsError(
+                f"no {size} new distinct rows are left in {domain}",
+                where="synthesize.rows",
+                fix="ask for fewer rows, or more domains",
+            )
+        self.balance.add(group)
+        return group
 
-    def _draw(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario]:
-        """One candidate; [] where no third row with the missing verdict exists."""
+    def _search(
+        self, domain: str, size: int, held_out: HeldOut, *, tries: int, distant: bool
+    ) -> list[Scenario] | None:
+        """The most even group whose wording is free; None after `tries` rounds of candidates."""
+        for _ in range(tries):
+            candidates = []
+            for _ in range(CANDIDATES):
+                drawn = self._draw(domain, size, held_out)
+                if drawn is not None:
+                    candidates.append(drawn)
+            for group in sorted(candidates, key=self.balance.excess):
+                if self.wordings.take(group, distant=distant):
+                    return group
+        return None
+
+    def _draw(self, domain: str, size: int, held_out: HeldOut) -> list[Scenario] | None:
+        """One candidate; None where no third row with the missing verdict exists."""
         pool = self.unseen if held_out == "cells" else self.seen
         if size == 1:
             return [self._scenario(domain, self.pick(pool.cells), held_out)]
-        first, second = self.pick(self.pick(pool.pairs))
-        group = [self._scenario(domain, first, held_out)]
-        group.append(self._flipped(group[0], second))
+        # The factor first, then the pair: some factors have far more pairs than others.
+        pairs = self.pick(pool.pairs)
+        first, second = self.pick(pairs)
+        one = self._scenario(domain, first, held_out)
+        group = [one, self._flipped(one, second)]
         if size == 3:
             verdicts = {decide(first).verdict, decide(second).verdict}
-            thirds = [cell for cell in pool.partners[first] if decide(cell).verdict not in verdicts]
-            return [*group, self._flipped(group[0], self.pick(thirds))] if thirds else []
+            thirds = []
+            for cell in pool.partners[first]:
+                if decide(cell).verdict not in verdicts:
+                    thirds.append(cell)
+            if not thirds:
+                return None
+            third = self.pick(thirds)
+            group.append(self._flipped(one, third))
         return group
 
     def _flipped(self, scenario: Scenario, cell: Cell) -> Scenario:
-        same = cell.sensitivity == scenario.sensitivity
-        return flip(
-            scenario,
-            cell,
-            scenario.asset if same else self.pick(self.assets[scenario.domain, cell.sensitivity]),
-        )
+        asset = scenario.asset
+        # An asset has one sensitivity: to flip that is to ask about another asset.
+        if cell.sensitivity != scenario.sensitivity:
+            others = self.assets[scenario.domain, cell.sensitivity]
+            asset = self.pick(others)
+        return flip(scenario, cell, asset)
 
     def _scenario(self, domain: str, cell: Cell, held_out: HeldOut) -> Scenario:
+        asset = self.pick(self.assets[domain, cell.sensitivity])
+        phrases = self._phrases(cell, held_out)
+        style = self.pick(self.styles)
+        order = self.pick(vocabulary.ORDERS)
+        letter = self.pick("ABCDEFGH")
+        number = self.pick(range(1000, 10000))
         return Scenario(
             domain,
-            self.pick(self.assets[domain, cell.sensitivity]),
+            asset,
             *cell,
-            phrases=self._phrases(cell, held_out),
-            style=self.pick(self.styles),
-            order=self.pick(words.ORDERS),
-            number=f"{self.pick('ABCDEFGH')}-{self.pick(range(1000, 10000))}",
+            phrases=phrases,
+            style=style,
+            order=order,
+            number=f"{letter}-{number}",
         )
 
-    def _phrases(self, cell: Cell, held_out: HeldOut) -> tuple[int, int, int, int]:
-        chosen = [int(self.random.random() * (count - 1)) for count in self.counts]
-        if held_out == "phrases":  # one or two elements are put in the held-out way
+    def _phrases(self, cell: Cell, held_out: HeldOut) -> Phrases:
+        chosen = []
+        for count in self.counts:
+            # The last phrasing of each is held out.
+            phrase = int(self.random.random() * (count - 1))
+            chosen.append(phrase)
+        if held_out == "phrases":
+            # The plain frame has one wording only, so nothing of it could be held out.
             slots = range(3 if cell.frame == "plain" else 4)
-            for slot in self.random.sample(slots, self.pick((1, 2))):
+            changed = self.pick((1, 2))
+            for slot in self.random.sample(slots, changed):
                 chosen[slot] = self.counts[slot] - 1
         intent, authorisation, context, frame = chosen
         return intent, authorisation, context, frame
 
 
+def _assets_by_level() -> dict[tuple[str, int], list[str]]:
+    """Assets by (domain, sensitivity)."""
+    assets: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for domain, listed in vocabulary.ASSETS.items():
+        for name, level in listed:
+            assets[domain, level].append(name)
+    return assets
+
+
+@dataclass(slots=True)
+class Credit:
+    """Spreads the held-out kinds of one domain evenly over its groups.
+
+    Each kind gains its share with every group, and pays 1 when a group is of that kind.
+    """
+
+    cells: float = 0.0
+    phrases: float = 0.0
+
+    def turn(self, cells_share: float, phrases_share: float) -> HeldOut:
+        """The kind of the next group."""
+        self.cells += cells_share
+        self.phrases += phrases_share
+        if self.cells >= 1.0:
+            self.cells -= 1.0
+            return "cells"
+        if self.phrases >= 1.0:
+            self.phrases -= 1.0
+            return "phrases"
+        return ""
+
+
 def generate(
     rows: int, domains: list[str], seed: int, *, cells_share: float, phrases_share: float
 ) -> Iterator[dict[str, Any]]:
-    """Yield exactly `rows` distinct rows, the domains in turn; the shares are shares of groups for the two held-out tests.
+    """Yield exactly `rows` distinct rows, the domains in turn.
+
+    Args:
+        rows: how many.
+        domains: of `vocabulary.ASSETS`.
+        seed: the same seed gives the same rows; with more rows, the first ones stay.
+        cells_share: share of groups for `test_cells`.
+        phrases_share: share of groups for `test_phrases`.
 
     Raises:
         ParamsError: unknown domain, or more rows than the grammar has.
     """
-    if unknown := sorted(set(domains) - set(words.ASSETS)):
+    known = set(vocabulary.ASSETS)
+    unknown = sorted(set(domains) - known)
+    if unknown:
         raise ParamsError(
             f"unknown domains {unknown}",
             where="synthesize.domains",
-            fix=f"choose from {list(words.ASSETS)}",
+            fix=f"choose from {list(vocabulary.ASSETS)}",
         )
     generator = Generator(seed)
-    left = {d: rows // len(domains) + (i < rows % len(domains)) for i, d in enumerate(domains)}
-    credit = {d: {"cells": 0.0, "phrases": 0.0} for d in domains}
+    left = _even_parts(rows, domains)
+    credit = {domain: Credit() for domain in domains}
     while any(left.values()):
         for domain in domains:
-            if left[domain]:
-                held_out = _turn(credit[domain], cells_share, phrases_share)
-                size = min(
-                    left[domain],
-                    generator.random.choices((1, 2, 3), (SINGLES, 1 - SINGLES - TRIPLES, TRIPLES))[
-                        0
-                    ],
-                )
-                left[domain] -= size
-                yield from rows_of(generator.group(domain, size, held_out), held_out)
+            if left[domain] == 0:
+                continue
+            held_out = credit[domain].turn(cells_share, phrases_share)
+            drawn = generator.random.choices(SIZES, SIZE_SHARES)[0]
+            # The last group of a domain may be smaller than it was drawn.
+            size = min(left[domain], drawn)
+            left[domain] -= size
+            group = generator.group(domain, size, held_out)
+            yield from rows_of(group, held_out)
 
 
-def _turn(credit: dict[str, float], cells_share: float, phrases_share: float) -> HeldOut:
-    """Spread the held-out kinds evenly: each gains its share per group and pays one when it is used."""
-    credit["cells"] += cells_share
-    credit["phrases"] += phrases_share
-    if credit["cells"] >= 1.0:
-        credit["cells"] -= 1.0
-        return "cells"
-    if credit["phrases"] >= 1.0:
-        credit["phrases"] -= 1.0
-        return "phrases"
-    return ""
+def _even_parts(rows: int, domains: list[str]) -> dict[str, int]:
+    """Rows of each domain; the first ones get what does not divide evenly."""
+    part, over = divmod(rows, len(domains))
+    parts = {}
+    for index, domain in enumerate(domains):
+        parts[domain] = part + (index < over)
+    return parts
 
 
 def rows_of(group: list[Scenario], held_out: HeldOut) -> Iterator[dict[str, Any]]:
-    """The rows of one group as they are written; ids are digests of content, so that old rows keep them."""
-    texts = [text_of(s) for s in group]
-    name = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    """The rows of one group as they are written.
+
+    Ids are digests of content, so that rows keep them when others are added or left out.
+    """
+    texts = [text_of(scenario) for scenario in group]
+    name = _short_digest("\n".join(texts))
+    # A row alone has no partner that it differs from.
+    pair = f"p-{name}" if len(group) > 1 else None
     for scenario, text in zip(group, texts, strict=True):
+        rule = scenario.rule
         row = {
-            "id": f"syn-{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+            "id": f"syn-{_short_digest(text)}",
             "text": text,
-            "verdict": str(scenario.rule.verdict),
-            "authority": str(scenario.rule.authority),
+            "verdict": str(rule.verdict),
+            "authority": str(rule.authority),
             "domain": scenario.domain,
             "thinking": thinking_of(scenario),
             "final": final_of(scenario),
             "factors": factors_of(scenario),
-            "rule": scenario.rule.id,
+            "rule": rule.id,
             "group": f"g-{name}",
-            "pair": f"p-{name}" if len(group) > 1 else None,
+            "pair": pair,
             "held_out": held_out,
             "source": "synthetic",
             "license": LICENSE,
             "generator": GENERATOR,
         }
-        yield {**row, "sha256": sha256_json(row)}
+        row["sha256"] = sha256_json(row)
+        yield row
+
+
+def _short_digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return digest[:16]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from so8t.data import summary
 from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
-from so8t.data.page import page
+from so8t.data.page import page_text
 from so8t.data.prepare import Counts, prepare
 from so8t.data.splits import DRAWN, split_of
-from so8t.data.summary import census, token_lengths
+from so8t.data.census import census, token_lengths
 from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
@@ -302,7 +302,7 @@ def test_directories_globs_and_compressed_files_are_read_and_listed(tmp_path: Pa
     (folder / "notes.txt").write_text("not data")
     sources = [Source(path=str(folder), weight=1.0, use="auto")]
     counts = prepare(DATA.model_copy(update={"sources": sources}), 1, None, Progress("test"))
-    assert list(counts.sources[0]["files"].values()) == [20, 20, 20]
+    assert list(counts.sources[0].files.values()) == [20, 20, 20]
     assert sum(counts.kept.values()) == 60
     glob = [Source(path=str(folder / "*.gz"), weight=1.0, use="auto")]
     assert (
@@ -478,7 +478,7 @@ def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_
     assert found["conversation"] == dict(sorted(Counter(len(e.ids) for e in wanted).items()))
     assert found["prompt"] == dict(sorted(Counter(e.prompt for e in wanted).items()))
     assert found["rows"] == len(wanted)
-    shown = page(
+    shown = page_text(
         {
             **summary.metrics_of(counts),
             "census": census(tmp_path / "prepared"),
