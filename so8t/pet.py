@@ -68,7 +68,7 @@ def valid_triples(samples: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch tim
     # The token before the centre is its sample's first one: always so in the first triple of a
     # row, elsewhere where the token before it has another sample's number.
     has_first = torch.ones_like(before, dtype=torch.bool)
-    has_first[:, 1:] = samples[:, 1:-2] != samples[:, :-3]
+    has_first[:, 1:] = before[:, 1:] != before[:, :-1]
     return of_one_sample & ~has_first
 
 
@@ -89,7 +89,10 @@ def _segments(samples: Tensor) -> tuple[Tensor, int]:
 
 def _second_difference(x: Tensor) -> Tensor:
     """Along time: [rows, time, width] to [rows, time-2, width]."""
-    return x[:, 2:] - 2.0 * x[:, 1:-1] + x[:, :-2]
+    after = x[:, 2:]
+    centre = x[:, 1:-1]
+    before = x[:, :-2]
+    return after - 2.0 * centre + before
 
 
 def _variances(u: Tensor, samples: Tensor, ids: Tensor, count: int) -> Tensor:
@@ -105,18 +108,23 @@ def _variances(u: Tensor, samples: Tensor, ids: Tensor, count: int) -> Tensor:
     """
     width = u.shape[-1]
     flat = ids.reshape(-1)
-    is_real = (samples >= 0).float().reshape(-1)
+    is_real = (samples >= 0).float()
+    is_real = is_real.reshape(-1)
 
-    tokens = torch.zeros(count, device=u.device).index_add(0, flat, is_real)
+    zeros = torch.zeros(count, device=u.device)
+    tokens = zeros.index_add(0, flat, is_real)
     # A row with fewer samples than another leaves ids without a token: do not divide by 0.
     tokens = tokens.clamp(min=1.0)
 
-    sums = torch.zeros(count, width, device=u.device)
-    sums = sums.index_add(0, flat, u.reshape(-1, width) * is_real[:, None])
+    vectors = u.reshape(-1, width) * is_real[:, None]
+    no_sums = torch.zeros(count, width, device=u.device)
+    sums = no_sums.index_add(0, flat, vectors)
     means = sums / tokens[:, None]
 
-    squares = (u - means[ids]).pow(2).mean(-1).reshape(-1)
-    totals = torch.zeros(count, device=u.device).index_add(0, flat, squares * is_real)
+    centred = u - means[ids]
+    squares = centred.pow(2).mean(-1)
+    squares = squares.reshape(-1)
+    totals = zeros.index_add(0, flat, squares * is_real)
     return totals / tokens
 
 
@@ -124,13 +132,19 @@ def _penalty(states: Tensor, samples: Tensor, valid: Tensor) -> tuple[Tensor, Te
     """Sums over valid triples of a few rows, (normalised, raw); states [rows, time, width]."""
     # In float32: squares of half-precision states overflow.
     h = states.float()
-    u = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPSILON)
+    mean_squares = h.pow(2).mean(-1, keepdim=True)
+    u = h * torch.rsqrt(mean_squares + EPSILON)
     ids, count = _segments(samples)
     variances = _variances(u, samples, ids, count)
-    second = _second_difference(u).pow(2).mean(-1)
-    raw = _second_difference(h).detach().pow(2).mean(-1)
-    normalised = second / (6.0 * variances[ids[:, 1:-1]] + EPSILON)
-    return (normalised * valid).sum(), (raw * valid).sum()
+    second = _second_difference(u)
+    second = second.pow(2).mean(-1)
+    # Without a gradient: it is reported, not minimised.
+    raw = _second_difference(h).detach()
+    raw = raw.pow(2).mean(-1)
+    centres = ids[:, 1:-1]
+    normalised = second / (6.0 * variances[centres] + EPSILON)
+    normalised_sum = (normalised * valid).sum()
+    return normalised_sum, (raw * valid).sum()
 
 
 def _chunks(states: Tensor) -> list[slice]:

@@ -60,7 +60,8 @@ class _Exponential(torch.autograd.Function):
         generator, out = ctx.saved_tensors  # type: ignore[attr-defined]
         # Bounds the norm of ad_S for every block: it is at most sqrt(2) times S's Frobenius norm.
         squared_norms = generator.square().sum((1, 2))
-        reach = float(squared_norms.max()) ** 0.5 * 2.0**0.5
+        largest = float(squared_norms.max())
+        reach = largest**0.5 * 2.0**0.5
         # `not <=` rather than `>`: a NaN is then left to the library, too.
         if not reach <= SERIES_LIMIT:
             return _library_backward(generator, grad)
@@ -92,8 +93,8 @@ def _library_backward(generator: Tensor, grad: Tensor) -> Tensor:
     upper = torch.cat([generator.mT, grad], dim=2)
     lower = torch.cat([corner, generator.mT], dim=2)
     whole = torch.cat([upper, lower], dim=1)
-    out: Tensor = torch.linalg.matrix_exp(whole)[:, :BLOCK, BLOCK:]
-    return out
+    out: Tensor = torch.linalg.matrix_exp(whole)
+    return out[:, :BLOCK, BLOCK:]
 
 
 def exponential(generator: Float[Tensor, "blocks 8 8"]) -> Float[Tensor, "blocks 8 8"]:
@@ -129,8 +130,10 @@ def _unpaired(
     if pieces.shape[0] == blocks:
         return pieces
     split = pieces.reshape(blocks // 2, 2, BLOCK, 2, BLOCK)
-    diagonal = torch.stack([split[:, 0, :, 0], split[:, 1, :, 1]], dim=1)
-    return diagonal.reshape(blocks, BLOCK, BLOCK)
+    first = split[:, 0, :, 0]
+    second = split[:, 1, :, 1]
+    pairs = torch.stack([first, second], dim=1)
+    return pairs.reshape(blocks, BLOCK, BLOCK)
 
 
 def _by_piece(x: Tensor, pieces: int) -> Tensor:
@@ -161,9 +164,10 @@ class _Rotate(torch.autograd.Function):
         pieces = _pairs(rotation)
         grads = _by_piece(grad, len(pieces))
         states = _by_piece(x, len(pieces))
-        grad_x = _by_token(torch.bmm(grads, pieces), x.shape)
-        grad_rotation = _unpaired(torch.bmm(grads.mT, states), rotation.shape[0])
-        return grad_x, grad_rotation
+        grad_states = torch.bmm(grads, pieces)
+        grad_pieces = torch.bmm(grads.mT, states)
+        grad_x = _by_token(grad_states, x.shape)
+        return grad_x, _unpaired(grad_pieces, rotation.shape[0])
 
 
 def rotate(

@@ -20,6 +20,7 @@ FILE = click.Path(path_type=Path)
 @click.argument("out", type=FILE)
 def main(base: Path, adapter: Path, texts: Path, out: Path) -> None:
     with stage("bake") as run:
+        # Heavy imports stand inside, so that `--help` needs no torch.
         from so8t.rows import read_rows
         from so8t.template import Template
         from so8t.training.bake import bake

@@ -17,6 +17,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--log", "log_csv", type=FILE, required=True, help="CSV of every step.")
 def main(base: Path, prepared: Path, adapter: Path, log_csv: Path) -> None:
     with stage("train") as run:
+        # Heavy imports stand inside, so that `--help` needs no torch.
         from so8t.training import ranks
 
         settings = run.params.active.train

@@ -58,6 +58,7 @@ def attach_lora(model: Any, train: Train) -> Any:
     """
     from peft import LoraConfig, OFTConfig, get_peft_model
 
+    # PEFT refuses rank 0, which here means gates and heads alone, or the whole base.
     if train.lora_r == 0 and train.adapter == "lora":
         return model
     targets = train.lora_targets
@@ -129,6 +130,7 @@ def trainable(model: Any, heads: Heads | None, *, full: bool = False) -> dict[st
         raise ArtifactError(
             f"unexpected trainable parameters {strange[:5]}", fix="report this architecture"
         )
+    # The order is that of the optimiser's state, and so must be the same in every checkpoint.
     return dict(sorted(named.items()))
 
 
@@ -186,6 +188,7 @@ def save(
 def _save_peft(model: Any, out: Path) -> None:
     model.save_pretrained(out, safe_serialization=True)
     settings = read_json(out / PEFT_CONFIG)
+    # PEFT writes a set, in an order that changes from process to process.
     settings["target_modules"] = sorted(settings["target_modules"])
     # The base's path, which differs from machine to machine.
     settings["base_model_name_or_path"] = None
@@ -281,6 +284,7 @@ def load(folder: Path, model: Any) -> Loaded:
 
     config = read_config(folder)
     if (folder / PEFT).is_file():
+        # Then PEFT leaves its own tensors on "meta" as well: the base's come later, these now.
         streamed = next(model.parameters()).is_meta
         model = PeftModel.from_pretrained(
             model, str(folder), is_trainable=False, low_cpu_mem_usage=streamed
@@ -353,6 +357,7 @@ def _place_lora(model: nn.Module, stored: dict[str, Tensor]) -> None:
                 f"this base has no place for {key}",
                 fix="bake the adapter on the base it was trained on",
             )
+        # float32 whatever it was trained in, like everything that is compared in the proof.
         owner._parameters["weight"] = nn.Parameter(tensor.float(), requires_grad=False)
         # OFT's table of indices, which no file stores.
         if hasattr(owner, "rows"):

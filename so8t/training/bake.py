@@ -66,18 +66,36 @@ class HeadRows:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraUpdate:
+    """The low-rank update of one weight [out, in].
+
+    Attributes:
+        down: A [rank, in].
+        up: B [out, rank].
+        scaling: s = alpha / rank.
+    """
+
+    down: Tensor
+    up: Tensor
+    scaling: float
+
+    def delta(self) -> Tensor:
+        """s B A in float64, to be added to the weight."""
+        product = self.up.double() @ self.down.double()
+        return self.scaling * product
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What the bake changes, by the stock weights' names.
 
     Attributes:
-        lora: the low-rank factors (A, B) of LoRA's updates.
-        scaling: s, by which LoRA's products are multiplied.
+        lora: updates to add.
         rotations: R [blocks, 8, 8] of gates or OFT, float64.
         head_rows: None without heads.
     """
 
-    lora: dict[str, tuple[Tensor, Tensor]]
-    scaling: float
+    lora: dict[str, LoraUpdate]
     rotations: dict[str, Tensor]
     head_rows: HeadRows | None
 
@@ -89,8 +107,7 @@ class Recipe:
         """The baked weight without head rows: float64 where it changes, else as it is."""
         # LoRA first: the gate rotates what the updated projection reads.
         if name in self.lora:
-            down, up = self.lora[name]
-            weight = weight.double() + self.scaling * (up.double() @ down.double())
+            weight = weight.double() + self.lora[name].delta()
         if name in self.rotations:
             weight = rotation.fold(weight, self.rotations[name])
         return weight
@@ -103,6 +120,7 @@ class Recipe:
             weight: as the base has it.
             output: name of the output matrix.
         """
+        # float32, as all variants of the proof are; the rounding is far below its limit.
         baked = self.apply(name, weight).float()
         if self.head_rows is not None and name == output:
             baked = self.head_rows.put_into(baked)
@@ -123,15 +141,14 @@ def read_recipe(folder: Path, scale: float) -> Recipe:
     from safetensors.torch import load_file
 
     config = adapter.read_config(folder)
-    lora: dict[str, tuple[Tensor, Tensor]] = {}
-    scaling = 0.0
+    lora: dict[str, LoraUpdate] = {}
     rotations: dict[str, Tensor] = {}
     if (folder / adapter.PEFT).is_file():
         settings = read_json(folder / adapter.PEFT_CONFIG)
         kind = settings["peft_type"]
         if kind == "LORA":
             scaling = settings["lora_alpha"] / settings["r"]
-            lora = _lora_factors(load_file(folder / adapter.PEFT))
+            lora = _lora_updates(load_file(folder / adapter.PEFT), scaling)
         elif kind == "OFT":
             rotations = _oft_rotations(load_file(folder / adapter.PEFT))
         else:
@@ -141,17 +158,22 @@ def read_recipe(folder: Path, scale: float) -> Recipe:
                 fix="train with train.adapter: lora or oft",
             )
     rotations |= _gate_rotations(load_file(folder / adapter.GATES))
-    return Recipe(lora, scaling, rotations, _head_rows(folder, config, scale))
+    head_rows = _head_rows(folder, config, scale)
+    return Recipe(lora, rotations, head_rows)
 
 
-def _lora_factors(stored: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) by weight name: A maps down to the rank, B up again."""
+def _lora_updates(stored: dict[str, Tensor], scaling: float) -> dict[str, LoraUpdate]:
+    """LoRA's updates by weight name."""
     found = {}
     for key in sorted(stored):
-        if key.endswith(".lora_A.weight"):
-            module = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-            twin = key.replace(".lora_A.", ".lora_B.")
-            found[f"{module}.weight"] = (stored[key], stored[twin])
+        if not key.endswith(".lora_A.weight"):
+            continue
+        module = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        found[f"{module}.weight"] = LoraUpdate(
+            down=stored[key],
+            up=stored[key.replace(".lora_A.", ".lora_B.")],
+            scaling=scaling,
+        )
     return found
 
 
@@ -166,8 +188,9 @@ def _oft_rotations(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, vector in sorted(stored.items()):
         module, _, _ = key.removeprefix(_PREFIX).partition(".oft_R")
         skew = rotation.skew(vector.double())
-        row_rotation = torch.linalg.solve(eye + skew, eye - skew, left=False)
-        found[f"{module}.weight"] = row_rotation.mT
+        # A solve instead of an inverse: `left=False` gives X of X (I + S) = (I - S).
+        turned = torch.linalg.solve(eye + skew, eye - skew, left=False)
+        found[f"{module}.weight"] = turned.mT
     return found
 
 
@@ -176,6 +199,7 @@ def _gate_rotations(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for key, theta in stored.items():
         layer = key.removesuffix(".theta")
+        # In float64 although training rotates in float32: the bake adds no rounding of its own.
         skew = rotation.skew(theta.double())
         found[f"model.{layer}.self_attn.o_proj.weight"] = rotation.exponential(skew)
     return found
@@ -185,8 +209,8 @@ def _head_rows(folder: Path, config: dict[str, Any], scale: float) -> HeadRows |
     heads = adapter.load_heads(folder, config)
     if heads is None:
         return None
-    values = heads.double().rows().detach() * scale
-    return HeadRows(list(heads.token_ids), values)
+    values = heads.double().rows().detach()
+    return HeadRows(list(heads.token_ids), values * scale)
 
 
 # --- writing the weights ---
@@ -216,11 +240,13 @@ def bake_weights(base: Path, source: Source, recipe: Recipe, out: Path, progress
         for name, weight in _read_shard(base / shard):
             baked = recipe.apply(name, source(name))
             _require_finite(name, baked)
+            # The base's dtype, also where full fine-tuning has replaced it by float32 weights.
             baked = baked.to(weight.dtype)
             if recipe.head_rows is not None and name == output:
                 baked = recipe.head_rows.put_into(baked)
             tensors[name] = baked.contiguous()
         seen |= set(tensors)
+        # transformers expects this entry in a file of weights.
         save_file(tensors, out / shard, metadata={"format": "pt"})
     missing = recipe.names() - seen
     if missing:
@@ -292,16 +318,13 @@ def bake(
         ArtifactError: the adapter's files do not fit the base.
     """
     stock = Shards(base)
+    # Full fine-tuning changes the base, too; the proof against an unchanged base needs both.
     source = adapter.base_source(adapter_folder, stock)
-    output = _output_name(base)
     texts = parity.Texts.of(examples, parity.parameters_of(base))
     gated = parity.Gated(base, adapter_folder, source, texts)
     scale, emission = parity.row_scale(gated, texts)
     recipe = read_recipe(adapter_folder, scale)
-
-    def exact(name: str) -> Tensor:
-        return recipe.exact(name, source(name), output)
-
+    exact = _exact_source(base, source, recipe)
     with atomic_dir(out) as folder:
         # Before the weights are written: a wrong fold is found without a cast in between.
         baked = parity.Stock(base, exact, texts)
@@ -318,6 +341,16 @@ def bake(
         report = _report(adapter_folder, recipe, facts)
         write_json(folder / REPORT, report)
     return report
+
+
+def _exact_source(base: Path, source: Source, recipe: Recipe) -> Source:
+    """The baked weights by name, before their cast."""
+    output = _output_name(base)
+
+    def exact(name: str) -> Tensor:
+        return recipe.exact(name, source(name), output)
+
+    return exact
 
 
 def _report(adapter_folder: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:

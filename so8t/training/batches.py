@@ -147,8 +147,11 @@ def _spelt(
         return 0, 0
     first = cue + len(CUE)
     stop = first + len(verdict)
-    # A token that only overlaps the label counts: tokenizers may join it with the line's end.
-    inside = [number for number, (begin, end) in enumerate(offsets) if begin < stop and end > first]
+    inside = []
+    for number, (begin, end) in enumerate(offsets):
+        # A token that only overlaps the label counts: tokenizers may join it with the line's end.
+        if begin < stop and end > first:
+            inside.append(number)
     return inside[0], inside[-1] + 1
 
 
@@ -160,13 +163,20 @@ def read_examples(
     Raises:
         DataError: no row fits, or a row cannot be read or tokenised.
     """
-    examples = [example_of(row, template, system) for row in read_rows(path)]
-    kept = [example for example in examples if len(example.ids) <= max_length]
+    kept = []
+    dropped = 0
+    for row in read_rows(path):
+        example = example_of(row, template, system)
+        # Left out rather than cut: a cut conversation would lose its verdict or its end.
+        if len(example.ids) <= max_length:
+            kept.append(example)
+        else:
+            dropped += 1
     if not kept:
         raise DataError(
             f"no row fits {max_length} tokens", where=str(path), fix="raise train.max_length"
         )
-    return kept, len(examples) - len(kept)
+    return kept, dropped
 
 
 # --- which examples stand together ---
@@ -177,7 +187,8 @@ def epoch_order(examples: list[Example], batch_size: int, seed: int, epoch: int)
 
     The order depends on the arguments alone, so that a resumed run needs no sampler's state.
     """
-    random = torch.Generator().manual_seed(seed * EPOCH_SEED_STRIDE + epoch)
+    random = torch.Generator()
+    random.manual_seed(seed * EPOCH_SEED_STRIDE + epoch)
     order = torch.randperm(len(examples), generator=random).tolist()
     batches: list[list[int]] = []
     # Sorting within shuffled spans keeps padding low without fixing who meets whom.
@@ -202,7 +213,12 @@ def pack(examples: list[Example], order: list[int], capacity: int) -> list[list[
     """
     bins: list[list[int]] = []
     used: list[int] = []
-    for index in sorted(order, key=lambda index: (-len(examples[index].ids), index)):
+
+    def longest_first(index: int) -> tuple[int, int]:
+        # The index decides between equals, so that the result does not hang on `order`.
+        return -len(examples[index].ids), index
+
+    for index in sorted(order, key=longest_first):
         length = len(examples[index].ids)
         slot = _first_with_room(used, length, capacity)
         if slot is None:
@@ -241,16 +257,19 @@ def collate(rows: list[list[Example]], pad: int) -> Batch:
     for r, row in enumerate(rows):
         start = 0
         for number, example in enumerate(row):
-            stop = start + len(example.ids)
+            length = len(example.ids)
             answer = start + example.prompt
-            ids[r, start:stop] = torch.tensor(example.ids)
-            labels[r, answer:stop] = ids[r, answer:stop]
-            samples[r, start:stop] = number
-            positions[r, start:stop] = torch.arange(len(example.ids))
+            whole = slice(start, start + length)
+            learnt = slice(answer, start + length)
+            ids[r, whole] = torch.tensor(example.ids)
+            labels[r, learnt] = ids[r, learnt]
+            samples[r, whole] = number
+            positions[r, whole] = torch.arange(length)
             for position in range(*example.label):
                 spelt.append((r, start + position, len(ends)))
+            # The state of the prompt's last token is what the heads read.
             ends.append((r, answer - 1))
-            start = stop
+            start += length
         # Padding restarts at 0, too, and so becomes an example of its own: with positions that
         # went on, the attention would take it for a part of the last example.
         positions[r, start:] = torch.arange(width - start)

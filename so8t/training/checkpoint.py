@@ -59,6 +59,7 @@ def code_digest(modules: list[str]) -> str:
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
+    # Comments and layout are not in a syntax tree anyway.
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -83,6 +84,7 @@ def run_directory(stage: str, inputs: dict[str, Any], *, writes: bool = True) ->
     Raises:
         ResourceError: another process is training the same run.
     """
+    # 64 bits tell any number of runs apart and are short enough to type.
     root = runs_root(stage) / sha256_json(inputs)[:16]
     root.mkdir(parents=True, exist_ok=True)
     die_with_parent()
@@ -232,6 +234,7 @@ def save(
         blob = {"optimizer": optimizer, "rng": torch.get_rng_state(), "cuda_rng": cuda_rng}
         torch.save(blob, folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+        # Last, over all that was written; `is_valid` reads no other list of files.
         facts = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
     return target
@@ -248,6 +251,7 @@ def prune(root: Path, keep: int, protected: set[str]) -> None:
     for folder in newest_first:
         if folder not in kept and folder.name not in protected:
             shutil.rmtree(folder)
+    # `atomic_dir` writes to `.step-N.PID.part`; one of this process may be in use.
     for leftover in root.glob(".step-*.part"):
         if not leftover.name.endswith(f".{os.getpid()}.part"):
             shutil.rmtree(leftover)
@@ -262,6 +266,7 @@ def restore_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import load_file
 
     stored = load_file(folder / TENSORS)
+    # Names and shapes together: LoRA of another rank has the same names.
     differing = sorted(_shapes(tensors) ^ _shapes(stored))
     if differing:
         name, shape = differing[0]
@@ -270,6 +275,7 @@ def restore_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
             where=str(folder),
             fix="resume with the LoRA rank, gates, heads and base that it was made with",
         )
+    # In place, because the model and the optimiser hold these very tensors.
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
@@ -291,6 +297,7 @@ def restore(
         ArtifactError: it holds other tensors, or other shapes.
     """
     restore_tensors(folder, tensors)
+    # weights_only: `train.resume_from` may name a stranger's folder, and pickles can run code.
     blob = torch.load(folder / OPTIMIZER, weights_only=True)
     optimizer.load_state_dict(blob["optimizer"])
     torch.set_rng_state(blob["rng"])

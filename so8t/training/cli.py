@@ -13,7 +13,10 @@ import click
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file, sha256_tree
 from so8t.params import Params
-from so8t.training import checkpoint
+from so8t.template import Template
+from so8t.training import adapter, checkpoint
+from so8t.training.load import base_dir
+from so8t.training.step import build
 
 FILE = click.Path(path_type=Path)
 
@@ -30,10 +33,7 @@ def list_them() -> None:
     if not found:
         click.echo("no training run on this machine yet")
     for run in found:
-        click.echo(
-            f"{run.key}  seed {run.seed}, pet.lambda {run.pet_lambda:g}, "
-            f"lr {run.lr:g}, {run.quantization}"
-        )
+        click.echo(run.line())
         for saved in run.checkpoints:
             click.echo(f"  {saved.line()}")
 
@@ -77,13 +77,15 @@ class Saved:
     valid_verdict: float | None = None
 
     def line(self) -> str:
-        """One line of the list."""
+        """The checkpoint's line of the list."""
         if self.loss is None:
             return f"{self.name}  broken"
-        shown = f"{self.name}  loss {self.loss:.4f}"
+        parts = [f"loss {self.loss:.4f}"]
+        # Not every step is validated, and a run may stop before its first validation.
         if self.valid_loss is not None:
-            shown += f", valid loss {self.valid_loss:.4f}, valid verdict {self.valid_verdict:.3f}"
-        return shown
+            parts.append(f"valid loss {self.valid_loss:.4f}")
+            parts.append(f"valid verdict {self.valid_verdict:.3f}")
+        return f"{self.name}  {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,16 @@ class Run:
     lr: float
     quantization: str
     checkpoints: list[Saved]
+
+    def line(self) -> str:
+        """The run's line of the list."""
+        parts = [
+            f"seed {self.seed}",
+            f"pet.lambda {self.pet_lambda:g}",
+            f"lr {self.lr:g}",
+            self.quantization,
+        ]
+        return f"{self.key}  {', '.join(parts)}"
 
 
 def runs() -> Iterator[Run]:
@@ -120,11 +132,17 @@ def _saved(folder: Path) -> Saved:
         return Saved(folder.name)
     rows = read_json(folder / checkpoint.STATE)["rows"]
     loss = rows[-1]["loss"]
+    # One row for each step since the run began, of which few were validated.
     validated = [row for row in rows if row["valid_loss"] is not None]
     if not validated:
         return Saved(folder.name, loss)
     last = validated[-1]
-    return Saved(folder.name, loss, last["valid_loss"], last["valid_verdict"])
+    return Saved(
+        name=folder.name,
+        loss=loss,
+        valid_loss=last["valid_loss"],
+        valid_verdict=last["valid_verdict"],
+    )
 
 
 # --- exporting ---
@@ -146,12 +164,6 @@ def export_adapter(
     Raises:
         ArtifactError: no such checkpoint, or params.yaml now describes other tensors.
     """
-    # Not at the top: they load torch models' libraries, which listing does not need.
-    from so8t.template import Template
-    from so8t.training import adapter
-    from so8t.training.load import base_dir
-    from so8t.training.step import build
-
     folder = checkpoint.runs_root("train") / run / checkpoint.name_of(step)
     if not checkpoint.is_valid(folder):
         raise ArtifactError(
@@ -160,10 +172,15 @@ def export_adapter(
             fix="`so8t checkpoints list` shows what there is",
         )
     source = base_dir(params.active.base, base)
+    # params.yaml says what to build; a checkpoint of other tensors is refused, not bent to fit.
     trainee = build(source, params, Template.of(source))
     checkpoint.restore_tensors(folder, trainee.tensors)
-    data_digest = sha256_file(prepared / "train.jsonl")
-    config = adapter.describe(params, trainee.heads, sha256_tree(base), data_digest)
+    config = adapter.describe(
+        params,
+        trainee.heads,
+        base_digest=sha256_tree(base),
+        data_digest=sha256_file(prepared / "train.jsonl"),
+    )
     config["selected_step"] = step
     adapter.save(out, trainee.objective.model, trainee.gates, trainee.heads, config)
     return out

@@ -45,9 +45,17 @@ ORIGIN_ORDER = ("ALLOW", "REFUSE", "ESCALATE")
 ROW = {"ALLOW": 0, "ESCALATE": 1, "ESCALATION": 1, "REFUSE": 2, "DENY": 2}
 # What trainers put before the names of stock weights.
 PREFIXES = ("base_model.model.", "base_model.", "module.")
+# Types of a config's values that are kept.
+PLAIN = (str, int, float, bool, list)
 # What torch.load raises for files that are damaged, or that need code to be read.
 DAMAGED = (RuntimeError, EOFError, ValueError, AttributeError, KeyError)
 UNREADABLE = (pickle.UnpicklingError, *DAMAGED)
+
+
+SAVE_AGAIN = (
+    "save it again as torch.save({'model_state_dict': model.state_dict(), 'config': {...}}, path); "
+    "files that need code are never read"
+)
 
 
 # --- reading ---
@@ -108,14 +116,13 @@ def read(path: Path) -> Distilled:
         if not name.startswith(("optimizer", "scheduler")):
             tensors[name] = tensor
     if not tensors:
-        raise ArtifactError(
-            "no tensors found",
-            where=str(path),
-            fix=f"put them under one of {STATES}, or at the top",
-        )
+        fix = f"put them under one of {STATES}, or at the top"
+        raise ArtifactError("no tensors found", where=str(path), fix=fix)
     config = {}
-    for key, value in (_first_dict(raw, CONFIGS) or {}).items():
-        if value is None or isinstance(value, str | int | float | bool | list):
+    settings = _first_dict(raw, CONFIGS) or {}
+    for key, value in settings.items():
+        # Only what can be written as JSON.
+        if value is None or isinstance(value, PLAIN):
             config[key] = value
     epoch = raw.get("epoch")
     return Distilled(
@@ -128,24 +135,22 @@ def read(path: Path) -> Distilled:
 
 
 def _load(path: Path) -> dict[Any, Any]:
+    where = str(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ArtifactError(
-            "file not found", where=str(path.resolve()), fix="check the path"
-        ) from None
+        where = str(path.resolve())
+        raise ArtifactError("file not found", where=where, fix="check the path") from None
     except UNREADABLE as error:
         raise ArtifactError(
             f"not a checkpoint of plain tensors ({first_line(error)[:160]})",
-            where=str(path),
-            fix="save it again as torch.save({'model_state_dict': model.state_dict(), "
-            "'config': {...}}, path); files that need code are never read",
+            where=where,
+            fix=SAVE_AGAIN,
         ) from None
     if not isinstance(raw, dict):
+        found = type(raw).__name__
         raise ArtifactError(
-            f"expected a dictionary, found {type(raw).__name__}",
-            where=str(path),
-            fix="save a state dictionary",
+            f"expected a dictionary, found {found}", where=where, fix="save a state dictionary"
         )
     return raw
 
@@ -226,7 +231,8 @@ def sort(checkpoint: Distilled, folder: Path) -> Sorted:
         if stock is not None:
             base[stock] = tensor
             if shape != shapes[stock]:
-                misshaped.append(f"{name} {list(shape)}, the model has {list(shapes[stock])}")
+                wanted = list(shapes[stock])
+                misshaped.append(f"{name} {list(shape)}, the model has {wanted}")
         elif _is_head(name, tensor, hidden):
             heads[name] = tensor
         else:
@@ -265,7 +271,8 @@ def _is_head(name: str, tensor: Tensor, hidden: int) -> bool:
     if name in AUTHORITY:
         return tuple(tensor.shape) == (2, hidden)
     weight = name.removesuffix(".bias") + ".weight"
-    is_bias = name.endswith(".bias") and weight in (*SAFETY, *AUTHORITY)
+    is_bias = name.endswith(".bias") and weight in SAFETY + AUTHORITY
+    # lm_head has no bias that could carry another one.
     return is_bias and not bool(tensor.any())
 
 
@@ -379,7 +386,7 @@ def _write(vocab_dir: Path, out: Path, weights: dict[str, Tensor]) -> None:
             f"weights that are not finite: {damaged[:3]}",
             fix="this checkpoint is damaged or was never trained",
         )
-    stored = {name: tensor.contiguous() for name, tensor in sorted(weights.items())}
+    stored = {name: weights[name].contiguous() for name in sorted(weights)}
     with atomic_dir(out) as folder:
         for file in small_files(vocab_dir):
             # An index of shards would point to files that are not here.
@@ -394,5 +401,4 @@ def _write(vocab_dir: Path, out: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    largest = float(tensor.abs().max())
-    return math.isfinite(largest)
+    return math.isfinite(float(tensor.abs().max()))

@@ -37,7 +37,9 @@ class Gate(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = width // rotation.BLOCK
-        self.theta = nn.Parameter(torch.zeros(blocks, rotation.FREE, dtype=torch.float32))
+        # float32 whatever the base is stored in: 16 bits would lose small angles.
+        zeros = torch.zeros(blocks, rotation.FREE, dtype=torch.float32)
+        self.theta = nn.Parameter(zeros)
         self.held: Tensor | None = None
 
     def matrix(self) -> Float[Tensor, "blocks 8 8"]:
@@ -93,12 +95,14 @@ def _head_width(model: Any) -> int:
 def _install_one(layer: Any) -> Gate:
     projection: Any = o_projection(layer)
     # The width of the concatenated heads, which need not be that of the hidden state (Qwen3).
-    gate = Gate(int(projection.in_features)).to(_device_of(layer))
+    gate = Gate(int(projection.in_features))
+    gate.to(_device_of(layer))
     # As a submodule of the layer it is found by `named_parameters` and moved with the layer.
     layer.self_attn.so8t_gate = gate
 
-    def rotate_first(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (gate(args[0]), *args[1:])
+    def rotate_first(_module: nn.Module, args: Any) -> Any:
+        states, *others = args
+        return (gate(states), *others)
 
     projection.register_forward_pre_hook(rotate_first)
     return gate
@@ -116,16 +120,26 @@ def monitors(gates: dict[int, Gate]) -> dict[str, float]:
     """Largest and mean rotation angle in radians, and the largest orthogonality error."""
     if not gates:
         return {"max_angle": 0.0, "mean_angle": 0.0, "orthogonality": 0.0}
-    angles = torch.cat([rotation.angles(gate.theta) for gate in gates.values()])
-    error = max(rotation.orthogonality_error(gate.matrix().detach()) for gate in gates.values())
+    angles = []
+    errors = []
+    for gate in gates.values():
+        angles.append(rotation.angles(gate.theta))
+        # Of R as it is computed in training, in float32, whose rounding is what is monitored.
+        matrix = gate.matrix().detach()
+        errors.append(rotation.orthogonality_error(matrix))
+    all_angles = torch.cat(angles)
     return {
-        "max_angle": float(angles.max()),
-        "mean_angle": float(angles.mean()),
-        "orthogonality": error,
+        "max_angle": float(all_angles.max()),
+        "mean_angle": float(all_angles.mean()),
+        "orthogonality": max(errors),
     }
 
 
 # --- one exponential per optimiser step ---
+
+
+# Whatever a Bank lends to, with what it lends.
+Lent = tuple[Gate | Heads, Tensor]
 
 
 class Bank:
@@ -146,27 +160,29 @@ class Bank:
         try:
             for owner, tensor in computed:
                 # A leaf of its own, on which the gradients of all passes add up.
-                owner.held = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+                leaf = tensor.detach().clone()
+                owner.held = leaf.requires_grad_(tensor.requires_grad)
             yield
             _send_gradients_back(computed)
         finally:
             for owner, _ in computed:
                 owner.held = None
 
-    def _computed(self) -> list[tuple[Gate | Heads, Tensor]]:
+    def _computed(self) -> list[Lent]:
         """Each gate with its R and the heads with their rows, attached to the graph."""
-        computed: list[tuple[Gate | Heads, Tensor]] = []
+        computed: list[Lent] = []
         if self.gates:
             thetas = torch.cat([gate.theta for gate in self.gates])
             rotations = rotation.exponential(rotation.skew(thetas.float()))
             blocks = [len(gate.theta) for gate in self.gates]
-            computed.extend(zip(self.gates, torch.split(rotations, blocks), strict=True))
+            parts = torch.split(rotations, blocks)
+            computed.extend(zip(self.gates, parts, strict=True))
         if self.heads is not None:
             computed.append((self.heads, self.heads.rows()))
         return computed
 
 
-def _send_gradients_back(computed: list[tuple[Gate | Heads, Tensor]]) -> None:
+def _send_gradients_back(computed: list[Lent]) -> None:
     """From what was lent to the parameters, in one backward pass."""
     tensors = []
     gradients = []

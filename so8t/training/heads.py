@@ -89,6 +89,7 @@ class Heads(nn.Module):
         rows = self.held
         if rows is None:
             rows = self.rows()
+        # In float32 also where the base computes in 16 bits: verdicts hang on small differences.
         return hidden.float() @ rows.T
 
     def into(
@@ -119,6 +120,7 @@ def role_token_ids(tokens: RoleTokens, tokenizer: Any, rows: int) -> list[int]:
     Raises:
         ArtifactError: a token that the vocabulary lacks, or one token for two roles.
     """
+    # Not the vocabulary's length: ids may have gaps.
     used = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     ids: list[int] = []
     missing: list[str] = []
