@@ -11,7 +11,6 @@ Whatever a stock graph cannot carry (an 8x8 gate inside the network, two-layer h
 is refused by name, or left out when it is named in `drop`.
 """
 
-import math
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -380,7 +379,7 @@ def _with_head_rows(
 def _write(vocab_dir: Path, out: Path, weights: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    damaged = [name for name, tensor in weights.items() if not _is_finite(tensor)]
+    damaged = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if damaged:
         raise ArtifactError(
             f"weights that are not finite: {damaged[:3]}",
@@ -398,7 +397,3 @@ def _write(vocab_dir: Path, out: Path, weights: dict[str, Tensor]) -> None:
             fix="--vocab-dir must hold config.json and the tokenizer's files",
         )
         save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return math.isfinite(float(tensor.abs().max()))
