@@ -1,18 +1,22 @@
-"""`so8t checkpoints ...`: list training checkpoints and write one as an adapter.
+"""`so8t checkpoints`: list what training runs have saved, and write one of it as an adapter.
 
-Checkpoints of unfinished and finished runs: list them, and write one as an adapter that can be baked and evaluated.
+An exported adapter can be baked and evaluated like the one that training wrote, whether its run has
+finished or not.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file, sha256_tree
 from so8t.params import Params
-from so8t.progress import database_dir
-from so8t.training import checkpoint
+from so8t.template import Template
+from so8t.training import adapter, checkpoint
+from so8t.training.load import base_dir
+from so8t.training.step import build
 
 FILE = click.Path(path_type=Path)
 
@@ -25,24 +29,13 @@ def checkpoints() -> None:
 @checkpoints.command("list")
 def list_them() -> None:
     """Every run and its checkpoints."""
-
-    found = runs()
+    found = list(runs())
     if not found:
         click.echo("no training run on this machine yet")
     for run in found:
-        click.echo(
-            f"{run['run']}  seed {run['seed']}, pet.lambda {run['pet_lambda']:g}, lr {run['lr']:g}, {run['quantization']}"
-        )
-        for one in run["checkpoints"]:
-            if not one["valid"]:
-                click.echo(f"  {one['name']}  broken")
-                continue
-            valid = (
-                ""
-                if one["valid_loss"] is None
-                else f", valid loss {one['valid_loss']:.4f}, valid verdict {one['valid_verdict']:.3f}"
-            )
-            click.echo(f"  {one['name']}  loss {one['loss']:.4f}{valid}")
+        click.echo(run.line())
+        for saved in run.checkpoints:
+            click.echo(f"  {saved.line()}")
 
 
 @checkpoints.command()
@@ -52,47 +45,107 @@ def list_them() -> None:
 @click.option("--base", type=FILE, default=Path("models/base"), show_default=True)
 @click.option("--prepared", type=FILE, default=Path("data/prepared"), show_default=True)
 def export(run: str, step: int, out: Path, base: Path, prepared: Path) -> None:
-    """Write checkpoint STEP of RUN as an adapter folder OUT; bake it with `python stages/bake.py`."""
+    """Write checkpoint STEP of RUN as an adapter folder OUT; bake it with
+    `python stages/bake.py`.
+    """
     from so8t import params
 
     export_adapter(run, step, base, prepared, params.load(), out)
     click.echo(
-        f"{out}: the adapter after step {step}; next: python stages/bake.py {base} {out} {prepared}/valid.jsonl models/baked-{step}"
+        f"{out}: the adapter after step {step}; next: "
+        f"python stages/bake.py {base} {out} {prepared}/valid.jsonl models/baked-{step}"
     )
 
 
-def runs() -> list[dict[str, Any]]:
-    """Every training run on this machine: its key, what set it apart, and its checkpoints (newest last)."""
-    found = []
-    for root in sorted((database_dir() / "checkpoints" / "train").glob("*")):
-        if (root / "inputs.json").is_file():
-            inputs = read_json(root / "inputs.json")
-            found.append(
-                {
-                    "run": root.name,
-                    "seed": inputs["seed"],
-                    "pet_lambda": inputs["pet"]["lambda"],
-                    "lr": inputs["train"]["lr"],
-                    "quantization": inputs["train"]["quantization"],
-                    "checkpoints": [_entry(folder) for folder in sorted(root.glob("step-*"))],
-                }
-            )
-    return found
+# --- listing ---
 
 
-def _entry(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One checkpoint: its folder's name, and the losses at its step.
+
+    Attributes:
+        name: such as `step-00000500`.
+        loss: of its step; None for a broken checkpoint.
+        valid_loss: of the last validation up to its step, if there was one.
+        valid_verdict: share of right verdicts in that validation.
+    """
+
+    name: str
+    loss: float | None = None
+    valid_loss: float | None = None
+    valid_verdict: float | None = None
+
+    def line(self) -> str:
+        """The checkpoint's line of the list."""
+        if self.loss is None:
+            return f"{self.name}  broken"
+        parts = [f"loss {self.loss:.4f}"]
+        # Not every step is validated, and a run may stop before its first validation.
+        if self.valid_loss is not None:
+            parts.append(f"valid loss {self.valid_loss:.4f}")
+            parts.append(f"valid verdict {self.valid_verdict:.3f}")
+        return f"{self.name}  {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run: the name of its directory, what sets it apart, and its checkpoints."""
+
+    key: str
+    seed: int
+    pet_lambda: float
+    lr: float
+    quantization: str
+    checkpoints: list[Saved]
+
+    def line(self) -> str:
+        """The run's line of the list."""
+        parts = [
+            f"seed {self.seed}",
+            f"pet.lambda {self.pet_lambda:g}",
+            f"lr {self.lr:g}",
+            self.quantization,
+        ]
+        return f"{self.key}  {', '.join(parts)}"
+
+
+def runs() -> Iterator[Run]:
+    """Every training run on this machine, its checkpoints in the order of their steps."""
+    for root in sorted(checkpoint.runs_root("train").glob("*")):
+        # A run that was killed at once has a directory and nothing in it.
+        if not (root / "inputs.json").is_file():
+            continue
+        inputs = read_json(root / "inputs.json")
+        yield Run(
+            key=root.name,
+            seed=inputs["seed"],
+            pet_lambda=inputs["pet"]["lambda"],
+            lr=inputs["train"]["lr"],
+            quantization=inputs["train"]["quantization"],
+            checkpoints=[_saved(folder) for folder in sorted(root.glob("step-*"))],
+        )
+
+
+def _saved(folder: Path) -> Saved:
     if not checkpoint.is_valid(folder):
-        return {"name": folder.name, "valid": False}
-    rows = read_json(folder / "state.json")["rows"]
-    known = [row for row in rows if row["valid_loss"] is not None]
-    last = known[-1] if known else {"valid_loss": None, "valid_verdict": None}
-    return {
-        "name": folder.name,
-        "valid": True,
-        "loss": rows[-1]["loss"],
-        "valid_loss": last["valid_loss"],
-        "valid_verdict": last["valid_verdict"],
-    }
+        return Saved(folder.name)
+    rows = read_json(folder / checkpoint.STATE)["rows"]
+    loss = rows[-1]["loss"]
+    # One row for each step since the run began, of which few were validated.
+    validated = [row for row in rows if row["valid_loss"] is not None]
+    if not validated:
+        return Saved(folder.name, loss)
+    last = validated[-1]
+    return Saved(
+        name=folder.name,
+        loss=loss,
+        valid_loss=last["valid_loss"],
+        valid_verdict=last["valid_verdict"],
+    )
+
+
+# --- exporting ---
 
 
 def export_adapter(
@@ -101,17 +154,17 @@ def export_adapter(
     """Write the adapter as it was after `step` of a run, for `stages/bake.py` and what follows.
 
     Args:
+        run: name of the run's directory, as `so8t checkpoints list` shows it.
+        step: one that has a checkpoint.
         base: models/base, as the train stage gets it.
+        prepared: the folder of the prepared splits.
+        params: the run's own; the checkpoint must fit the model that they describe.
+        out: the folder to write.
 
     Raises:
         ArtifactError: no such checkpoint, or params.yaml now describes other tensors.
     """
-    from so8t.template import Template
-    from so8t.training import adapter
-    from so8t.training.load import base_dir
-    from so8t.training.step import build
-
-    folder = database_dir() / "checkpoints" / "train" / run / checkpoint.name_of(step)
+    folder = checkpoint.runs_root("train") / run / checkpoint.name_of(step)
     if not checkpoint.is_valid(folder):
         raise ArtifactError(
             "no valid checkpoint there",
@@ -119,16 +172,15 @@ def export_adapter(
             fix="`so8t checkpoints list` shows what there is",
         )
     source = base_dir(params.active.base, base)
+    # params.yaml says what to build; a checkpoint of other tensors is refused, not bent to fit.
     trainee = build(source, params, Template.of(source))
     checkpoint.restore_tensors(folder, trainee.tensors)
     config = adapter.describe(
-        params, trainee.heads, sha256_tree(base), sha256_file(prepared / "train.jsonl")
-    )
-    adapter.save(
-        out,
-        trainee.objective.model,
-        trainee.gates,
+        params,
         trainee.heads,
-        {**config, "selected_step": step},
+        base_digest=sha256_tree(base),
+        data_digest=sha256_file(prepared / "train.jsonl"),
     )
+    config["selected_step"] = step
+    adapter.save(out, trainee.objective.model, trainee.gates, trainee.heads, config)
     return out

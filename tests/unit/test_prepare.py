@@ -21,7 +21,7 @@ from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
-from so8t.rows import SPLITS
+from so8t.rows import SPLITS, read_rows
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
 DATA = PARAMS.data
@@ -473,7 +473,10 @@ def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_
     train_bpe(tmp_path, vocab_size=400)
     found = token_lengths(tmp_path / "prepared", tmp_path, DATA.system)
     template = Template.of(tmp_path)
-    wanted = [example_of(row, template, DATA.system) for rows in splits.values() for row in rows]
+    wanted = []
+    for split in splits:
+        for row in read_rows(tmp_path / "prepared" / f"{split}.jsonl"):
+            wanted.append(example_of(row, template, DATA.system))
     assert found is not None
     assert found["conversation"] == dict(sorted(Counter(len(e.ids) for e in wanted).items()))
     assert found["prompt"] == dict(sorted(Counter(e.prompt for e in wanted).items()))
