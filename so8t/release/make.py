@@ -78,7 +78,7 @@ def calibrated_keys(card: Mapping[str, Any], *, escalate: float) -> dict[str, An
         "so8t.calibration.temperature": float(card["temperature"]),
         "so8t.calibration.deny": float(thresholds["deny"]),
         "so8t.calibration.escalate": float(thresholds["escalate"]),
-        "so8t.card_sha256": card["digest"],
+        "so8t.calibration.card_sha256": card["digest"],
         "so8t.calibration.semantic_digest": card["semantic_digest"],
     }
 

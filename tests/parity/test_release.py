@@ -74,7 +74,7 @@ def test_the_released_file_is_the_calibrated_one_with_its_numbers_inside(work: P
     assert keys["so8t.calibration.escalate"] == 0.3
     assert keys["so8t.escalation_threshold"] <= 0.3
     assert keys["so8t.safety_threshold"] >= 0.7
-    assert keys["so8t.card_sha256"] == card.digest
+    assert keys["so8t.calibration.card_sha256"] == card.digest
     assert sorted(p.name for p in (work / "release").iterdir()) == [
         "Modelfile",
         "README.md",
