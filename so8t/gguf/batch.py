@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.errors import ParamsError, So8tError
 from so8t.files import read_json, sha256_json, write_json
 from so8t.gguf.convert.write import FILE_TYPES, Recipe, convert
@@ -157,4 +157,4 @@ def _is_finished(path: Path, note: Path, digest: str) -> bool:
 
 
 def _seal_of(path: Path) -> str:
-    return str(identity.read_keys(path)[identity.SEAL])
+    return str(gguf_file.read_keys(path)[identity.SEAL])

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError
 from so8t.gguf.quantize.quantize import bits_per_weight, histogram
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 FILE = click.Path(path_type=Path)
 UNQUANTISED = ("F32", "F16", "BF16", "Q8_0")
@@ -215,11 +215,11 @@ def inspect_file(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the file is corrupt.
     """
-    keys, table = identity.read_typed(path), identity.tensor_table(path, hashes=True)
+    keys, table = gguf_file.read_typed(path), gguf_file.tensor_table(path, hashes=True)
     return {
         "file": path.name,
-        "bytes": sum(p.stat().st_size for p in identity.shards_of(path)),
-        "files": len(identity.shards_of(path)),
+        "bytes": sum(p.stat().st_size for p in gguf_file.shards_of(path)),
+        "files": len(gguf_file.shards_of(path)),
         "semantic_digest": identity.semantic_digest(path, table),
         "seal": seal_state(path),
         "histogram": histogram(table),
@@ -247,7 +247,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 def seal_state(path: Path) -> str:
     """valid, broken or absent."""
-    if identity.SEAL not in identity.parse(identity.shards_of(path)[0]).fields:
+    if identity.SEAL not in gguf_header.parse(gguf_file.shards_of(path)[0]).fields:
         return "absent"
     try:
         identity.check_seal(path)
@@ -299,9 +299,9 @@ def diff_files(first: Path, second: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: a file is corrupt.
     """
-    keys = [identity.read_typed(path) for path in (first, second)]
+    keys = [gguf_file.read_typed(path) for path in (first, second)]
     tables = [
-        {t.name: t for t in identity.tensor_table(path, hashes=True)} for path in (first, second)
+        {t.name: t for t in gguf_file.tensor_table(path, hashes=True)} for path in (first, second)
     ]
     digests = [
         identity.semantic_digest(path, list(table.values()))

@@ -8,10 +8,10 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 from numpy import dtype, uint8
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError
 from so8t.files import atomic_file
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 COPY_BYTES = 4 << 20
 
@@ -23,25 +23,25 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
     Raises:
         ArtifactError: the source is corrupt, a split set, or its seal is broken.
     """
-    if len(identity.shards_of(source)) > 1:
+    if len(gguf_file.shards_of(source)) > 1:
         raise ArtifactError(
             "a split file cannot be rewritten",
             where=str(source),
             fix="quantise into one file first",
         )
-    keys = identity.read_typed(source)
+    keys = gguf_file.read_typed(source)
     if identity.SEAL in keys:
         identity.check_seal(source)
     keys |= {identity.SEAL: KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)} | updates
     with atomic_file(out) as temporary:
         _write(source, temporary, keys)
-        tensors = identity.tensor_table(temporary, hashes=True)
+        tensors = gguf_file.tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
         return identity.semantic_digest(temporary, tensors)
 
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
-    header = identity.parse(source)
+    header = gguf_header.parse(source)
     writer = GGUFWriter(None, str(keys["general.architecture"].value))
     writer.data_alignment = header.alignment
     for name, item in keys.items():
@@ -60,7 +60,7 @@ def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
         writer.close()
 
 
-def _copy_tensors(source: Path, out: IO[bytes], header: identity.Header) -> None:
+def _copy_tensors(source: Path, out: IO[bytes], header: gguf_header.Header) -> None:
     """Tensors keep their order, alignment and padding, so the whole data section is copied as it is."""
     out.write(b"\0" * (-out.tell() % header.alignment))
     with source.open("rb") as file:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from so8t import identity, params
+from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError, ResourceError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
@@ -80,7 +80,7 @@ def test_an_unquantised_file_of_each_type_is_proved_against_its_source(
 ) -> None:
     path = made(model, tmp_path / "m.gguf", ftype)
     assert verify.claimed_type(path) == ftype
-    assert identity.tensor_table(path)[0].type in (ftype, "F32")
+    assert gguf_file.tensor_table(path)[0].type in (ftype, "F32")
     findings = verify.verify(verify.Subject(path, ftype, texts(tmp_path), hf=model), settings())
     assert findings.problems == []
     assert findings.facts["histogram"] == ({"F32": 15} if ftype == "F32" else {"F32": 5, ftype: 10})
@@ -93,7 +93,7 @@ def test_q8_0_of_the_converter_is_what_libllama_makes_of_f32(model: Path, tmp_pa
     ours = made(model, tmp_path / "ours.gguf", "Q8_0")
     quantize(made(model, tmp_path / "f32.gguf", "F32"), tmp_path / "theirs.gguf", "Q8_0", threads=1)
     tables = [
-        {t.name: (t.type, t.sha256) for t in identity.tensor_table(path, hashes=True)}
+        {t.name: (t.type, t.sha256) for t in gguf_file.tensor_table(path, hashes=True)}
         for path in (ours, tmp_path / "theirs.gguf")
     ]
     assert tables[0] == tables[1]
@@ -106,15 +106,15 @@ def test_a_file_in_parts_loads_verifies_and_computes_as_the_whole_one(
         made(model, tmp_path / "w.gguf"),
         made(model, tmp_path / "s.gguf", split_bytes=1 << 20),
     )
-    assert len(identity.shards_of(first)) > 2
+    assert len(gguf_file.shards_of(first)) > 2
     assert np.array_equal(logits(first), logits(whole))
     assert (
         verify.verify(verify.Subject(first, "F16", texts(tmp_path), hf=model), settings()).problems
         == []
     )
     assert diff_files(whole, first)["same_behaviour"]
-    assert inspect_file(first)["files"] == len(identity.shards_of(first))
-    last = identity.shards_of(first)[-1]
+    assert inspect_file(first)["files"] == len(gguf_file.shards_of(first))
+    last = gguf_file.shards_of(first)[-1]
     last.unlink()
     with pytest.raises(ArtifactError):
         identity.check_seal(first)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from gguf import GGUFValueType
 
-from so8t import identity, params
+from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
@@ -67,7 +67,7 @@ def subject(folder: Path, name: str = "f16.gguf", kind: str = "F16") -> Subject:
 def altered(folder: Path, name: str, tensor: str, change: Any) -> Path:
     """A copy of the F16 file with one tensor changed and sealed again, as a wrong converter would write it."""
     path = Path(shutil.copyfile(folder / "f16.gguf", folder / name))
-    info = next(t for t in identity.tensor_table(path) if t.name == tensor)
+    info = next(t for t in gguf_file.tensor_table(path) if t.name == tensor)
     data = bytearray(path.read_bytes())
     kind = np.float16 if info.type == "F16" else np.float32
     array = (
@@ -153,8 +153,8 @@ def test_a_broken_seal_stops_before_anything_else(folder: Path) -> None:
 def test_missing_unknown_and_mistyped_keys_are_problems() -> None:
     assert "key so8t.rotation_dim is missing" in verify.key_problems({})
     wrong = {
-        "so8t.rotation_dim": identity.KeyValue("8", GGUFValueType.STRING),
-        "so8t.invented": identity.KeyValue(1, GGUFValueType.UINT32),
+        "so8t.rotation_dim": gguf_file.KeyValue("8", GGUFValueType.STRING),
+        "so8t.invented": gguf_file.KeyValue(1, GGUFValueType.UINT32),
     }
     problems = verify.key_problems(wrong)
     assert "key so8t.rotation_dim has type STRING, not UINT32" in problems
@@ -167,7 +167,7 @@ def test_each_of_the_five_founding_tests_can_fail(folder: Path) -> None:
     (folder / "cut.gguf").write_bytes((folder / "f16.gguf").read_bytes()[:-1000])
     unsealed = bytearray((folder / "f16.gguf").read_bytes())
     unsealed[
-        next(t for t in identity.tensor_table(folder / "f16.gguf") if t.type == "F16").offset
+        next(t for t in gguf_file.tensor_table(folder / "f16.gguf") if t.type == "F16").offset
     ] ^= 1  # the last bit of one weight
     (folder / "unsealed.gguf").write_bytes(unsealed)
     convert(folder / "hf", folder / "bare.gguf", Recipe("F16", "m", "short"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.errors import ArtifactError, ResourceError
 from so8t.gguf.convert import write as converter
 from so8t.gguf.convert.source import Source
@@ -168,7 +168,7 @@ def test_a_byte_level_vocabulary_is_never_named_phi3(
 ) -> None:
     """llama.cpp would strip whitespace after its special tokens (trap T1)."""
     convert(model, tmp_path / "a.gguf", Recipe("F16", name, "short"))
-    assert identity.read_keys(tmp_path / "a.gguf")["general.name"] == written
+    assert gguf_file.read_keys(tmp_path / "a.gguf")["general.name"] == written
 
 
 def test_the_phi35_vocabulary_is_always_named_phi3(tmp_path: Path) -> None:
@@ -237,10 +237,10 @@ def test_the_short_context_profile_writes_one_table_twice(tmp_path: Path) -> Non
     for profile, context in (("short", 256), ("stock", 8192)):
         path = tmp_path / f"{profile}.gguf"
         convert(source, path, Recipe("F16", "m", profile))  # type: ignore[arg-type]
-        assert identity.read_keys(path)["phi3.context_length"] == context
+        assert gguf_file.read_keys(path)["phi3.context_length"] == context
         tables[profile] = {
             t.name: t.sha256
-            for t in identity.tensor_table(path, hashes=True)
+            for t in gguf_file.tensor_table(path, hashes=True)
             if t.name.startswith("rope_factors")
         }
     assert len(set(tables["short"].values())) == 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
 from so8t.gguf.convert.source import Source, SourceTensor
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 ContextProfile = Literal["short", "stock"]
 ARCHITECTURES = {

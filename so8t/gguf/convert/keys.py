@@ -15,7 +15,8 @@ from so8t import __version__, identity
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file
 from so8t.gguf.convert.source import read_config
-from so8t.identity import KeyValue, Value
+from so8t.gguf_file import KeyValue
+from so8t.gguf_header import Value
 from so8t.params import Params, spare_row
 
 Kind = Literal["founding", "lineage", "readout", "calibration", "seal"]

@@ -16,7 +16,7 @@ from gguf import GGUFValueType, SpecialVocab, TokenType
 
 from so8t.errors import ArtifactError, ToolError
 from so8t.gguf.convert.source import read_config
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -33,7 +33,8 @@ from so8t.gguf.convert import arch as architectures
 from so8t.gguf.convert.arch import ContextProfile, Planned
 from so8t.gguf.convert.source import Source, read_config, to_float32
 from so8t.gguf.convert.vocab import Vocabulary, read_vocabulary
-from so8t.identity import KeyValue, TensorInfo
+from so8t.gguf_file import KeyValue
+from so8t.gguf_header import TensorInfo
 from so8t.progress import Progress
 from so8t.records.ledger import Session, TensorRow, conversion
 

@@ -15,7 +15,7 @@ import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from so8t import identity
+from so8t import gguf_file, gguf_header
 from so8t.errors import ArtifactError, DataError
 from so8t.files import atomic_file, read_jsonl
 from so8t.gguf.convert.arch import read_model
@@ -141,7 +141,7 @@ def read_imatrix(path: Path | str) -> dict[str, NDArray[np.float32]]:
         ArtifactError: not an imatrix file, or a tensor without counts.
     """
     path = Path(path)
-    table = {t.name: t for t in identity.tensor_table(path)}
+    table = {t.name: t for t in gguf_file.tensor_table(path)}
     result = {}
     for name in sorted(n.removesuffix(".in_sum2") for n in table if n.endswith(".in_sum2")):
         if f"{name}.counts" not in table:
@@ -159,5 +159,5 @@ def read_imatrix(path: Path | str) -> dict[str, NDArray[np.float32]]:
     return result
 
 
-def _floats(path: Path, tensor: identity.TensorInfo) -> NDArray[np.float32]:
+def _floats(path: Path, tensor: gguf_header.TensorInfo) -> NDArray[np.float32]:
     return np.fromfile(path, dtype="<f4", count=tensor.n_bytes // 4, offset=tensor.offset)

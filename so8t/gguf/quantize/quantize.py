@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ResourceError, ToolError
 from so8t.files import atomic_file, sha256_file
 from so8t.gguf.quantize.child import FTYPES, NO_SPACE, RESULT
@@ -51,7 +51,7 @@ class Quantised:
     fallbacks: dict[str, str]
     bits_per_weight: float
     semantic_digest: str
-    tensors: list[identity.TensorInfo]
+    tensors: list[gguf_header.TensorInfo]
 
 
 def quantize(
@@ -78,7 +78,7 @@ def quantize(
         ResourceError: the disk is too small.
         ArtifactError: the source is damaged.
     """
-    if identity.SEAL in identity.parse(source).fields:
+    if identity.SEAL in gguf_header.parse(source).fields:
         identity.check_seal(source)
     keys = {"quantize.imatrix.sha256": sha256_file(imatrix)} if imatrix else {}
     with atomic_file(out) as temporary:
@@ -92,9 +92,9 @@ def quantize(
             "dry_run": False,
         }
         result = _run_child(task, source, on_tensor)
-        tensors = identity.tensor_table(temporary, hashes=True)
+        tensors = gguf_file.tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
-        predicted = result["predicted_bytes"] + identity.parse(source).data_start
+        predicted = result["predicted_bytes"] + gguf_header.parse(source).data_start
         return Quantised(
             temporary.stat().st_size,
             predicted,
@@ -178,12 +178,12 @@ def _follow(
     return result
 
 
-def histogram(tensors: list[identity.TensorInfo]) -> dict[str, int]:
+def histogram(tensors: list[gguf_header.TensorInfo]) -> dict[str, int]:
     """Tensors per type, in name order."""
     return dict(sorted(Counter(tensor.type for tensor in tensors).items()))
 
 
-def fallbacks(tensors: list[identity.TensorInfo], kind: str) -> dict[str, str]:
+def fallbacks(tensors: list[gguf_header.TensorInfo], kind: str) -> dict[str, str]:
     """Matrices whose type is not one that `kind` promises, by tensor name."""
     expected = EXPECTED.get(kind, set())
     return {
@@ -191,7 +191,7 @@ def fallbacks(tensors: list[identity.TensorInfo], kind: str) -> dict[str, str]:
     }
 
 
-def bits_per_weight(tensors: list[identity.TensorInfo]) -> float:
+def bits_per_weight(tensors: list[gguf_header.TensorInfo]) -> float:
     """Bits per number over the whole file."""
     numbers = 0
     for tensor in tensors:
@@ -220,7 +220,7 @@ def quantize_recorded(
                 "tensor", name=name, done=done, total=total, unit="tensor"
             ),
         )
-        before = {tensor.name: tensor.type for tensor in identity.tensor_table(source)}
+        before = {tensor.name: tensor.type for tensor in gguf_file.tensor_table(source)}
         for tensor in result.tensors:
             session.tensor(
                 TensorRow(

@@ -26,12 +26,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from so8t import identity
+from so8t import gguf_file, gguf_header
 from so8t.errors import ArtifactError
 from so8t.gguf.convert import write as converter
 from so8t.gguf.convert.arch import ContextProfile, Planned, plan_tensors, read_model
 from so8t.gguf.convert.source import Source, read_config, to_float32
-from so8t.identity import TensorInfo, read_keys
+from so8t.gguf_file import read_keys
+from so8t.gguf_header import TensorInfo
 from so8t.llama import Engine
 
 NMSE_BOUND = {
@@ -121,8 +122,8 @@ def against_gguf(path: Path, reference: Path) -> list[TensorCheck]:
     Raises:
         ArtifactError: the two files do not hold the same tensors.
     """
-    originals = {t.name: t for t in identity.tensor_table(reference)}
-    tensors = identity.tensor_table(path)
+    originals = {t.name: t for t in gguf_file.tensor_table(reference)}
+    tensors = gguf_file.tensor_table(path)
     if {t.name: t.shape for t in tensors} != {n: t.shape for n, t in originals.items()}:
         raise ArtifactError(
             f"the tensors are not those of {reference.name}",
@@ -152,7 +153,7 @@ def against_hf(path: Path, directory: Path, profile: ContextProfile) -> list[Ten
     source = Source(directory)
     plan = plan_tensors(read_model(read_config(directory), directory), source, profile)
     found = {
-        t.name: (t, file) for file in identity.shards_of(path) for t in identity.parse(file).tensors
+        t.name: (t, file) for file in gguf_file.shards_of(path) for t in gguf_header.parse(file).tensors
     }
     if {p.name: p.shape for p in plan} != {n: t.shape for n, (t, _) in found.items()}:
         raise ArtifactError(

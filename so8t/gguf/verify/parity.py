@@ -19,7 +19,7 @@ from so8t.chat import prompt_of
 from so8t.errors import DataError
 from so8t.files import read_jsonl
 from so8t.gguf.convert.keys import AUTHORITY_IDS, VERDICT_IDS
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 
 MAX_POSITIONS = 64  # compared positions per probe

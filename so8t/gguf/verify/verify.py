@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError, GateError, So8tError
 from so8t.files import read_jsonl
 from so8t.gguf.convert.arch import ContextProfile
@@ -21,7 +21,7 @@ from so8t.gguf.quantize.child import FTYPES
 from so8t.gguf.quantize.quantize import bits_per_weight, fallbacks, histogram
 from so8t.gguf.verify import contents, parity
 from so8t.gguf.verify.contents import NMSE_BOUND, TensorCheck, adds_bos, token_parity
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 from so8t.llama import Engine
 from so8t.params import Params
 
@@ -44,7 +44,7 @@ class Subject:
 
 def claimed_type(path: Path) -> str:
     """The type that the file's own `general.file_type` names, e.g. F16 or Q4_K_M."""
-    number = identity.read_keys(path).get("general.file_type")
+    number = gguf_file.read_keys(path).get("general.file_type")
     for name, value in FTYPES.items():
         if value == number and name != "COPY":
             return name
@@ -70,20 +70,20 @@ def verify(subject: Subject, params: Params) -> Findings:
         ArtifactError: the file is corrupt, changed since it was sealed, or holds other tensors than its source.
     """
     identity.check_seal(subject.path)
-    table = identity.tensor_table(subject.path, hashes=True)
+    table = gguf_file.tensor_table(subject.path, hashes=True)
     findings = Findings(
         {
             "schema": "so8t.verify/1",
             "file": subject.path.name,
             "type": subject.kind,
-            "bytes": sum(p.stat().st_size for p in identity.shards_of(subject.path)),
+            "bytes": sum(p.stat().st_size for p in gguf_file.shards_of(subject.path)),
             "semantic_digest": identity.semantic_digest(subject.path, table),
             "histogram": histogram(table),
             "bits_per_weight": round(bits_per_weight(table), 4),
             "fallbacks": fallbacks(table, subject.kind),
             "add_bos_token": adds_bos(subject.path),
         },
-        key_problems(identity.read_typed(subject.path)),
+        key_problems(gguf_file.read_typed(subject.path)),
     )
     if subject.hf is not None and subject.kind in UNQUANTISED:
         _check_conversion(subject, subject.hf, params, findings)
@@ -186,7 +186,7 @@ def _check_conversion(subject: Subject, hf: Path, params: Params, findings: Find
             reserved = [*ids["verdict"], *ids["authority"]]
             mass = parity.reserved_mass(probes, found, reserved) if reserved else None
     findings.facts |= {"logits": facts, "reserved": mass}
-    baked = "so8t.bake_sha256" in identity.parse(subject.path).fields
+    baked = "so8t.bake_sha256" in gguf_header.parse(subject.path).fields
     _judge(
         facts, mass if baked else None, params, findings
     )  # an untouched base answers for its own rows
@@ -303,12 +303,12 @@ def _exists(path: Path) -> None:
 
 
 def _valid(path: Path) -> None:
-    if not identity.parse(path).tensors:
+    if not gguf_header.parse(path).tensors:
         raise So8tError("the file holds no tensors", where=str(path))
 
 
 def _metadata(path: Path) -> None:
-    if problems := key_problems(identity.read_typed(path)):
+    if problems := key_problems(gguf_file.read_typed(path)):
         raise So8tError("; ".join(problems), where=str(path))
 
 
