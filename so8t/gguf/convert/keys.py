@@ -215,7 +215,9 @@ KEYS: tuple[KeySpec, ...] = (
         "ALLOW only below this p(ESCALATE) + p(DENY)",
         "release, from the card",
     ),
-    KeySpec("so8t.calibration.card_sha256", _T.STRING, "calibration", "digest of the card", "release"),
+    KeySpec(
+        "so8t.calibration.card_sha256", _T.STRING, "calibration", "digest of the card", "release"
+    ),
     KeySpec(
         "so8t.calibration.semantic_digest",
         _T.STRING,

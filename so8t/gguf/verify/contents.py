@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from so8t import gguf_file, gguf_header
 from so8t.errors import ArtifactError
-from so8t.gguf.convert import write as converter
 from so8t.gguf.convert.arch import ContextProfile, Planned, plan_tensors, read_model
 from so8t.gguf.convert.source import Source, read_config, to_float32
+from so8t.gguf.convert.tensors import chunks_of
 from so8t.gguf_file import read_keys
 from so8t.gguf_header import TensorInfo
 from so8t.llama import Engine
@@ -170,13 +170,13 @@ def _pairs(
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     if len(item.shape) == 1:
         originals = np.concatenate(
-            [to_float32(c) for c in converter.chunks_of(source, item, item.shape[0])]
+            [to_float32(c) for c in chunks_of(source, item, item.shape[0])]
         )
         yield originals, next(rows_of(file, tensor, 1))
         return
     step = _step(item.shape, item.heads)
     for original, found in zip(
-        converter.chunks_of(source, item, step), rows_of(file, tensor, step), strict=True
+        chunks_of(source, item, step), rows_of(file, tensor, step), strict=True
     ):
         yield to_float32(original), found
 
