@@ -16,7 +16,7 @@ from so8t.stage import stage
 @click.option("--bake", type=click.Path(path_type=Path), help="Bake report of model b.")
 def main(model_dir: Path, out: Path, model: str, bake: Path | None) -> None:
     with stage("convert", model) as run:
-        from so8t.gguf.convert.keys import true_keys
+        from so8t.gguf.convert.key_values import true_keys
         from so8t.gguf.convert.source import weights_dir
         from so8t.gguf.convert.write import convert_recorded
 

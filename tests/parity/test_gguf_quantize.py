@@ -8,7 +8,7 @@ import pytest
 from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import write_jsonl
-from so8t.gguf.convert.keys import true_keys
+from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
 from so8t.gguf.quantize.imatrix import compute_imatrix, conversations, read_imatrix
 from so8t.gguf.quantize.quantize import TYPES, predict_bytes, quantize, quantize_recorded

@@ -19,8 +19,8 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.arch import Planned
 from so8t.gguf.convert.source import Source, to_float32
+from so8t.gguf.convert.tensor_plan import Planned
 
 CHUNK_ELEMENTS = 2 << 20  # numbers converted at a time: 8 MiB as float32
 IN_FLIGHT = 2  # chunks that wait to be hashed and written

@@ -23,15 +23,9 @@ from gguf.quants import quant_shape_to_byte_shape
 from so8t import identity
 from so8t.errors import ArtifactError, ResourceError
 from so8t.files import clear_left, disk_error, fsync_path, sha256_file, temporary_of
-from so8t.gguf.convert.arch import (
-    ContextProfile,
-    Model,
-    Planned,
-    hyper_keys,
-    plan_tensors,
-    read_model,
-)
+from so8t.gguf.convert.arch import ContextProfile, Model, hyper_keys, read_model
 from so8t.gguf.convert.source import Source, read_config
+from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
 from so8t.gguf.convert.tensors import Report, Target, Written, write_file
 from so8t.gguf.convert.vocab import Vocabulary, read_vocabulary
 from so8t.gguf_file import KeyValue

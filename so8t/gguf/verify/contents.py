@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from so8t import gguf_file, gguf_header
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.arch import ContextProfile, Planned, plan_tensors, read_model
+from so8t.gguf.convert.arch import ContextProfile, read_model
 from so8t.gguf.convert.source import Source, read_config, to_float32
+from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
 from so8t.gguf.convert.tensors import chunks_of
 from so8t.gguf_file import read_keys
 from so8t.gguf_header import TensorInfo
