@@ -13,7 +13,7 @@ from so8t.stage import stage
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def main(source: Path, texts: Path, out: Path) -> None:
     with stage("imatrix", out.stem) as run:
-        from so8t.gguf.quantize.imatrix import compute_imatrix, conversations, write_empty
+        from so8t.gguf.imatrix import compute_imatrix, conversations, write_empty
 
         wanted = run.params.quant
         if not wanted.imatrix:

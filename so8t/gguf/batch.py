@@ -1,6 +1,7 @@
-"""Several models and types in parallel processes: one failure stops nothing else, finished work is not done again.
+"""Several models and types in parallel processes.
 
-A job is finished when its file exists, its seal holds, and the note beside it names the same source, type and recipe.
+One failure stops nothing else, and finished work is not done again. A job is finished when its file
+exists, its seal holds, and the note beside it names the same source, type and recipe.
 """
 
 import multiprocessing
@@ -12,15 +13,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from so8t import gguf_file, identity
+from so8t import identity
 from so8t.errors import ParamsError, So8tError
 from so8t.files import read_json, sha256_json, write_json
-from so8t.gguf.convert.write import FILE_TYPES, Recipe, convert
+from so8t.gguf.convert.write import FILE_TYPES, FileType, Recipe, convert
 from so8t.gguf.quantize.quantize import TYPES, quantize
+from so8t.gguf_file import read_keys
 from so8t.params import read_yaml
 from so8t.records.ledger import conversion
 
-NOTES = ".so8t-batch"
+NOTES = ".so8t-batch"  # folder with a note per finished file
+# Types that are converted; every other is quantised from one of them.
+BASE_TYPES: dict[str, FileType] = {"F16": "F16", "BF16": "BF16", "F32": "F32"}
+State = Literal["made", "kept", "failed"]
 
 
 class BatchModel(BaseModel):
@@ -49,8 +54,18 @@ class Outcome:
 
     model: str
     type: str
-    state: Literal["made", "kept", "failed"]
+    state: State
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file to make; `base` is the file it is quantised from, None for a converted one."""
+
+    model: BatchModel
+    type: str
+    path: Path
+    base: Path | None
 
 
 def read_batch(path: Path) -> Batch:
@@ -62,13 +77,19 @@ def read_batch(path: Path) -> Batch:
     try:
         batch = Batch.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        lines = []
+        for mistake in error.errors():
+            place = ".".join(str(part) for part in mistake["loc"])
+            lines.append(f"{place}: {mistake['msg']}")
         raise ParamsError(
             "; ".join(lines), where=str(path), fix="see examples in docs/gguf.md"
         ) from None
-    unknown = sorted({t for model in batch.models for t in model.types} - {*FILE_TYPES, *TYPES})
+    wanted = {kind for model in batch.models for kind in model.types}
+    unknown = sorted(wanted - {*FILE_TYPES, *TYPES})
     names = [model.name for model in batch.models]
-    if unknown or len(set(names)) < len(names):
+    # Files are named after their model, so two of one name would overwrite each other.
+    has_duplicates = len(set(names)) < len(names)
+    if unknown or has_duplicates:
         raise ParamsError(
             f"unknown types {unknown}" if unknown else "two models have the same name",
             where=str(path),
@@ -79,82 +100,101 @@ def read_batch(path: Path) -> Batch:
 
 def run_batch(batch: Batch, *, jobs: int, threads: int) -> Iterator[Outcome]:
     """Yield an outcome per file, as they end; one process per model, `jobs` at a time."""
-    with ProcessPoolExecutor(
-        max_workers=jobs, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        futures = {
-            pool.submit(run_model, model, Path(batch.out), threads): model for model in batch.models
-        }
+    out = Path(batch.out)
+    # Spawned, not forked: a fork copies the locks of libraries whose threads it does not copy.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        futures = {pool.submit(run_model, model, out, threads): model for model in batch.models}
         for future in as_completed(futures):
             error = future.exception()
-            if error is not None:  # the process itself died (killed, out of memory)
-                yield from (
-                    Outcome(futures[future].name, kind, "failed", f"its process ended: {error}")
-                    for kind in futures[future].types
-                )
-            else:
+            if error is None:
                 yield from future.result()
+                continue
+            # `run_model` reports its own errors, so the process itself died (killed, no memory).
+            model = futures[future]
+            for kind in model.types:
+                yield Outcome(model.name, kind, "failed", f"its process ended: {error}")
 
 
 def run_model(model: BatchModel, out: Path, threads: int) -> list[Outcome]:
     """All files of one model: the unquantised one first, then each type from it."""
-    outcomes = []
-    base = next((kind for kind in model.types if kind in ("F16", "BF16", "F32")), "F16")
-    wanted = [base, *(kind for kind in model.types if kind != base)]
-    for kind in wanted:
+    base_type = next((kind for kind in model.types if kind in BASE_TYPES), "F16")
+    base_path = out / f"{model.name}-{base_type}.gguf"
+    base = _run_job(_Job(model, base_type, base_path, None), threads)
+    outcomes = [base]
+    for kind in model.types:
+        if kind == base_type:
+            continue
+        if base.state == "failed":
+            outcomes.append(Outcome(model.name, kind, "failed", f"{base_type} is missing"))
+            continue
         path = out / f"{model.name}-{kind}.gguf"
-        try:
-            state = _one_file(model, kind, path, out / f"{model.name}-{base}.gguf", threads)
-        except So8tError as error:
-            outcomes.append(Outcome(model.name, kind, "failed", str(error).replace("\n", " ")))
-            if kind == base:
-                outcomes += [
-                    Outcome(model.name, other, "failed", f"{base} is missing")
-                    for other in wanted[1:]
-                ]
-                break
-        else:
-            outcomes.append(Outcome(model.name, kind, state, f"{path.stat().st_size:,} bytes"))
+        outcomes.append(_run_job(_Job(model, kind, path, base_path), threads))
     return outcomes
 
 
-def _one_file(
-    model: BatchModel, kind: str, path: Path, base: Path, threads: int
-) -> Literal["made", "kept"]:
-    note, digest = (
-        path.parent / NOTES / f"{path.name}.json",
-        _job_digest(model, kind, base if path != base else None),
-    )
-    if _is_finished(path, note, digest):
+def _run_job(job: _Job, threads: int) -> Outcome:
+    try:
+        state = _make_or_keep(job, threads)
+    except So8tError as error:
+        # An outcome is one line of a table.
+        detail = str(error).replace("\n", " ")
+        return Outcome(job.model.name, job.type, "failed", detail)
+    n_bytes = job.path.stat().st_size
+    return Outcome(job.model.name, job.type, state, f"{n_bytes:,} bytes")
+
+
+def _make_or_keep(job: _Job, threads: int) -> Literal["made", "kept"]:
+    note = job.path.parent / NOTES / f"{job.path.name}.json"
+    digest = _job_digest(job)
+    if _is_finished(job.path, note, digest):
         return "kept"
-    with conversion(model.name, kind, Path(model.source), path):
-        if path == base:
-            convert(Path(model.source), path, Recipe(kind, model.name, model.context_profile))  # type: ignore[arg-type]
+    source = Path(job.model.source)
+    with conversion(job.model.name, job.type, source, job.path):
+        if job.base is None:
+            file_type = BASE_TYPES[job.type]
+            recipe = Recipe(file_type, job.model.name, job.model.context_profile)
+            convert(source, job.path, recipe)
         else:
-            quantize(base, path, kind, threads=threads)
-    write_json(note, {"job": digest, "seal": _seal_of(path)})
+            quantize(job.base, job.path, job.type, threads=threads)
+    write_json(note, {"job": digest, "seal": _seal_in(job.path)})
     return "made"
 
 
-def _job_digest(model: BatchModel, kind: str, base: Path | None) -> str:
-    """Digest of what makes the file: the source's files by name, size and time of change, and the recipe."""
-    inputs = [base] if base else sorted(p for p in Path(model.source).glob("*") if p.is_file())
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in inputs if p.exists()]
+def _job_digest(job: _Job) -> str:
+    """Digest of what makes the file: its sources by name, size and time of change, and the recipe.
+
+    Not by content: a source may have 100 GB, and this is looked at before anything is done.
+    """
+    if job.base is not None:
+        inputs = [job.base]
+    else:
+        inputs = sorted(file for file in Path(job.model.source).glob("*") if file.is_file())
+    facts = []
+    for file in inputs:
+        if file.exists():
+            stat = file.stat()
+            facts.append((file.name, stat.st_size, stat.st_mtime_ns))
     return sha256_json(
-        {"inputs": stats, "type": kind, "name": model.name, "profile": model.context_profile}
+        {
+            "inputs": facts,
+            "type": job.type,
+            "name": job.model.name,
+            "profile": job.model.context_profile,
+        }
     )
 
 
 def _is_finished(path: Path, note: Path, digest: str) -> bool:
-    if not (path.is_file() and note.is_file()):
+    if not path.is_file() or not note.is_file():
         return False
     known = read_json(note)
     try:
         identity.check_seal(path)
     except So8tError:
         return False
-    return bool(known == {"job": digest, "seal": _seal_of(path)})
+    return bool(known == {"job": digest, "seal": _seal_in(path)})
 
 
-def _seal_of(path: Path) -> str:
-    return str(gguf_file.read_keys(path)[identity.SEAL])
+def _seal_in(path: Path) -> str:
+    return str(read_keys(path)[identity.SEAL])

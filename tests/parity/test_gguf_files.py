@@ -17,7 +17,7 @@ from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError, ResourceError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
-from so8t.gguf.cli import diff_files, inspect_file
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
 from so8t.gguf.quantize import child
@@ -67,8 +67,13 @@ def texts(folder: Path) -> Path:
     write_jsonl(
         folder / "texts.jsonl",
         [
-            {"text": text, "response": "# 判定\nALLOW\n# 最終回答\nはい。"}
-            for text in tiny_models.TEXTS
+            {
+                "id": f"r{i}",
+                "group": f"g{i}",
+                "text": text,
+                "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+            }
+            for i, text in enumerate(tiny_models.TEXTS)
         ],
     )
     return folder / "texts.jsonl"

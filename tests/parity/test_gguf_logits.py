@@ -9,7 +9,8 @@ from gguf import GGUFValueType
 
 from so8t import gguf_file
 from so8t.gguf.convert.write import Recipe, convert
-from so8t.gguf.verify.contents import against_hf, token_parity
+from so8t.gguf.verify.contents import against_hf
+from so8t.gguf.verify.tokens import token_parity
 from so8t.llama import Engine
 from tests.fakes import tiny_models
 

@@ -10,7 +10,8 @@ from so8t.errors import ArtifactError, ToolError
 from so8t.files import write_jsonl
 from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
-from so8t.gguf.quantize.imatrix import compute_imatrix, conversations, read_imatrix
+from so8t.gguf.imatrix import compute_imatrix, conversations
+from so8t.gguf.quantize.imatrix import read_imatrix
 from so8t.gguf.quantize.quantize import TYPES, predict_bytes, quantize, quantize_recorded
 from so8t.gguf.verify.contents import NMSE_BOUND, against_gguf
 from so8t.llama import Engine
@@ -208,7 +209,12 @@ def test_the_sample_of_conversations_is_of_the_whole_file_and_the_same_again(
     model: Path, tmp_path: Path
 ) -> None:
     rows = [
-        {"id": f"r{i}", "text": f"依頼{i}です。", "response": "# 判定\nALLOW\n# 最終回答\nはい。"}
+        {
+            "id": f"r{i}",
+            "group": f"g{i}",
+            "text": f"依頼{i}です。",
+            "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+        }
         for i in range(60)
     ]
     write_jsonl(tmp_path / "a.jsonl", rows)

@@ -15,20 +15,27 @@ from so8t.errors import ArtifactError, GateError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
 from so8t.gguf.batch import read_batch, run_batch
-from so8t.gguf.cli import diff_files, inspect_file
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.keys import typed
 from so8t.gguf.convert.write import Recipe, convert
 from so8t.gguf.quantize.quantize import quantize
 from so8t.gguf.verify import verify
-from so8t.gguf.verify.verify import Subject, five_tests
+from so8t.gguf.verify.five_tests import five_tests
+from so8t.gguf.verify.verify import Subject
 from so8t.release.rewrite import rewrite_keys
 from tests.fakes import tiny_models
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
 ROWS = [
-    {"text": text, "response": "# 判定\nALLOW\n# 最終回答\nはい。"} for text in tiny_models.TEXTS
+    {
+        "id": f"r{i}",
+        "group": f"g{i}",
+        "text": text,
+        "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+    }
+    for i, text in enumerate(tiny_models.TEXTS)
 ]
 
 

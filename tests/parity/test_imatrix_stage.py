@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
         [
             {
                 "id": f"r{i}",
+                "group": f"g{i}",
                 "text": f"依頼{i}です。",
                 "response": "# 判定\nALLOW\n# 最終回答\nはい。",
             }
