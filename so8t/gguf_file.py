@@ -32,14 +32,45 @@ class KeyValue(NamedTuple):
     sub: GGUFValueType | None = None
 
 
-def read_typed(path: Path) -> dict[str, KeyValue]:
+Keys = dict[str, KeyValue]  # by name, in the order of the file
+
+
+def uint32(value: int) -> KeyValue:
+    """A whole number as llama.cpp reads sizes, counts and token ids."""
+    return KeyValue(value, GGUFValueType.UINT32)
+
+
+def float32(value: float) -> KeyValue:
+    """A fraction as llama.cpp reads hyper-parameters."""
+    return KeyValue(value, GGUFValueType.FLOAT32)
+
+
+def boolean(value: bool) -> KeyValue:
+    """A truth value."""
+    return KeyValue(value, GGUFValueType.BOOL)
+
+
+def string(value: str) -> KeyValue:
+    """A text."""
+    return KeyValue(value, GGUFValueType.STRING)
+
+
+def array(values: list[str] | list[int] | list[float], sub: GGUFValueType) -> KeyValue:
+    """A list of values of the type `sub`."""
+    return KeyValue(values, GGUFValueType.ARRAY, sub)
+
+
+def read_typed(path: Path) -> Keys:
     """Every key of the file, in file order, with its GGUF type.
+
+    Args:
+        path: a file; of a split set the first, where all keys are.
 
     Raises:
         ArtifactError: see `parse`; also a text that is not UTF-8.
     """
     header = parse(path)
-    keys: dict[str, KeyValue] = {}
+    keys: Keys = {}
     with mapped(path) as data:
         for name, field in header.fields.items():
             value = decode(data, field, str(path))
@@ -58,6 +89,7 @@ def shards_of(path: Path) -> list[Path]:
     Raises:
         ArtifactError: a file of the set is missing.
     """
+    # The name decides; the `split.*` keys inside would have to be read first.
     match = _SHARD.match(path.name)
     if match is None:
         return [path]
@@ -82,6 +114,9 @@ def tensor_table(path: Path, *, hashes: bool = False) -> list[TensorInfo]:
     Args:
         path: a file, or any part of a split set.
         hashes: also read every tensor and give the SHA-256 of its bytes.
+
+    Raises:
+        ArtifactError: a file is corrupt or missing.
     """
     table: list[TensorInfo] = []
     for file in shards_of(path):
@@ -94,6 +129,7 @@ def tensor_table(path: Path, *, hashes: bool = False) -> list[TensorInfo]:
 
 
 def _hashed(path: Path, tensors: list[TensorInfo]) -> Iterator[TensorInfo]:
+    """The same tensors with the SHA-256 of their bytes, read in chunks."""
     # One buffer for all tensors: a tensor of a large model can be bigger than the memory.
     buffer = memoryview(bytearray(HASH_CHUNK))
     with path.open("rb") as file:

@@ -67,7 +67,16 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: numpy-order shape, absolute byte offset in its file, size in bytes."""
+    """One tensor of a file.
+
+    Attributes:
+        name: unique within the file.
+        type: name of its ggml type, e.g. F16 or Q4_K.
+        shape: numpy order, the fastest-running dimension last.
+        offset: byte of its file at which it begins.
+        n_bytes: its size, without padding.
+        sha256: of its bytes, in hexadecimal; None until they were read.
+    """
 
     name: str
     type: str
@@ -79,7 +88,15 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The parsed head of one file: where each key and tensor lies."""
+    """The parsed head of one file: where each key and tensor lies.
+
+    Attributes:
+        path: the file.
+        fields: by key name, in file order.
+        tensors: in file order.
+        data_start: byte at which the first tensor lies.
+        alignment: bytes to whose multiples the tensors are padded.
+    """
 
     path: Path
     fields: dict[str, Field]
@@ -155,6 +172,12 @@ class _Cursor:
 def parse(path: Path) -> Header:
     """Read the head of one GGUF file.
 
+    Args:
+        path: the file; of a split set, one part.
+
+    Returns:
+        Where its keys and tensors lie. Nothing of it is decoded but the alignment.
+
     Raises:
         ArtifactError: the file is missing, truncated, corrupt or of an unknown version or type.
     """
@@ -187,14 +210,17 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def _parse_header(cursor: _Cursor, path: Path) -> Header:
+    """Read everything up to the tensors' bytes."""
     if cursor.data[:4] != b"GGUF":
         raise cursor.fail("the first four bytes are not GGUF")
     cursor.skip(4)
+    # Version 1 had 32-bit counts and is older than any file this project can meet.
     version = cursor.number("<I")
     n_tensors = cursor.number("<Q")
     n_keys = cursor.number("<Q")
     if version not in (2, 3):
         raise cursor.fail(f"version {version} (2 and 3 are known)")
+    # A list of a million entries is refused here, before one of them is read.
     least_bytes = MIN_TENSOR_RECORD * n_tensors + MIN_KEY_RECORD * n_keys
     if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS or least_bytes > cursor.size:
         raise cursor.fail(f"it claims {n_tensors:,} tensors and {n_keys:,} keys")
@@ -208,9 +234,11 @@ def _parse_header(cursor: _Cursor, path: Path) -> Header:
 
 
 def _parse_fields(cursor: _Cursor, count: int) -> dict[str, Field]:
+    """Read all keys; their values are skipped and stay in the file."""
     fields: dict[str, Field] = {}
     for _ in range(count):
         name = cursor.text(MAX_NAME)
+        # Readers differ in which of two equal keys they believe.
         if not name or name in fields:
             raise cursor.fail(f"key {name!r} is empty or given twice")
         fields[name] = _parse_field(cursor)
@@ -218,6 +246,7 @@ def _parse_fields(cursor: _Cursor, count: int) -> dict[str, Field]:
 
 
 def _parse_field(cursor: _Cursor) -> Field:
+    """Read the type of one value and skip it."""
     kind = cursor.value_type()
     start = cursor.at
     if kind != GGUFValueType.ARRAY:
@@ -225,6 +254,7 @@ def _parse_field(cursor: _Cursor) -> Field:
         return Field(kind, None, start, cursor.at)
     sub = cursor.value_type()
     length = cursor.number("<Q")
+    # The format allows it, nobody writes it, and nesting is how a parser is made to overflow.
     if sub == GGUFValueType.ARRAY:
         raise cursor.fail("an array of arrays")
     # Every item has a byte at least, so a longer array cannot be in the file.
@@ -235,11 +265,13 @@ def _parse_field(cursor: _Cursor) -> Field:
 
 
 def _skip_values(cursor: _Cursor, kind: GGUFValueType, count: int) -> None:
+    """Move on past `count` values of one type, checking only what could mislead a reader."""
     if kind == GGUFValueType.STRING:
         for _ in range(count):
             cursor.skip(cursor.number("<Q"))
         return
     start = cursor.skip(count * struct.calcsize(_SCALARS[kind]))
+    # Readers differ in what a byte of 2 means, and a file must mean one thing.
     if kind == GGUFValueType.BOOL:
         other_bytes = set(cursor.data[start : start + count]) - {0, 1}
         if other_bytes:
@@ -258,11 +290,13 @@ def _alignment(cursor: _Cursor, fields: dict[str, Field]) -> int:
 
 
 def _is_alignment(value: int) -> bool:
+    """Whether it is a power of two of a sensible size."""
     is_power_of_two = value & (value - 1) == 0
     return 0 < value <= MAX_ALIGNMENT and is_power_of_two
 
 
 def _parse_record(cursor: _Cursor) -> _Record:
+    """Read one entry of the tensor table."""
     name = cursor.text(MAX_NAME)
     n_dims = cursor.number("<I")
     if not 1 <= n_dims <= MAX_DIMENSIONS:
@@ -294,6 +328,7 @@ def _place_tensors(
     seen: set[str] = set()
     expected = 0
     for record in records:
+        # The format allows gaps and any order; nobody writes them, and a gap could hide anything.
         if record.name in seen or record.offset != expected:
             raise cursor.fail(f"tensor {record.name!r} is given twice or lies at the wrong place")
         seen.add(record.name)
@@ -315,10 +350,12 @@ def _place_tensors(
 
 
 def _pad(value: int, alignment: int) -> int:
+    """The next multiple of `alignment`."""
     return (value + alignment - 1) // alignment * alignment
 
 
 def _require_zeros(cursor: _Cursor, start: int, end: int) -> None:
+    """Refuse padding with something in it: the seal covers no padding, so it must be known."""
     if any(cursor.data[start:end]):
         raise cursor.fail(f"padding at byte {start:,} is not zero")
 
@@ -354,6 +391,7 @@ def decode(data: mmap.mmap, field: Field, where: str) -> Value:
 
 
 def _decode_scalar(cursor: _Cursor, kind: GGUFValueType) -> str | int | float | bool:
+    """One value that is no array."""
     if kind == GGUFValueType.STRING:
         return cursor.text(cursor.size)
     number: int | float = cursor.number(_SCALARS[kind])

@@ -120,6 +120,7 @@ def seal_of(path: Path, tensors: list[TensorInfo] | None = None) -> Seal:
 
 
 def _seal_field(path: Path) -> Field:
+    """Where the seal lies in the first file."""
     field = parse(shards_of(path)[0]).fields.get(SEAL)
     wanted_bytes = TEXT_LENGTH_BYTES + len(BLANK_SEAL)
     if (

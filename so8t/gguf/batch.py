@@ -50,7 +50,14 @@ class Batch(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one file ended: made, kept (finished earlier) or failed."""
+    """How one file ended.
+
+    Attributes:
+        model: name of the model.
+        type: type of the file.
+        state: made, kept (finished earlier) or failed.
+        detail: its size, or the error, as one line.
+    """
 
     model: str
     type: str
@@ -84,6 +91,7 @@ def read_batch(path: Path) -> Batch:
         raise ParamsError(
             "; ".join(lines), where=str(path), fix="see examples in docs/gguf.md"
         ) from None
+    # Found now, not after an hour in the process that would make the file.
     wanted = {kind for model in batch.models for kind in model.types}
     unknown = sorted(wanted - {*FILE_TYPES, *TYPES})
     names = [model.name for model in batch.models]
@@ -99,11 +107,21 @@ def read_batch(path: Path) -> Batch:
 
 
 def run_batch(batch: Batch, *, jobs: int, threads: int) -> Iterator[Outcome]:
-    """Yield an outcome per file, as they end; one process per model, `jobs` at a time."""
+    """Make all files; one process per model.
+
+    Args:
+        batch: what to make.
+        jobs: processes at a time.
+        threads: of libllama, in each.
+
+    Yields:
+        An outcome per file, as they end.
+    """
     out = Path(batch.out)
     # Spawned, not forked: a fork copies the locks of libraries whose threads it does not copy.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        # A model's files share their unquantised one, so a model is one process's work.
         futures = {pool.submit(run_model, model, out, threads): model for model in batch.models}
         for future in as_completed(futures):
             error = future.exception()
@@ -117,7 +135,16 @@ def run_batch(batch: Batch, *, jobs: int, threads: int) -> Iterator[Outcome]:
 
 
 def run_model(model: BatchModel, out: Path, threads: int) -> list[Outcome]:
-    """All files of one model: the unquantised one first, then each type from it."""
+    """All files of one model: the unquantised one first, then each type from it.
+
+    Args:
+        model: what to make.
+        out: directory of the files.
+        threads: of libllama.
+
+    Returns:
+        An outcome per file, the unquantised one first; it is made even where it is not asked for.
+    """
     base_type = next((kind for kind in model.types if kind in BASE_TYPES), "F16")
     base_path = out / f"{model.name}-{base_type}.gguf"
     base = _run_job(_Job(model, base_type, base_path, None), threads)
@@ -134,6 +161,7 @@ def run_model(model: BatchModel, out: Path, threads: int) -> list[Outcome]:
 
 
 def _run_job(job: _Job, threads: int) -> Outcome:
+    """Make one file, or keep it; what goes wrong becomes an outcome, not an exception."""
     try:
         state = _make_or_keep(job, threads)
     except So8tError as error:
@@ -145,6 +173,7 @@ def _run_job(job: _Job, threads: int) -> Outcome:
 
 
 def _make_or_keep(job: _Job, threads: int) -> Literal["made", "kept"]:
+    """Do the work, in a session of the conversion ledger, unless it was done before."""
     note = job.path.parent / NOTES / f"{job.path.name}.json"
     digest = _job_digest(job)
     if _is_finished(job.path, note, digest):
@@ -157,6 +186,7 @@ def _make_or_keep(job: _Job, threads: int) -> Literal["made", "kept"]:
             convert(source, job.path, recipe)
         else:
             quantize(job.base, job.path, job.type, threads=threads)
+    # Last, so that a job that was killed is done again.
     write_json(note, {"job": digest, "seal": _seal_in(job.path)})
     return "made"
 
@@ -169,7 +199,8 @@ def _job_digest(job: _Job) -> str:
     if job.base is not None:
         inputs = [job.base]
     else:
-        inputs = sorted(file for file in Path(job.model.source).glob("*") if file.is_file())
+        entries = sorted(Path(job.model.source).glob("*"))
+        inputs = [entry for entry in entries if entry.is_file()]
     facts = []
     for file in inputs:
         if file.exists():
@@ -186,8 +217,10 @@ def _job_digest(job: _Job) -> str:
 
 
 def _is_finished(path: Path, note: Path, digest: str) -> bool:
+    """Whether the file is there, undamaged, and made from what it would be made from now."""
     if not path.is_file() or not note.is_file():
         return False
+    # The seal is in the note, too: the file may be a later one of the same name.
     known = read_json(note)
     try:
         identity.check_seal(path)
@@ -197,4 +230,5 @@ def _is_finished(path: Path, note: Path, digest: str) -> bool:
 
 
 def _seal_in(path: Path) -> str:
+    """The seal that the file carries."""
     return str(read_keys(path)[identity.SEAL])

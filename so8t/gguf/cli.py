@@ -24,6 +24,7 @@ from so8t.progress import Progress
 from so8t.records.ledger import conversion
 
 FILE = click.Path(path_type=Path)
+# What conversion writes by itself; all other types are made by `quantize`.
 UNQUANTISED = ("F32", "F16", "BF16", "Q8_0")
 OUTCOME_ORDER = ("made", "kept", "failed")
 GIGABYTE = 1e9
@@ -58,6 +59,7 @@ def convert_command(
     split_gb: float,
 ) -> None:
     """Convert a Hugging Face directory; streamed, whole or absent."""
+    # Resolved, because the directory may be given as `.`.
     label = name or model_dir.resolve().name
     recipe = Recipe(ftype, label, context, split_bytes=int(split_gb * GIGABYTE))
     with conversion(label, ftype, model_dir, out):
@@ -77,6 +79,7 @@ def quantize_command(
     source: Path, out: Path, kind: str, threads: int, imatrix: Path | None
 ) -> None:
     """Quantise an F16 file through libllama."""
+    # Events go to a file below database/, so that another program can watch.
     progress = Progress("quantize")
     line = quantize_recorded(source, out, kind, threads=threads, imatrix=imatrix, progress=progress)
     click.echo(line)
@@ -100,6 +103,7 @@ def verify_command(
     """Prove a file: seal, keys, tensors, tokens, logits.
     Without --against and --reference: seal and structure only."""
     if against is None and reference is None:
+        # Here a broken seal is an error; `inspect` only shows it.
         check_seal(file)
         facts = inspect_file(file)
         n_tensors = len(facts["tensors"])
@@ -153,7 +157,9 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
 def batch_command(models_yaml: Path, jobs: int, threads: int) -> None:
     """Convert and quantise several models in parallel; run it again to finish what failed."""
     counts: Counter[str] = Counter()
-    for outcome in run_batch(read_batch(models_yaml), jobs=jobs, threads=threads):
+    wanted = read_batch(models_yaml)
+    # Printed as they end: a batch may take hours.
+    for outcome in run_batch(wanted, jobs=jobs, threads=threads):
         counts[outcome.state] += 1
         click.echo(f"{outcome.state:<7} {outcome.model:<24} {outcome.type:<7} {outcome.detail}")
     total = counts.total()
@@ -175,7 +181,8 @@ def batch_command(models_yaml: Path, jobs: int, threads: int) -> None:
 def imatrix_command(model_dir: Path, texts: Path, out: Path, rows: int) -> None:
     """Compute an importance matrix from prepared conversations, for `quantize --imatrix`."""
     system = params.load().data.system
-    tokens = compute_imatrix(model_dir, conversations(model_dir, texts, system, rows), out)
+    token_rows = conversations(model_dir, texts, system, rows)
+    tokens = compute_imatrix(model_dir, token_rows, out)
     click.echo(f"{out.name}: {tokens:,} tokens")
 
 
@@ -188,6 +195,7 @@ def imatrix_command(model_dir: Path, texts: Path, out: Path, rows: int) -> None:
 def test_command(file: Path, source: Path, context: ContextProfile) -> None:
     """Run the founders' five tests and write {stem}_test_results.json beside the file."""
     results = five_tests(file, source, context)
+    # Written before a failure is raised, because it says what failed.
     write_json(file.with_name(f"{file.stem}_test_results.json"), results)
     _echo_json(results)
     if results["tests_failed"]:

@@ -5,16 +5,18 @@ from typing import Any
 
 from so8t import identity
 from so8t.errors import ArtifactError
-from so8t.gguf.quantize.quantize import bits_per_weight, histogram
-from so8t.gguf_file import KeyValue, read_typed, shards_of, tensor_table
+from so8t.gguf.quantize.quantize import bits_per_weight, histogram, types_text
+from so8t.gguf_file import Keys, KeyValue, read_typed, shards_of, tensor_table
 from so8t.gguf_header import TensorInfo, parse
+
+Facts = dict[str, Any]  # what is printed with --json
 
 MAX_SHOWN = 8  # items of a list that are shown
 MAX_TEXT = 120  # characters of a text that are shown to people
 SHORT_DIGEST = 12  # characters
 
 
-def inspect_file(path: Path) -> dict[str, Any]:
+def inspect_file(path: Path) -> Facts:
     """Everything about a file; long lists are abridged.
 
     Returns:
@@ -23,6 +25,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the file is corrupt.
     """
+    # Hashed once and handed on: a model may have 100 GB.
     keys = read_typed(path)
     table = tensor_table(path, hashes=True)
     shards = shards_of(path)
@@ -39,7 +42,8 @@ def inspect_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _key_facts(name: str, item: KeyValue) -> dict[str, Any]:
+def _key_facts(name: str, item: KeyValue) -> Facts:
+    """What is shown of one key; `behaviour` says whether the semantic digest covers it."""
     return {
         "type": f"ARRAY[{item.sub.name}]" if item.sub else item.type.name,
         "value": _abridged(item),
@@ -47,7 +51,8 @@ def _key_facts(name: str, item: KeyValue) -> dict[str, Any]:
     }
 
 
-def _tensor_facts(tensor: TensorInfo) -> dict[str, Any]:
+def _tensor_facts(tensor: TensorInfo) -> Facts:
+    """What is shown of one tensor."""
     return {
         "name": tensor.name,
         "type": tensor.type,
@@ -58,7 +63,10 @@ def _tensor_facts(tensor: TensorInfo) -> dict[str, Any]:
 
 
 def seal_state(path: Path) -> str:
-    """valid, broken or absent."""
+    """State of the file's seal: valid, broken or absent.
+
+    Absent is no error: files of other programs have none.
+    """
     first = shards_of(path)[0]
     if identity.SEAL not in parse(first).fields:
         return "absent"
@@ -70,19 +78,19 @@ def seal_state(path: Path) -> str:
 
 
 def _abridged(item: KeyValue) -> Any:
+    """A key's value, with a long list cut to its first items and their number."""
     # A vocabulary has hundreds of thousands of texts.
     if isinstance(item.value, list) and len(item.value) > MAX_SHOWN:
         return {"count": len(item.value), "first": item.value[:MAX_SHOWN]}
     return item.value
 
 
-def render(facts: dict[str, Any]) -> str:
+def render(facts: Facts) -> str:
     """The facts of `inspect_file` as text."""
-    types = ", ".join(f"{count} {name}" for name, count in facts["histogram"].items())
     lines = [
         f"{facts['file']}: {facts['bytes']:,} bytes in {facts['files']} file(s), "
         f"{facts['bits_per_weight']} bits per weight",
-        f"types: {types}",
+        f"types: {types_text(facts['histogram'])}",
         f"semantic digest: {facts['semantic_digest']}",
         f"seal: {facts['seal']}",
         "",
@@ -103,13 +111,14 @@ def render(facts: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    """A value for people, cut at `MAX_TEXT` characters."""
     shown = repr(value)
     if len(shown) <= MAX_TEXT:
         return shown
     return shown[:MAX_TEXT] + "..."
 
 
-def diff_files(first: Path, second: Path) -> dict[str, Any]:
+def diff_files(first: Path, second: Path) -> Facts:
     """Keys and tensors that differ between two files, as [left, right], and their digests.
 
     Raises:
@@ -119,11 +128,13 @@ def diff_files(first: Path, second: Path) -> dict[str, Any]:
     right_keys = read_typed(second)
     left_tensors = {tensor.name: tensor for tensor in tensor_table(first, hashes=True)}
     right_tensors = {tensor.name: tensor for tensor in tensor_table(second, hashes=True)}
+    # From the tables that are there already: hashing is what takes the time.
     digests = [
         identity.semantic_digest(first, list(left_tensors.values())),
         identity.semantic_digest(second, list(right_tensors.values())),
     ]
     changed_keys = {}
+    # Types count: a 1 that became "1" is a difference.
     for name in sorted({*left_keys, *right_keys}):
         if left_keys.get(name) != right_keys.get(name):
             changed_keys[name] = [_key_side(left_keys, name), _key_side(right_keys, name)]
@@ -140,13 +151,15 @@ def diff_files(first: Path, second: Path) -> dict[str, Any]:
     }
 
 
-def _key_side(keys: dict[str, KeyValue], name: str) -> Any:
+def _key_side(keys: Keys, name: str) -> Any:
+    """One file's side of a difference; None where it has no such key."""
     if name not in keys:
         return None
     return _abridged(keys[name])
 
 
-def _tensor_side(tensors: dict[str, TensorInfo], name: str) -> dict[str, Any] | None:
+def _tensor_side(tensors: dict[str, TensorInfo], name: str) -> Facts | None:
+    """One file's side of a difference; None where it has no such tensor."""
     tensor = tensors.get(name)
     if tensor is None:
         return None
@@ -154,7 +167,7 @@ def _tensor_side(tensors: dict[str, TensorInfo], name: str) -> dict[str, Any] | 
     return {"type": tensor.type, "shape": list(tensor.shape), "sha256": tensor.sha256}
 
 
-def render_diff(facts: dict[str, Any]) -> str:
+def render_diff(facts: Facts) -> str:
     """The facts of `diff_files` as text."""
     behaviour = "the same" if facts["same_behaviour"] else "different"
     lines = [f"behaviour: {behaviour}"]
@@ -167,7 +180,8 @@ def render_diff(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _tensor_text(side: dict[str, Any] | None) -> str:
+def _tensor_text(side: Facts | None) -> str:
+    """One side of a difference for people."""
     if side is None:
         return "absent"
     return f"{side['type']} {side['shape']} {side['sha256'][:SHORT_DIGEST]}"

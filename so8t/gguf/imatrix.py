@@ -59,14 +59,17 @@ def compute_imatrix(
     import torch
     from transformers import AutoModelForCausalLM
 
+    # Left alone where nothing is asked for: torch then takes all cores.
     if threads:
         torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
     model.eval()
+    # The hooks are called deep inside the model, so what they need reaches them by this object.
     counter = _Counter()
     sums = _watch_layers(model, model_dir, counter)
+    # A list, because what all rows share is only known when all are there.
     rows = list(token_rows)
     shared = _shared_tokens(rows)
     tokens = 0
@@ -111,6 +114,8 @@ def _watch_layers(model: Any, model_dir: Path, counter: _Counter) -> dict[str, C
 
 
 def _accumulate(entry: ColumnSums, counter: _Counter) -> Any:
+    """A hook that adds a layer's inputs, [batch, tokens, columns], to its sums."""
+
     def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
         columns = inputs[0].shape[-1]
         flat = inputs[0].detach().reshape(-1, columns)
@@ -141,6 +146,12 @@ def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Itera
 
     Those with the smallest SHA-256 of their id: a sample of the whole file that stays the same when
     rows are put before others.
+
+    Args:
+        model_dir: for its tokenizer and chat template.
+        texts: prepared JSONL.
+        system: the system prompt.
+        rows: how many.
     """
     template = Template.of(model_dir)
     for row in nsmallest(rows, read_rows(texts), key=_id_digest):
@@ -148,6 +159,7 @@ def conversations(model_dir: Path, texts: Path, system: str, rows: int) -> Itera
 
 
 def _id_digest(row: Row) -> bytes:
+    """What conversations are sampled by: as good as random, and the same on every machine."""
     return hashlib.sha256(row.id.encode()).digest()
 
 
@@ -157,7 +169,7 @@ def write_empty(path: Path) -> None:
 
 
 def write_imatrix(path: Path, sums: dict[str, ColumnSums], chunks: int) -> None:
-    """Write llama.cpp's imatrix file.
+    """Write llama.cpp's imatrix file; it appears whole, or not at all.
 
     Args:
         path: the file.

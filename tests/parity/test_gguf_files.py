@@ -183,12 +183,12 @@ def converting(model: Path, out: Path, database: Path, body: str = "") -> subpro
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from so8t.export import job
+        from so8t.gguf.convert.write import convert_recorded
         from so8t.progress import Progress
         class Slow(Progress):
             def emit(self, event, **fields):
                 {body or "pass"}
-        job.convert_recorded(Path({str(model)!r}), Path({str(out)!r}), keys={{}}, name={out.stem!r}, context_profile="short", progress=Slow("t"))
+        convert_recorded(Path({str(model)!r}), Path({str(out)!r}), keys={{}}, name={out.stem!r}, context_profile="short", progress=Slow("t"))
     """)
     return subprocess.Popen(
         [sys.executable, "-c", code],

@@ -13,16 +13,16 @@ Which tensor becomes which: so8t.gguf.convert.tensor_plan.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gguf
-from gguf import GGUFValueType
 
 from so8t.errors import ArtifactError
-from so8t.gguf_file import KeyValue
+from so8t.gguf.convert.source import Json
+from so8t.gguf_file import Keys, float32, string, uint32
 
 ContextProfile = Literal["short", "stock"]
-Values = dict[str, KeyValue]  # by the key's name without the architecture's prefix
+Values = Keys  # by the key's name without the architecture's prefix
 
 ARCHITECTURES = {
     "Phi3ForCausalLM": gguf.MODEL_ARCH.PHI3,
@@ -47,12 +47,19 @@ DEFAULT_ROPE_BASE = 10000.0  # transformers' default for every architecture here
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checked config.json: the numbers that every architecture has, and its rope."""
+    """A checked config.json: the numbers that every architecture has, and its rope.
+
+    Attributes:
+        architecture: Hugging Face class name.
+        arch: llama.cpp's number of the architecture.
+        config: config.json.
+        rope: its rope settings, as one table.
+    """
 
     architecture: str
     arch: gguf.MODEL_ARCH
-    config: dict[str, Any]
-    rope: dict[str, Any]
+    config: Json
+    rope: Json
 
     @property
     def prefix(self) -> str:
@@ -115,13 +122,18 @@ class Model:
         return int(self.rope.get("original_max_position_embeddings") or self.max_context)
 
 
-def read_model(config: dict[str, Any], where: Path) -> Model:
+def read_model(config: Json, where: Path) -> Model:
     """Check a config and name its architecture.
+
+    Args:
+        config: config.json.
+        where: the model directory, for errors.
 
     Raises:
         ArtifactError: an unknown architecture, a missing number, or a setting that llama.cpp does
             not follow.
     """
+    # A list for historical reasons; no model has two.
     names = config.get("architectures") or ["(none)"]
     architecture = names[0]
     fix = f"convert it with llama.cpp's own script: python convert_hf_to_gguf.py {where.name}"
@@ -145,7 +157,7 @@ def read_model(config: dict[str, Any], where: Path) -> Model:
     return model
 
 
-def _rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+def _rope_settings(config: Json) -> Json:
     """Rope settings as one table.
 
     transformers 4 wrote `rope_scaling` and keys at the top level, transformers 5 writes
@@ -162,11 +174,13 @@ def _refusals(model: Model) -> list[str]:
     """What the config asks for and llama.cpp would silently compute in another way."""
     config = model.config
     found = []
+    # llama.cpp would read an unknown rope as the default one.
     known_ropes = PHI3_ROPES if model.is_phi3 else OTHER_ROPES
     if model.rope_type not in known_ropes:
         found.append(f"rope type {model.rope_type} is not supported for {model.architecture}")
     if config.get("quantization_config"):
         found.append("the checkpoint is quantised; convert from the unquantised one")
+    # llama.cpp has the activation in its graph and no key for it.
     if config.get("hidden_act", "silu") != "silu":
         found.append(f"activation {config['hidden_act']} is not silu")
     if model.is_phi3:
@@ -198,27 +212,27 @@ def context_length(model: Model, profile: ContextProfile) -> int:
     return min(limits)
 
 
-def _count(value: Any) -> KeyValue:
-    return KeyValue(value, GGUFValueType.UINT32)
+def hyper_keys(model: Model, profile: ContextProfile) -> Keys:
+    """Hyper-parameter keys of the architecture.
 
+    Args:
+        model: what they are read from.
+        profile: which context the file promises, see `context_length`.
 
-def _number(value: float) -> KeyValue:
-    return KeyValue(value, GGUFValueType.FLOAT32)
-
-
-def hyper_keys(model: Model, profile: ContextProfile) -> dict[str, KeyValue]:
-    """Hyper-parameter keys of the architecture."""
+    Returns:
+        Keys with their full names, `<architecture>.<name>`, in the order they are written.
+    """
     config = model.config
     # The order of the keys is part of the file's bytes.
     values: Values = {
-        "block_count": _count(config["num_hidden_layers"]),
-        "context_length": _count(context_length(model, profile)),
-        "embedding_length": _count(config["hidden_size"]),
-        "feed_forward_length": _count(config["intermediate_size"]),
-        "attention.head_count": _count(config["num_attention_heads"]),
-        "attention.head_count_kv": _count(model.kv_heads),
-        "attention.layer_norm_rms_epsilon": _number(float(config["rms_norm_eps"])),
-        "rope.freq_base": _number(model.rope_base),
+        "block_count": uint32(config["num_hidden_layers"]),
+        "context_length": uint32(context_length(model, profile)),
+        "embedding_length": uint32(config["hidden_size"]),
+        "feed_forward_length": uint32(config["intermediate_size"]),
+        "attention.head_count": uint32(config["num_attention_heads"]),
+        "attention.head_count_kv": uint32(model.kv_heads),
+        "attention.layer_norm_rms_epsilon": float32(float(config["rms_norm_eps"])),
+        "rope.freq_base": float32(model.rope_base),
     }
     if model.is_phi3:
         values |= _phi3_values(model)
@@ -228,15 +242,16 @@ def hyper_keys(model: Model, profile: ContextProfile) -> dict[str, KeyValue]:
 
 
 def _phi3_values(model: Model) -> Values:
+    """What only Phi-3 and its like have."""
     # llama.cpp's converter, too, writes 0 where a Phi model has no window.
     window = int(model.config.get("sliding_window") or 0)
     values = {
-        "rope.scaling.original_context_length": _count(model.original_context),
-        "rope.dimension_count": _count(model.rope_dims),
-        "attention.sliding_window": _count(window),
+        "rope.scaling.original_context_length": uint32(model.original_context),
+        "rope.dimension_count": uint32(model.rope_dims),
+        "attention.sliding_window": uint32(window),
     }
     if model.rope_type == "longrope":
-        values["rope.scaling.attn_factor"] = _number(_longrope_attention_factor(model))
+        values["rope.scaling.attn_factor"] = float32(_longrope_attention_factor(model))
     return values
 
 
@@ -253,24 +268,27 @@ def _longrope_attention_factor(model: Model) -> float:
 
 
 def _llama_values(model: Model) -> Values:
+    """What Llama and its like have: Mistral, Qwen2, Qwen3."""
     values: Values = {}
     # Only where it is stated: otherwise llama.cpp divides the width by the heads, as we would.
     if model.config.get("head_dim") is not None:
-        values["attention.key_length"] = _count(model.head_dim)
-        values["attention.value_length"] = _count(model.head_dim)
+        values["attention.key_length"] = uint32(model.head_dim)
+        values["attention.value_length"] = uint32(model.head_dim)
+    # llama.cpp's converter writes these two for Llama and Mistral only.
     if model.arch == gguf.MODEL_ARCH.LLAMA:
-        values["vocab_size"] = _count(model.config["vocab_size"])
-        values["rope.dimension_count"] = _count(model.head_dim)
+        values["vocab_size"] = uint32(model.config["vocab_size"])
+        values["rope.dimension_count"] = uint32(model.head_dim)
     if model.rope_type in ("linear", "yarn"):
-        values["rope.scaling.type"] = KeyValue(model.rope_type, GGUFValueType.STRING)
-        values["rope.scaling.factor"] = _number(float(model.rope["factor"]))
+        values["rope.scaling.type"] = string(model.rope_type)
+        values["rope.scaling.factor"] = float32(float(model.rope["factor"]))
     if model.rope_type == "yarn":
         values |= _yarn_values(model)
     return values
 
 
 def _yarn_values(model: Model) -> Values:
-    values = {"rope.scaling.original_context_length": _count(model.original_context)}
+    """Settings of YaRN, a way to stretch the context (https://arxiv.org/abs/2309.00071)."""
+    values = {"rope.scaling.original_context_length": uint32(model.original_context)}
     for hf_name, name in (
         ("extrapolation_factor", "yarn_ext_factor"),
         ("attention_factor", "yarn_attn_factor"),
@@ -279,5 +297,5 @@ def _yarn_values(model: Model) -> Values:
     ):
         # llama.cpp has its own defaults; its converter, too, writes only what is stated.
         if model.rope.get(hf_name) is not None:
-            values[f"rope.scaling.{name}"] = _number(float(model.rope[hf_name]))
+            values[f"rope.scaling.{name}"] = float32(float(model.rope[hf_name]))
     return values

@@ -5,14 +5,13 @@ stock model. Without one the keys say that nothing was trained.
 """
 
 from pathlib import Path
-from typing import Any
 
 from so8t import __version__
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file
 from so8t.gguf.convert.keys import AUTHORITY_IDS, VERDICT_IDS, typed
-from so8t.gguf.convert.source import read_config
-from so8t.gguf_file import KeyValue
+from so8t.gguf.convert.source import Json, read_config
+from so8t.gguf_file import Keys
 from so8t.gguf_header import Value
 from so8t.params import Params, spare_row
 
@@ -23,9 +22,7 @@ CLASSES = "ALLOW,ESCALATE,DENY"
 ROTATION_DIM = 8  # a rotation acts on blocks of eight dimensions
 
 
-def true_keys(
-    source: Path, params: Params, *, base: Path, bake: Path | None
-) -> dict[str, KeyValue]:
+def true_keys(source: Path, params: Params, *, base: Path, bake: Path | None) -> Keys:
     """The keys that `convert` writes. They are true: the founders' files carried constants.
 
     Args:
@@ -38,6 +35,7 @@ def true_keys(
         ArtifactError: a reserved token that the vocabulary lacks, or other tokens than were baked.
     """
     report = read_json(bake, fix="dvc repro bake") if bake else {}
+    # An adapter without rotations is baked too, and then its report lists no layers.
     is_rotated = bool(report.get("layers"))
     heads = report.get("heads") or {}
     has_triality = heads.get("mode") == "triality"
@@ -69,9 +67,8 @@ def true_keys(
     return typed(values)
 
 
-def _lineage(
-    params: Params, report: dict[str, Any], base: Path, bake: Path | None
-) -> dict[str, Value]:
+def _lineage(params: Params, report: Json, base: Path, bake: Path | None) -> dict[str, Value]:
+    """Where the model comes from: base model, training data, bake report."""
     base_path = params.active.base.path
     values: dict[str, Value] = {
         "so8t.base_model": Path(base_path).name if base_path else f"so8t-{params.profile}",
@@ -95,7 +92,7 @@ def base_digest(base: Path) -> str:
     return sha256_file(base / "model.safetensors")
 
 
-def _token_ids(source: Path, params: Params, report: dict[str, Any]) -> dict[str, Value]:
+def _token_ids(source: Path, params: Params, report: Json) -> dict[str, Value]:
     """Ids of the five reserved tokens; those of a baked model must be the ones that were baked."""
     tokens = params.active.base.tokens
     verdict_ids = [token_id(source, getattr(tokens, role)) for role in VERDICT_ROLES]
@@ -114,6 +111,10 @@ def _token_ids(source: Path, params: Params, report: dict[str, Any]) -> dict[str
 def token_id(source: Path, text: str) -> int:
     """Id of an added token, or of a row behind the last token that `[PADn]` names.
 
+    Args:
+        source: Hugging Face directory.
+        text: the token, as params.yaml names it.
+
     Raises:
         ArtifactError: the tokenizer has no such token.
     """
@@ -125,6 +126,7 @@ def token_id(source: Path, text: str) -> int:
         return added[text]
     model = tokenizer.get("model") or {}
     vocabulary = model.get("vocab") or {}
+    # Not the size of the vocabulary: ids may have gaps.
     last = max([*added.values(), *vocabulary.values()], default=-1)
     # Embeddings are often padded to a round number of rows, and the rows at the end are free.
     n_rows = int(read_config(source).get("vocab_size") or 0)

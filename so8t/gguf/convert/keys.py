@@ -12,7 +12,7 @@ from gguf import GGUFValueType
 
 from so8t import identity
 from so8t.errors import ArtifactError
-from so8t.gguf_file import KeyValue
+from so8t.gguf_file import Keys, KeyValue
 from so8t.gguf_header import Value
 
 Kind = Literal["founding", "lineage", "readout", "calibration", "seal"]
@@ -30,7 +30,16 @@ _T = GGUFValueType  # short, because it is in every row of the table
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """One row of the table; `sub` is the item type of an array."""
+    """One row of the table.
+
+    Attributes:
+        name: full name of the key.
+        type: its GGUF type.
+        kind: which part of the page it belongs to.
+        meaning: what the value says.
+        source: where the value comes from.
+        sub: item type of an array.
+    """
 
     name: str
     type: GGUFValueType
@@ -58,6 +67,7 @@ KEYS: tuple[KeySpec, ...] = (
         "width of a rotation block; 0 = no rotations",
         "bake report, layers",
     ),
+    # Weights of the losses in training; 0 in a base model, which was not trained.
     KeySpec(
         "so8t.pet_lambda",
         _T.FLOAT32,
@@ -93,6 +103,7 @@ KEYS: tuple[KeySpec, ...] = (
         "verdicts, in the order of so8t.verdict.token_ids",
         "so8t.verdict",
     ),
+    # For readers that know only the founders' keys. The closed values stand until `release`.
     KeySpec(
         "so8t.safety_threshold",
         _T.FLOAT32,
@@ -124,6 +135,7 @@ KEYS: tuple[KeySpec, ...] = (
         "false: a file has no memory",
         "constant",
     ),
+    # Of the software, and yet outside the digest: a new version makes no other model.
     KeySpec(
         "so8t.version",
         _T.STRING,
@@ -247,7 +259,7 @@ KEYS: tuple[KeySpec, ...] = (
 BY_NAME = {spec.name: spec for spec in KEYS}
 
 
-def typed(values: dict[str, Value]) -> dict[str, KeyValue]:
+def typed(values: dict[str, Value]) -> Keys:
     """Give each value the type of the table.
 
     Raises:
@@ -288,6 +300,7 @@ def table_markdown() -> str:
 
 
 def _markdown_row(spec: KeySpec) -> str:
+    """One key of the page."""
     shown = f"ARRAY[{spec.sub.name}]" if spec.sub else spec.type.name
     is_counted = "yes" if identity.changes_behaviour(spec.name) else "no"
     return f"| `{spec.name}` | {shown} | {spec.meaning} | {spec.source} | {is_counted} |"

@@ -9,6 +9,7 @@ quantised checkpoints (refused).
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from numpy.typing import NDArray
 from so8t.errors import ArtifactError
 from so8t.params import Base
 
+Json = dict[str, Any]  # a JSON object
+Array = NDArray[Any]  # uint16 (the bits of BF16), float16 or float32
+Floats = NDArray[np.float32]
+
+# Bytes of a number, of the types that are read. Others, e.g. of quantised models, are refused.
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 NUMPY_TYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}  # numpy has no BF16: its bits
 MAX_HEADER = 256 << 20  # bytes; a larger safetensors header is not one
@@ -31,7 +37,15 @@ FETCH_AGAIN = "fetch the model again"
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """Where one tensor lies: `offset` bytes into `file`."""
+    """Where one tensor lies.
+
+    Attributes:
+        name: Hugging Face name.
+        dtype: F32, F16 or BF16.
+        shape: numpy order.
+        file: the safetensors file.
+        offset: byte of it at which the tensor begins.
+    """
 
     name: str
     dtype: str
@@ -42,7 +56,7 @@ class SourceTensor:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row (one element of the first dimension)."""
-        row_elements = int(np.prod(self.shape[1:], dtype=np.int64))
+        row_elements = math.prod(self.shape[1:])
         return row_elements * ITEM_BYTES[self.dtype]
 
     @property
@@ -51,10 +65,13 @@ class SourceTensor:
         return self.shape[0] * self.row_bytes
 
 
-def read_config(
-    directory: Path, name: str = "config.json", *, required: bool = True
-) -> dict[str, Any]:
-    """Read a JSON object of the model directory; `{}` when it is absent and not required.
+def read_config(directory: Path, name: str = "config.json", *, required: bool = True) -> Json:
+    """Read a JSON object of the model directory.
+
+    Args:
+        directory: a Hugging Face model directory.
+        name: the file in it.
+        required: whether its absence is an error; otherwise an absent file is `{}`.
 
     Raises:
         ArtifactError: the file is missing although required, or is not a JSON object.
@@ -128,6 +145,7 @@ class Source:
         self._check_index()
 
     def _files(self) -> list[Path]:
+        """The weight files: the single one, or else the shards that the index lists."""
         if self._single.is_file():
             return [self._single]
         listed = sorted(set(self._weight_map.values()))
@@ -147,6 +165,7 @@ class Source:
         return files
 
     def _check_index(self) -> None:
+        """Refuse shards that hold other tensors than their index says."""
         listed = set(self._weight_map)
         difference = sorted(listed ^ set(self.tensors))
         if not listed or not difference:
@@ -157,10 +176,15 @@ class Source:
         raise self._refusal(f"the index and the weight files disagree about {difference[:3]}")
 
     def _refusal(self, problem: str) -> ArtifactError:
+        """The error for a directory whose files do not fit together."""
         return ArtifactError(problem, where=str(self.directory), fix=FETCH_AGAIN)
 
-    def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[NDArray[Any]]:
+    def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[Array]:
         """Yield the tensor's rows, at most `rows` at a time.
+
+        Args:
+            tensor: one of `self.tensors`.
+            rows: what bounds the memory.
 
         Yields:
             uint16 (the bits of BF16), float16 or float32 arrays, [rows, *tensor.shape[1:]].
@@ -178,6 +202,7 @@ class Source:
 
 
 def _fill(file: FileIO, view: memoryview, tensor: SourceTensor) -> None:
+    """Read until `view` is full."""
     # An unbuffered read may return less than was asked for.
     at = 0
     while at < len(view):
@@ -192,6 +217,7 @@ def _fill(file: FileIO, view: memoryview, tensor: SourceTensor) -> None:
 
 
 def _read_header(path: Path) -> list[SourceTensor]:
+    """The tensors that one safetensors file lists."""
     size = path.stat().st_size
     with path.open("rb") as file:
         # A file that is too short for a length gets one that is too large.
@@ -215,7 +241,8 @@ def _read_header(path: Path) -> list[SourceTensor]:
     return tensors
 
 
-def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> SourceTensor:
+def _tensor(name: str, entry: Json, path: Path, data_start: int) -> SourceTensor:
+    """One entry of a header, checked against the size of the file."""
     dtype = entry.get("dtype")
     if dtype not in ITEM_BYTES:
         raise ArtifactError(
@@ -235,8 +262,15 @@ def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> So
     return tensor
 
 
-def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """BF16 bits (uint16) or float16 to float32; float32 as it is."""
+def to_float32(array: Array) -> Floats:
+    """Any of the read types to float32, without loss.
+
+    Args:
+        array: uint16 (bits of BF16), float16 or float32, of any shape.
+
+    Returns:
+        The same shape; float32 as it is, without a copy.
+    """
     if array.dtype == np.uint16:
         # BF16 is the upper half of a float32.
         wide = array.astype(np.uint32)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from so8t.errors import ArtifactError
+from so8t.gguf.convert.source import Json
 
-# Parts of the split rules, as the tokenizers write them.
+# Parts of the split rules, letter by letter as the tokenizers write them: they are compared as
+# texts, since two regular expressions that mean the same cannot be told to do so.
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -34,6 +36,7 @@ class SplitRule(NamedTuple):
     ignores_merges: bool
 
 
+# Qwen2 and Qwen3; Llama 3; Phi-4-mini (OpenAI's o200k).
 SPLIT_RULES = {
     f"{CONTRACTIONS}|{LETTERS}|\\p{{N}}{SYMBOLS}{TAIL}": SplitRule("qwen2", False),
     f"{CONTRACTIONS}|{LETTERS}|\\p{{N}}{{1,3}}{SYMBOLS}{TAIL}": SplitRule("llama-bpe", True),
@@ -64,7 +67,7 @@ def _patterns(node: Any) -> list[str]:
     return found
 
 
-def split_rule(tokenizer: dict[str, Any], directory: Path) -> str:
+def split_rule(tokenizer: Json, directory: Path) -> str:
     """llama.cpp's name of the tokenizer's split rule.
 
     Args:
@@ -98,12 +101,13 @@ def split_rule(tokenizer: dict[str, Any], directory: Path) -> str:
     return rule.name
 
 
-def refuse_normalizer(tokenizer: dict[str, Any], directory: Path) -> None:
+def refuse_normalizer(tokenizer: Json, directory: Path) -> None:
     """Refuse a tokenizer that changes a text before it cuts it, other than by NFC.
 
     Raises:
         ArtifactError: there is such a normaliser.
     """
+    # NFC is tolerated, because nearly all text is NFC already.
     kind = (tokenizer.get("normalizer") or {}).get("type")
     if kind not in (None, "NFC"):
         raise ArtifactError(

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
 from so8t.gguf.convert.arch import ContextProfile, Model
-from so8t.gguf.convert.source import Source, SourceTensor
+from so8t.gguf.convert.source import Floats, Source, SourceTensor
 
 # Old checkpoints carry buffers that are computed again when the model is loaded.
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -40,11 +39,16 @@ class Planned:
     shape: tuple[int, ...]
     always_float32: bool
     heads: int = 0
-    values: NDArray[np.float32] | None = None
+    values: Floats | None = None
 
 
 def plan_tensors(model: Model, source: Source, profile: ContextProfile) -> list[Planned]:
-    """Every tensor to write, in order.
+    """Every tensor to write, in order: rope tables first, then the source's own order.
+
+    Args:
+        model: what the weights belong to.
+        source: the weights.
+        profile: which context the file promises; it decides about longrope's tables.
 
     Raises:
         ArtifactError: a tensor that the architecture does not have, two for one name, or a missing
@@ -52,6 +56,7 @@ def plan_tensors(model: Model, source: Source, profile: ContextProfile) -> list[
     """
     names = gguf.get_tensor_name_map(model.arch, model.config["num_hidden_layers"])
     is_tied = bool(model.config.get("tie_word_embeddings"))
+    # First in the file, as llama.cpp's converter has them.
     plan = _rope_tensors(model, profile, source.directory)
     for tensor in source.tensors.values():
         if tensor.name.endswith(IGNORED_SUFFIXES):
@@ -76,6 +81,9 @@ def plan_tensors(model: Model, source: Source, profile: ContextProfile) -> list[
 
 
 def _permuted_heads(model: Model, name: str) -> int:
+    """Over how many heads the rows of a tensor are permuted; 0 for not at all."""
+    # llama.cpp rotates neighbouring rows for Llama, and halves of a head for all others, as
+    # Hugging Face does for every model.
     if model.arch != gguf.MODEL_ARCH.LLAMA:
         return 0
     if name.endswith(("q_proj.weight", "q_proj.bias")):
@@ -86,6 +94,7 @@ def _permuted_heads(model: Model, name: str) -> int:
 
 
 def _check_names(plan: list[Planned], source: Source, *, is_tied: bool) -> None:
+    """Refuse a plan in which a name is taken twice or a needed one is missing."""
     counts = Counter(item.name for item in plan)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
@@ -107,6 +116,7 @@ def _check_names(plan: list[Planned], source: Source, *, is_tied: bool) -> None:
 
 
 def _check_sizes(plan: list[Planned], model: Model, source: Source) -> None:
+    """Refuse weights that do not have the layers and the vocabulary of config.json."""
     by_name = {item.name: item for item in plan}
     blocks = {name.split(".")[1] for name in by_name if name.startswith("blk.")}
     n_layers = model.config["num_hidden_layers"]
@@ -116,6 +126,7 @@ def _check_sizes(plan: list[Planned], model: Model, source: Source) -> None:
             where=str(source.directory),
             fix="fetch the model again",
         )
+    # A fine-tuning that added tokens and saved an old config.json fails here.
     embedding = by_name["token_embd.weight"]
     vocab_size = model.config["vocab_size"]
     if embedding.shape != (vocab_size, model.config["hidden_size"]):
@@ -144,7 +155,8 @@ def _rope_tensors(model: Model, profile: ContextProfile, where: Path) -> list[Pl
     ]
 
 
-def _longrope_factors(model: Model, kind: str, where: Path) -> NDArray[np.float32]:
+def _longrope_factors(model: Model, kind: str, where: Path) -> Floats:
+    """Frequency divisors from config.json, float32 of shape [rope_dims / 2]."""
     factors = np.asarray(model.rope.get(f"{kind}_factor") or [], dtype=np.float32)
     wanted = model.rope_dims // 2
     if factors.shape != (wanted,):
@@ -156,11 +168,12 @@ def _longrope_factors(model: Model, kind: str, where: Path) -> NDArray[np.float3
     return factors
 
 
-def _made(name: str, values: NDArray[np.float32]) -> Planned:
+def _made(name: str, values: Floats) -> Planned:
+    """A tensor that no file of the model holds."""
     return Planned(name, None, values.shape, always_float32=True, values=values)
 
 
-def _llama3_factors(model: Model) -> NDArray[np.float32]:
+def _llama3_factors(model: Model) -> Floats:
     """Frequency divisors of Llama 3.1's rope, float32 of shape [head_dim / 2].
 
     Long wavelengths are divided by `factor`, short ones by 1, those between by something between:

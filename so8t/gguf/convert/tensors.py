@@ -5,13 +5,14 @@ it is hashed and written by a thread: conversion runs in numpy, which leaves the
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
@@ -19,7 +20,7 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.source import Source, to_float32
+from so8t.gguf.convert.source import Array, Source, to_float32
 from so8t.gguf.convert.tensor_plan import Planned
 
 CHUNK_ELEMENTS = 2 << 20  # numbers converted at a time: 8 MiB as float32
@@ -41,7 +42,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One tensor is in the file; `done_bytes` of `total_bytes` of all tensors are written."""
+    """One tensor is in the file.
+
+    Attributes:
+        index: its number, from 0.
+        planned: what was to be written.
+        type: name of its type.
+        n_bytes: its size, without padding.
+        sha256: of its bytes, in hexadecimal.
+        milliseconds: reading, converting and writing it.
+        done_bytes: size of all tensors that are written.
+        total_bytes: size of all tensors.
+    """
 
     index: int
     planned: Planned
@@ -54,11 +66,12 @@ class Written:
 
 
 Report = Callable[[Written], None]
+Parts = list[list[Written]]  # the tensors of each file, in order
 
 
 def write_file(
     writer: GGUFWriter, path: Path, source: Source, targets: list[Target], report: Report | None
-) -> list[list[Written]]:
+) -> Parts:
     """Write the head that `writer` laid out, then all tensors.
 
     Args:
@@ -75,8 +88,9 @@ def write_file(
     total = sum(target.n_bytes for target in targets)
     done = 0
     index = 0
-    parts: list[list[Written]] = []
+    parts: Parts = []
     _write_heads(writer, path)
+    # One thread, so that writes keep their order.
     try:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as pool:
             for file, table in zip(writer.fout or [], writer.tensors, strict=True):
@@ -110,6 +124,7 @@ def write_file(
 
 
 def _write_heads(writer: GGUFWriter, path: Path) -> None:
+    """Write what comes before the tensors, into every file."""
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     # The vocabulary is on the disk now; its hundreds of thousands of texts need not stay in memory.
@@ -126,7 +141,8 @@ def _write_tensor(file: IO[bytes], source: Source, target: Target, pool: ThreadP
         digest.update(data)
         file.write(data)
 
-    columns = int(np.prod(target.planned.shape[1:], dtype=np.int64))
+    # Chunks are counted in numbers, so that wide and narrow tensors need the same memory.
+    columns = math.prod(target.planned.shape[1:])
     rows = max(1, CHUNK_ELEMENTS // columns)
     # The pool has one thread, so chunks are written in the order in which they were submitted.
     waiting: list[Future[None]] = []
@@ -141,11 +157,16 @@ def _write_tensor(file: IO[bytes], source: Source, target: Target, pool: ThreadP
     return digest.hexdigest()
 
 
-def chunks_of(source: Source, item: Planned, rows: int) -> Iterator[NDArray[Any]]:
+def chunks_of(source: Source, item: Planned, rows: int) -> Iterator[Array]:
     """Yield a tensor in the file's row order, about `rows` rows at a time.
 
     Where rows are permuted, chunks are whole heads: llama.cpp rotates pairs of neighbouring rows of
     a Llama query or key head, Hugging Face pairs a row of the first half with one of the second.
+
+    Args:
+        source: where it is read.
+        item: the tensor.
+        rows: what bounds the memory.
 
     Yields:
         uint16 (bits of BF16), float16 or float32 arrays, [rows, *item.shape[1:]].
@@ -168,8 +189,15 @@ def chunks_of(source: Source, item: Planned, rows: int) -> Iterator[NDArray[Any]
         yield interleaved.reshape(array.shape)
 
 
-def encode(array: NDArray[Any], target: Target) -> memoryview:
+def encode(array: Array, target: Target) -> memoryview:
     """Convert a chunk to the target's type.
+
+    Args:
+        array: uint16 (bits of BF16), float16 or float32 rows.
+        target: the tensor that they are of.
+
+    Returns:
+        The bytes to write.
 
     Raises:
         ArtifactError: a number that is not finite, or does not fit float16.
@@ -194,7 +222,8 @@ def encode(array: NDArray[Any], target: Target) -> memoryview:
     return np.ascontiguousarray(encoded).reshape(-1).view(np.uint8).data
 
 
-def _cast(array: NDArray[Any], kind: GGMLQuantizationType) -> NDArray[Any]:
+def _cast(array: Array, kind: GGMLQuantizationType) -> Array:
+    """Convert to the target type. Nothing is checked: numbers may come out infinite."""
     is_bfloat16 = array.dtype == np.uint16
     if kind == GGMLQuantizationType.F32:
         return to_float32(array)
@@ -223,7 +252,8 @@ def _float16_of_bfloat16() -> NDArray[np.float16]:
         return to_float32(every_pattern).astype(np.float16)
 
 
-def _all_finite(array: NDArray[Any]) -> bool:
+def _all_finite(array: Array) -> bool:
+    """Whether no number is NaN or infinite."""
     if array.dtype == np.float32:
         return bool(np.isfinite(array).all())
     # On the bits, because numpy's own test on float16 is slow and BF16 is no type of numpy's.

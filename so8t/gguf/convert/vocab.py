@@ -11,24 +11,25 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
 from so8t.errors import ArtifactError, ToolError
-from so8t.gguf.convert.source import read_config
+from so8t.gguf.convert.source import Json, read_config
 from so8t.gguf.convert.split_rules import refuse_normalizer, split_rule, upstream_fix
-from so8t.gguf_file import KeyValue
+from so8t.gguf_file import Keys, array, boolean, string, uint32
 
 # llama.cpp turns on its whitespace rule for Phi-3 by the model's name, and then fails to load a
-# file in which one of these is missing.
+# file without the first four. The last tells Phi-3's vocabulary from Llama 2's.
 PHI3_SPM_TOKENS = ("<unk>", "<s>", "</s>", "<|endoftext|>", "<|end|>")
 
 # Texts that llama.cpp's converter takes for control tokens, whatever the tokenizer says.
 SPECIAL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 SPECIAL_BRACKETS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
-# Scores of llama.cpp's converter: below every piece, so that neither is chosen when merging.
+# The scores that llama.cpp's converter gives. They decide nothing: added and unused tokens are not
+# made by merging.
 ADDED_SCORE = -1000.0
 UNUSED_SCORE = -10000.0
 
@@ -68,9 +69,15 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The keys of a vocabulary, and the id of every token text."""
+    """A vocabulary as it is written.
 
-    keys: dict[str, KeyValue]
+    Attributes:
+        keys: `tokenizer.*`, in the order they are written.
+        is_sentencepiece: merged by score, not by rank.
+        ids: of every token text.
+    """
+
+    keys: Keys
     is_sentencepiece: bool
     ids: dict[str, int] = field(repr=False)
 
@@ -115,6 +122,7 @@ def read_vocabulary(directory: Path, size: int, *, architecture: str) -> Vocabul
 
 
 def _looks_special(token: str) -> bool:
+    """Whether llama.cpp's converter would take the text for a control token."""
     if token in SPECIAL_TEXTS:
         return True
     for opening, closing in SPECIAL_BRACKETS:
@@ -129,10 +137,11 @@ def _with_spaces(text: str) -> str:
 
 
 def _token_type(*, is_control: bool) -> int:
+    """Type of an added token."""
     return int(TokenType.CONTROL if is_control else TokenType.USER_DEFINED)
 
 
-def _added_in_json(tokenizer: dict[str, Any]) -> dict[int, AddedToken]:
+def _added_in_json(tokenizer: Json) -> dict[int, AddedToken]:
     """Added tokens of tokenizer.json by id."""
     added = {}
     for entry in tokenizer.get("added_tokens") or []:
@@ -141,19 +150,23 @@ def _added_in_json(tokenizer: dict[str, Any]) -> dict[int, AddedToken]:
     return added
 
 
-def _added_anywhere(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedToken]:
+def _added_anywhere(directory: Path, tokenizer: Json) -> dict[int, AddedToken]:
     """Added tokens of all files by id; tokenizer.json wins over the older files."""
     added: dict[int, AddedToken] = {}
+    # The oldest form does not say which tokens are special.
     oldest = read_config(directory, "added_tokens.json", required=False)
     for text, index in oldest.items():
         added[int(index)] = AddedToken(str(text), False)
     config = read_config(directory, "tokenizer_config.json", required=False)
-    for index, entry in (config.get("added_tokens_decoder") or {}).items():
-        added[int(index)] = AddedToken(str(entry["content"]), bool(entry.get("special")))
+    decoder = config.get("added_tokens_decoder") or {}
+    for index, entry in decoder.items():
+        special = bool(entry.get("special"))
+        added[int(index)] = AddedToken(str(entry["content"]), special)
     return added | _added_in_json(tokenizer)
 
 
 def _require_in_range(ids: list[int], size: int, directory: Path) -> None:
+    """Refuse a tokenizer that has more tokens than the model has rows."""
     if ids and max(ids) >= size:
         raise ArtifactError(
             f"token id {max(ids)} lies outside the vocabulary of {size}",
@@ -165,9 +178,8 @@ def _require_in_range(ids: list[int], size: int, directory: Path) -> None:
 # -- SentencePiece ----------------------------------------------------------------------------
 
 
-def _sentencepiece(
-    directory: Path, tokenizer: dict[str, Any], size: int, *, is_phi3: bool
-) -> Vocabulary:
+def _sentencepiece(directory: Path, tokenizer: Json, size: int, *, is_phi3: bool) -> Vocabulary:
+    """A vocabulary whose texts are merged by score."""
     pieces = Pieces.blank(size)
     model_file = directory / "tokenizer.model"
     if model_file.is_file():
@@ -176,6 +188,7 @@ def _sentencepiece(
         _pieces_from_json(tokenizer["model"], pieces, size, directory)
     added = _added_anywhere(directory, tokenizer)
     _require_in_range(list(added), size, directory)
+    # Last, because an added token may take the id of a piece.
     for index, (text, special) in added.items():
         # As in llama.cpp's converter, which takes Phi-3's added tokens as they are declared.
         is_control = special or (not is_phi3 and _looks_special(text))
@@ -185,17 +198,16 @@ def _sentencepiece(
         pieces.scores[index] = ADDED_SCORE
         pieces.types[index] = _token_type(is_control=is_control)
     keys = _common_keys("llama", "default", pieces)
-    keys["tokenizer.ggml.scores"] = KeyValue(
-        pieces.scores, GGUFValueType.ARRAY, GGUFValueType.FLOAT32
-    )
+    keys["tokenizer.ggml.scores"] = array(pieces.scores, GGUFValueType.FLOAT32)
     prefix = _space_prefix(directory, tokenizer, is_phi3=is_phi3)
     if prefix is not None:
-        keys["tokenizer.ggml.add_space_prefix"] = KeyValue(prefix, GGUFValueType.BOOL)
+        keys["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
     keys |= _special_keys(directory, tokenizer, size, merges=False)
     return Vocabulary(keys, True, pieces.ids())
 
 
 def _pieces_from_model(path: Path, pieces: Pieces, size: int) -> None:
+    """Pieces with their scores and types, from the file that SentencePiece trained."""
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
@@ -206,6 +218,7 @@ def _pieces_from_model(path: Path, pieces: Pieces, size: int) -> None:
         ) from None
     model = SentencePieceProcessor(model_file=str(path))
     _require_in_range([model.vocab_size() - 1], size, path.parent)
+    # The order of these questions is llama.cpp's: an unknown piece is no control piece.
     for index in range(model.vocab_size()):
         pieces.tokens[index] = model.id_to_piece(index).encode()
         pieces.scores[index] = model.get_score(index)
@@ -221,7 +234,7 @@ def _pieces_from_model(path: Path, pieces: Pieces, size: int) -> None:
         pieces.types[index] = int(kind)
 
 
-def _pieces_from_json(model: dict[str, Any], pieces: Pieces, size: int, directory: Path) -> None:
+def _pieces_from_json(model: Json, pieces: Pieces, size: int, directory: Path) -> None:
     """Pieces, and scores that merge them in the same order.
 
     SentencePiece merges the pair with the best score; tokenizer.json gives the order of the merges.
@@ -245,7 +258,7 @@ def _pieces_from_json(model: dict[str, Any], pieces: Pieces, size: int, director
         pieces.types[index] = int(kind)
 
 
-def _space_prefix(directory: Path, tokenizer: dict[str, Any], *, is_phi3: bool) -> bool | None:
+def _space_prefix(directory: Path, tokenizer: Json, *, is_phi3: bool) -> bool | None:
     """Whether a space is put before a text.
 
     None where llama.cpp's default (a space) is right and its own converter writes nothing.
@@ -266,7 +279,8 @@ def _space_prefix(directory: Path, tokenizer: dict[str, Any], *, is_phi3: bool) 
 # -- byte-level BPE ---------------------------------------------------------------------------
 
 
-def _byte_level(directory: Path, tokenizer: dict[str, Any], size: int) -> Vocabulary:
+def _byte_level(directory: Path, tokenizer: Json, size: int) -> Vocabulary:
+    """A vocabulary whose bytes are merged by rank (GPT-2 and its heirs)."""
     vocabulary = tokenizer["model"]["vocab"]
     rule = split_rule(tokenizer, directory)
     refuse_normalizer(tokenizer, directory)
@@ -291,48 +305,43 @@ def _byte_level(directory: Path, tokenizer: dict[str, Any], size: int) -> Vocabu
 # -- keys both kinds have ---------------------------------------------------------------------
 
 
-def _texts(values: list[str]) -> KeyValue:
-    return KeyValue(values, GGUFValueType.ARRAY, GGUFValueType.STRING)
-
-
-def _common_keys(model: str, rule: str, pieces: Pieces) -> dict[str, KeyValue]:
+def _common_keys(model: str, rule: str, pieces: Pieces) -> Keys:
+    """Keys that llama.cpp needs of every vocabulary."""
     tokens = [token.decode() for token in pieces.tokens]
     return {
-        "tokenizer.ggml.model": KeyValue(model, GGUFValueType.STRING),
-        "tokenizer.ggml.pre": KeyValue(rule, GGUFValueType.STRING),
-        "tokenizer.ggml.tokens": _texts(tokens),
-        "tokenizer.ggml.token_type": KeyValue(
-            pieces.types, GGUFValueType.ARRAY, GGUFValueType.INT32
-        ),
+        "tokenizer.ggml.model": string(model),
+        "tokenizer.ggml.pre": string(rule),
+        "tokenizer.ggml.tokens": array(tokens, GGUFValueType.STRING),
+        "tokenizer.ggml.token_type": array(pieces.types, GGUFValueType.INT32),
     }
 
 
-def _special_keys(
-    directory: Path, tokenizer: dict[str, Any], size: int, *, merges: bool
-) -> dict[str, KeyValue]:
+def _special_keys(directory: Path, tokenizer: Json, size: int, *, merges: bool) -> Keys:
     """Merges, ids of special tokens, whether they are added to a text, and the chat template."""
     special = SpecialVocab(directory, load_merges=merges, n_vocab=size)
     # Stated even where nothing asks for it, because llama.cpp's own default is often to add one.
     special.add_special_token.setdefault("bos", not tokenizer)
-    keys: dict[str, KeyValue] = {}
+    keys: Keys = {}
     if special.merges:
-        keys["tokenizer.ggml.merges"] = _texts(special.merges)
+        keys["tokenizer.ggml.merges"] = array(special.merges, GGUFValueType.STRING)
     for kind, index in special.special_token_ids.items():
         # A causal model has no classification token.
         if kind == "cls":
             continue
         name = WIRE_NAMES.get(kind, kind)
-        keys[f"tokenizer.ggml.{name}_token_id"] = KeyValue(index, GGUFValueType.UINT32)
+        keys[f"tokenizer.ggml.{name}_token_id"] = uint32(index)
+    # The order of these keys is that of gguf's `SpecialVocab`.
     for kind, is_added in special.add_special_token.items():
-        keys[f"tokenizer.ggml.add_{kind}_token"] = KeyValue(bool(is_added), GGUFValueType.BOOL)
+        keys[f"tokenizer.ggml.add_{kind}_token"] = boolean(bool(is_added))
     template = special.chat_template
     if template is None:
         return keys
+    # Some models come with several, e.g. one for calling tools; a file has room for one.
     if not isinstance(template, str):
         raise ArtifactError(
             "several chat templates",
             where=str(directory),
             fix="keep the one that is used",
         )
-    keys["tokenizer.chat_template"] = KeyValue(template, GGUFValueType.STRING)
+    keys["tokenizer.chat_template"] = string(template)
     return keys

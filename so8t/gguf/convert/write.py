@@ -8,27 +8,28 @@ Covered: F32, F16, BF16, Q8_0; sharded input; one or several output files. Not c
 quantised types (so8t.gguf.quantize, through libllama).
 """
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import quant_shape_to_byte_shape
 
 from so8t import identity
 from so8t.errors import ArtifactError, ResourceError
 from so8t.files import clear_left, disk_error, fsync_path, sha256_file, temporary_of
 from so8t.gguf.convert.arch import ContextProfile, Model, hyper_keys, read_model
-from so8t.gguf.convert.source import Source, read_config
+from so8t.gguf.convert.source import Json, Source, read_config
 from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
-from so8t.gguf.convert.tensors import Report, Target, Written, write_file
+from so8t.gguf.convert.tensors import Parts, Report, Target, Written, write_file
 from so8t.gguf.convert.vocab import Vocabulary, read_vocabulary
-from so8t.gguf_file import KeyValue
+from so8t.gguf_file import Keys, string, uint32
 from so8t.gguf_header import TensorInfo
 from so8t.progress import Progress
 from so8t.records.ledger import Session, TensorRow, conversion
@@ -55,18 +56,24 @@ PHI3_RESPELLED = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to make of a model: its type, its name, our keys, and how it is cut."""
+    """What to make of a model.
+
+    Attributes:
+        ftype: type of the matrices; norms and vectors are always F32.
+        name: of the model, for the file's own keys.
+        context_profile: which context the file promises.
+        keys: ours, written after llama.cpp's.
+        split_bytes: most bytes of tensors in one file; 0 for a single file.
+    """
 
     ftype: FileType
     name: str
     context_profile: ContextProfile
-    keys: dict[str, KeyValue] = field(default_factory=dict)
-    split_bytes: int = 0  # 0 = one file
+    keys: Keys = field(default_factory=dict)
+    split_bytes: int = 0
 
 
-def convert(
-    source: Path, out: Path, recipe: Recipe, *, report: Report | None = None
-) -> dict[str, Any]:
+def convert(source: Path, out: Path, recipe: Recipe, *, report: Report | None = None) -> Json:
     """Convert a model; the output appears whole and sealed, or not at all.
 
     Args:
@@ -86,14 +93,17 @@ def convert(
     config = read_config(source)
     model = read_model(config, source)
     vocabulary = read_vocabulary(source, int(config["vocab_size"]), architecture=model.architecture)
+    # Only headers are read here; the weights follow chunk by chunk.
     tensors = Source(source)
     plan = plan_tensors(model, tensors, recipe.context_profile)
+    # Types are settled before anything is written: the head states every tensor's size.
     _, matrix_type = FILE_TYPES[recipe.ftype]
     targets = [_target(item, matrix_type) for item in plan]
     writer = _lay_out(model, vocabulary, recipe, targets)
     # The writer has the keys; without this name they are freed as soon as they are written.
     del vocabulary
     _require_space(out, sum(target.n_bytes for target in targets))
+    # Sealed while the file still has its temporary name: no unsealed file is ever to be seen.
     with _staging(out) as folder:
         parts = write_file(writer, folder / out.name, tensors, targets, report)
         files = sorted(folder.iterdir())
@@ -104,7 +114,7 @@ def convert(
 
 
 def general_name(name: str, vocabulary: Vocabulary) -> str:
-    """The name to write into the file.
+    """The name to write into the file (`general.name`).
 
     llama.cpp strips whitespace after special tokens exactly when the name contains `phi-3` or
     `phi3`. That is right for Phi-3's SentencePiece vocabulary and wrong for every other one, so the
@@ -126,6 +136,7 @@ def general_name(name: str, vocabulary: Vocabulary) -> str:
 
 
 def _names_phi3(name: str) -> bool:
+    """Whether llama.cpp would take the name for one of Phi-3."""
     return any(mark in name.lower() for mark in PHI3_MARKS)
 
 
@@ -138,7 +149,7 @@ def _target(item: Planned, wanted: GGMLQuantizationType) -> Target:
         if item.shape[-1] % block_size:
             kind = GGMLQuantizationType.F16
     byte_shape = quant_shape_to_byte_shape(item.shape, kind)
-    return Target(item, kind, int(np.prod(byte_shape, dtype=np.int64)))
+    return Target(item, kind, math.prod(byte_shape))
 
 
 def _lay_out(
@@ -154,7 +165,7 @@ def _lay_out(
         | hyper_keys(model, recipe.context_profile)
         | vocabulary.keys
         | recipe.keys
-        | {identity.SEAL: KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)}
+        | {identity.SEAL: string(identity.BLANK_SEAL)}
     )
     for name, item in keys.items():
         writer.add_key_value(name, item.value, item.type, item.sub)
@@ -162,6 +173,7 @@ def _lay_out(
 
 
 def _add_tensor(writer: GGUFWriter, target: Target) -> None:
+    """Enter a tensor into the writer's table."""
     name = target.planned.name
     shape = target.planned.shape
     if target.type == GGMLQuantizationType.F32:
@@ -177,24 +189,24 @@ def _add_tensor(writer: GGUFWriter, target: Target) -> None:
     )
 
 
-def _general_keys(
-    writer: GGUFWriter, vocabulary: Vocabulary, recipe: Recipe
-) -> dict[str, KeyValue]:
+def _general_keys(writer: GGUFWriter, vocabulary: Vocabulary, recipe: Recipe) -> Keys:
     """The `general.*` keys; the label of the size counts the tensors that `writer` has."""
+    # Counted by gguf, so that the label is the one llama.cpp's converter writes.
     total, shared, expert, n_experts = writer.get_total_parameter_count()
     size_label = gguf.size_label(total, shared, expert, n_experts)
     name = general_name(recipe.name, vocabulary)
     file_type, _ = FILE_TYPES[recipe.ftype]
     return {
-        "general.type": KeyValue("model", GGUFValueType.STRING),
-        "general.name": KeyValue(name, GGUFValueType.STRING),
-        "general.size_label": KeyValue(size_label, GGUFValueType.STRING),
-        "general.file_type": KeyValue(int(file_type), GGUFValueType.UINT32),
-        "general.quantization_version": KeyValue(gguf.GGML_QUANT_VERSION, GGUFValueType.UINT32),
+        "general.type": string("model"),
+        "general.name": string(name),
+        "general.size_label": string(size_label),
+        "general.file_type": uint32(int(file_type)),
+        "general.quantization_version": uint32(gguf.GGML_QUANT_VERSION),
     }
 
 
 def _require_space(out: Path, n_bytes: int) -> None:
+    """Refuse before anything is written, not when the disk is full after an hour."""
     # The output's own directory may not exist yet; the nearest that does is on the same disk.
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
@@ -212,6 +224,7 @@ def _staging(out: Path) -> Iterator[Path]:
     folder = temporary_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed run left behind, which no `finally` could remove.
         clear_left(out)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -227,7 +240,7 @@ def _staging(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tensor_infos(parts: list[list[Written]]) -> list[TensorInfo]:
+def _tensor_infos(parts: Parts) -> list[TensorInfo]:
     """What sealing needs of each tensor; it does not look at offsets, so they are zero."""
     infos = []
     for part in parts:
@@ -245,7 +258,8 @@ def _tensor_infos(parts: list[list[Written]]) -> list[TensorInfo]:
     return infos
 
 
-def _manifest(files: list[str], parts: list[list[Written]], digest: str) -> dict[str, Any]:
+def _manifest(files: list[str], parts: Parts, digest: str) -> Json:
+    """What was written, as JSON."""
     tensors = []
     for part in parts:
         for written in part:
@@ -272,7 +286,7 @@ def convert_recorded(
     source: Path,
     out: Path,
     *,
-    keys: dict[str, KeyValue],
+    keys: Keys,
     name: str,
     context_profile: ContextProfile,
     progress: Progress,
@@ -280,11 +294,21 @@ def convert_recorded(
 ) -> str:
     """Convert `source` to `out` and record it in the conversion ledger, tensor by tensor.
 
+    Args:
+        source: Hugging Face directory.
+        out: the GGUF file.
+        keys: ours, see so8t.gguf.convert.key_values.
+        name: of the model.
+        context_profile: which context the file promises.
+        progress: hears of every tensor.
+        ftype: type of the matrices.
+
     Returns:
         One line for people.
     """
     names = read_config(source).get("architectures") or ["?"]
     architecture = str(names[0])
+    # Whatever ends the conversion, the ledger says how: completed, failed or cancelled.
     with conversion(name, architecture, source, out) as session:
 
         def report(written: Written) -> None:
@@ -311,6 +335,7 @@ def convert_recorded(
 
 
 def _record(written: Written, session: Session, progress: Progress) -> None:
+    """Enter one tensor into the ledger and say that it is done."""
     planned = written.planned
     session.tensor(
         TensorRow(

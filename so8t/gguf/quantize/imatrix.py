@@ -9,11 +9,13 @@ from so8t.errors import ArtifactError
 from so8t.gguf_file import tensor_table
 from so8t.gguf_header import TensorInfo
 
+Floats = NDArray[np.float32]
+
 SUMS = ".in_sum2"  # sum of squares of each input column
 COUNTS = ".counts"  # tokens that were summed over
 
 
-def read_imatrix(path: Path | str) -> dict[str, NDArray[np.float32]]:
+def read_imatrix(path: Path | str) -> dict[str, Floats]:
     """Mean square of every input column, [columns] float32, by tensor name.
 
     Raises:
@@ -44,5 +46,6 @@ def read_imatrix(path: Path | str) -> dict[str, NDArray[np.float32]]:
     return means
 
 
-def _floats(path: Path, tensor: TensorInfo) -> NDArray[np.float32]:
+def _floats(path: Path, tensor: TensorInfo) -> Floats:
+    """A float32 tensor of the file, flat."""
     return np.fromfile(path, dtype="<f4", count=tensor.n_bytes // 4, offset=tensor.offset)

@@ -53,10 +53,20 @@ _PROGRESS = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """What came out: bytes, type histogram (tensors per type), tensors that fell back, digest."""
+    """What came out.
+
+    Attributes:
+        n_bytes: size of the file.
+        predicted_bytes: what libllama's dry run announced, plus the head of the source.
+        histogram: tensors per type.
+        fallbacks: type of each matrix that is not of a type the file's name promises.
+        bits_per_weight: over the whole file.
+        semantic_digest: see so8t.identity.
+        tensors: the table of the file, with digests.
+    """
 
     n_bytes: int
-    predicted_bytes: int  # libllama's dry run, plus the head of the source
+    predicted_bytes: int
     histogram: dict[str, int]
     fallbacks: dict[str, str]
     bits_per_weight: float
@@ -126,6 +136,7 @@ def quantize(
             imatrix=str(imatrix) if imatrix else "",
         )
         result = _run_child(task, on_tensor)
+        # Read back: what libllama wrote, not what it was asked for.
         tensors = tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
         return Quantised(
@@ -140,7 +151,15 @@ def quantize(
 
 
 def predict_bytes(source: Path, kind: str) -> int:
-    """Bytes of tensor data that `quantize` would write, from libllama's dry run."""
+    """Bytes of tensor data that `quantize` would write, from libllama's dry run.
+
+    Args:
+        source: the file to quantise.
+        kind: one of `FTYPES`.
+
+    Raises:
+        ToolError: libllama is missing or failed.
+    """
     task = _Task(
         source=str(source),
         out=f"{source.absolute()}.dry",
@@ -151,11 +170,19 @@ def predict_bytes(source: Path, kind: str) -> int:
 
 
 def _run_child(task: _Task, on_tensor: OnTensor | None) -> _Result:
+    """Quantise in a process of its own and follow its log.
+
+    Raises:
+        ToolError: libllama failed.
+        ResourceError: the disk is too small.
+    """
+    # libllama explains its errors in its log only.
     log_tail: deque[str] = deque(maxlen=TAIL_LINES)
     command = [sys.executable, "-m", "so8t.gguf.quantize.child", json.dumps(asdict(task))]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
+        # libllama also prints, past its own log, to stderr.
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
@@ -202,7 +229,7 @@ def _follow(
         text = line.strip()
         if line.startswith(RESULT):
             result = _Result(**json.loads(line.removeprefix(RESULT)))
-        # Lines of dots are libllama's progress.
+        # Lines of dots are libllama's progress, and would push the error out of the tail.
         elif text.strip("."):
             log_tail.append(line.rstrip()[:MAX_LINE])
         match = _PROGRESS.match(line)
@@ -223,8 +250,18 @@ def histogram(tensors: list[TensorInfo]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def types_text(counts: dict[str, int]) -> str:
+    """A histogram for people: `9 F32, 13 Q4_K, 5 Q6_K`."""
+    parts = [f"{count} {name}" for name, count in counts.items()]
+    return ", ".join(parts)
+
+
 def fallbacks(tensors: list[TensorInfo], kind: str) -> dict[str, str]:
-    """Matrices whose type is not one that `kind` promises, by tensor name."""
+    """Matrices whose type is not one that `kind` promises.
+
+    Returns:
+        Their types, by tensor name; nothing for a `kind` that promises nothing (COPY).
+    """
     expected = EXPECTED.get(kind)
     if expected is None:
         return {}
@@ -257,6 +294,7 @@ def quantize_recorded(
     def on_tensor(number: int, total: int, name: str) -> None:
         progress.emit("tensor", name=name, done=number, total=total, unit="tensor")
 
+    # Whatever ends it, the ledger says how: completed, failed or cancelled.
     with conversion(out.stem, f"quantize:{kind}", source, out) as session:
         result = quantize(source, out, kind, threads=threads, imatrix=imatrix, on_tensor=on_tensor)
         _record_tensors(session, source, result)
@@ -272,6 +310,8 @@ def quantize_recorded(
 
 
 def _record_tensors(session: Session, source: Path, result: Quantised) -> None:
+    """One row of the ledger per tensor, with its type before and after."""
+    # Types of the source, because a ledger row says what a tensor was before.
     types_before = {tensor.name: tensor.type for tensor in tensor_table(source)}
     for tensor in result.tensors:
         session.tensor(
@@ -289,7 +329,8 @@ def _record_tensors(session: Session, source: Path, result: Quantised) -> None:
 
 
 def _summary(result: Quantised, kind: str) -> str:
-    types = ", ".join(f"{count} {name}" for name, count in result.histogram.items())
+    """One line for people; it must say when a type is not what was asked for."""
+    types = types_text(result.histogram)
     megabytes = result.n_bytes / 1e6
     line = f"{types}; {megabytes:.1f} MB, {result.bits_per_weight:.2f} bits per weight"
     if result.fallbacks:

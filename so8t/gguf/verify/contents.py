@@ -5,10 +5,11 @@ are four times what each type does to normally distributed numbers; for the floa
 error of rounding.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
 from so8t.gguf.convert.arch import ContextProfile, read_model
-from so8t.gguf.convert.source import Source, read_config, to_float32
+from so8t.gguf.convert.source import Array, Floats, Source, read_config, to_float32
 from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
 from so8t.gguf.convert.tensors import chunks_of
 from so8t.gguf_file import shards_of, tensor_table
 from so8t.gguf_header import TensorInfo, parse
 
+# Four times the error is far from the next coarser type, and above what real weights do, which are
+# not quite normally distributed.
 NMSE_BOUND = {
     "F32": 0.0,
     "F16": 1e-6,
@@ -38,13 +41,19 @@ NMSE_BOUND = {
 }
 CHUNK_ELEMENTS = 2 << 20  # numbers compared at a time
 
-Array = NDArray[Any]
 Pairs = Iterator[tuple[Array, Array]]  # (source, file), of the same rows
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCheck:
-    """One tensor against its source."""
+    """One tensor against its source.
+
+    Attributes:
+        name: of the tensor.
+        type: its type in the file.
+        nmse: error as in the module's docstring; infinite where a number is not finite.
+        finite: whether all numbers are.
+    """
 
     name: str
     type: str
@@ -64,11 +73,21 @@ class _Placed(NamedTuple):
     file: Path
 
 
-def rows_of(path: Path, tensor: TensorInfo, rows: int) -> Iterator[NDArray[np.float32]]:
-    """Yield a GGUF tensor as float32 rows, [at most `rows`, columns] at a time."""
+def rows_of(path: Path, tensor: TensorInfo, rows: int) -> Iterator[Floats]:
+    """Yield a GGUF tensor as float32 rows.
+
+    Args:
+        path: the file.
+        tensor: one of its tensors, of two or more dimensions; a vector is one row.
+        rows: how many at a time.
+
+    Yields:
+        [at most `rows`, columns], where all dimensions but the last are flattened into rows.
+    """
     kind = GGMLQuantizationType[tensor.type]
+    # Quantised types store blocks of numbers that share a scale.
     block, block_bytes = GGML_QUANT_SIZES[kind]
-    n_rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+    n_rows = math.prod(tensor.shape[:-1])
     row_bytes = tensor.shape[-1] // block * block_bytes
     # A vector is one row: blocks cannot be cut, and a vector is small.
     if len(tensor.shape) == 1:
@@ -82,7 +101,8 @@ def rows_of(path: Path, tensor: TensorInfo, rows: int) -> Iterator[NDArray[np.fl
             yield _to_float32(raw, kind)
 
 
-def _to_float32(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[np.float32]:
+def _to_float32(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> Floats:
+    """Rows of bytes as they lie in the file, [rows, bytes of a row], to numbers."""
     if kind == GGMLQuantizationType.F32:
         return raw.view("<f4")
     if kind == GGMLQuantizationType.F16:
@@ -92,6 +112,7 @@ def _to_float32(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[n
 
 def _rows_per_chunk(shape: tuple[int, ...], heads: int = 0) -> int:
     """Rows per chunk; whole heads where rows are permuted."""
+    # The same bound for wide and narrow tensors.
     rows = max(1, CHUNK_ELEMENTS // shape[-1])
     if not heads:
         return rows
@@ -105,6 +126,7 @@ def _compare(name: str, kind: str, pairs: Pairs) -> TensorCheck:
     power = 0.0
     is_finite = True
     for source, found in pairs:
+        # Looked at first: one NaN makes every sum NaN.
         if not np.isfinite(found).all():
             is_finite = False
         difference = found.reshape(-1).astype(np.float64) - source.reshape(-1)
@@ -120,11 +142,16 @@ def _compare(name: str, kind: str, pairs: Pairs) -> TensorCheck:
 def against_gguf(path: Path, reference: Path) -> list[TensorCheck]:
     """Every tensor of `path` against the same tensor of the F16 file it was quantised from.
 
+    Args:
+        path: the quantised file.
+        reference: the F16 file.
+
     Raises:
         ArtifactError: the two files do not hold the same tensors.
     """
     originals = {tensor.name: tensor for tensor in tensor_table(reference)}
     tensors = tensor_table(path)
+    # Shapes, too: two sizes of one model have the same tensor names.
     shapes_wanted = {name: tensor.shape for name, tensor in originals.items()}
     shapes_found = {tensor.name: tensor.shape for tensor in tensors}
     if shapes_found != shapes_wanted:
@@ -138,6 +165,7 @@ def against_gguf(path: Path, reference: Path) -> list[TensorCheck]:
         rows = _rows_per_chunk(tensor.shape)
         source = rows_of(reference, originals[tensor.name], rows)
         found = rows_of(path, tensor, rows)
+        # Both are read side by side, so that neither model is ever whole in memory.
         pairs = zip(source, found, strict=True)
         checks.append(_compare(tensor.name, tensor.type, pairs))
     return checks
@@ -145,6 +173,11 @@ def against_gguf(path: Path, reference: Path) -> list[TensorCheck]:
 
 def against_hf(path: Path, directory: Path, profile: ContextProfile) -> list[TensorCheck]:
     """Every tensor of `path` against the Hugging Face directory it was converted from.
+
+    Args:
+        path: a file, or any part of a split set.
+        directory: the source.
+        profile: the one that it was converted with.
 
     Raises:
         ArtifactError: the file does not hold exactly the tensors that a conversion would write.
@@ -173,6 +206,7 @@ def against_hf(path: Path, directory: Path, profile: ContextProfile) -> list[Ten
 
 
 def _pairs(source: Source, item: Planned, placed: _Placed) -> Pairs:
+    """The same rows of a tensor from the source and from the file, chunk by chunk."""
     if len(item.shape) == 1:
         # The source has a vector as many rows of one number, the file as one row.
         chunks = [to_float32(chunk) for chunk in chunks_of(source, item, item.shape[0])]

@@ -22,6 +22,11 @@ def five_tests(path: Path, source: Path, profile: ContextProfile) -> dict[str, A
 
     Nothing is raised for a bad file.
 
+    Args:
+        path: the file.
+        source: the Hugging Face directory.
+        profile: the one that the file was converted with.
+
     Returns:
         The founders' result: five truth values, how many passed and failed, and the errors.
     """
@@ -32,6 +37,7 @@ def five_tests(path: Path, source: Path, profile: ContextProfile) -> dict[str, A
         "metadata_correct": lambda: _require_keys(path),
         "so8t_structure_preserved": lambda: _require_same_tensors(path, source, profile),
     }
+    # All of them are run, whatever fails: the result has one truth value per test.
     results: dict[str, bool] = {}
     errors: list[str] = []
     for name, check in checks.items():
@@ -52,22 +58,26 @@ def five_tests(path: Path, source: Path, profile: ContextProfile) -> dict[str, A
 
 
 def _require_content(path: Path) -> None:
+    """Test 1."""
     if not path.is_file() or path.stat().st_size == 0:
         raise So8tError("the output file does not exist or is empty", where=str(path))
 
 
 def _require_tensors(path: Path) -> None:
+    """Test 2: it can be read, and is no empty shell."""
     if not parse(path).tensors:
         raise So8tError("the file holds no tensors", where=str(path))
 
 
 def _require_keys(path: Path) -> None:
+    """Test 4."""
     problems = key_problems(read_typed(path))
     if problems:
         raise So8tError("; ".join(problems), where=str(path))
 
 
 def _require_same_tensors(path: Path, source: Path, profile: ContextProfile) -> None:
+    """Test 5: the weights are those of the source."""
     failed = [check for check in against_hf(path, source, profile) if not check.passes]
     if failed:
         first = failed[0]

@@ -28,12 +28,20 @@ from so8t.rows import read_rows
 MAX_POSITIONS = 64  # compared positions per probe
 ALLOW = 0  # the first of the verdict ids
 Floats = NDArray[np.float32]
+Facts = dict[str, Any]  # numbers for the metrics file, as JSON
+Ids = dict[str, list[int]]  # `verdict`: three token ids, `authority`: two; or empty lists
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Token ids, the index of the prompt's last token, and the compared positions (it is one)."""
+    """One conversation that is compared.
+
+    Attributes:
+        ids: its tokens.
+        prompt_end: index of the prompt's last token, where verdicts are read.
+        positions: indices at which logits are compared, ascending; `prompt_end` is one of them.
+    """
 
     ids: list[int]
     prompt_end: int
@@ -51,6 +59,13 @@ class _Position(NamedTuple):
 def read_probes(path: Path, texts: Path, *, system: str, count: int, n_ctx: int) -> list[Probe]:
     """The first `count` conversations of a prepared JSONL, rendered with the file's own template.
 
+    Args:
+        path: the GGUF file, for its template and its tokens.
+        texts: the conversations.
+        system: the system prompt.
+        count: how many.
+        n_ctx: longest conversation, in tokens; longer ones are passed over.
+
     Raises:
         DataError: no row fits.
     """
@@ -59,6 +74,7 @@ def read_probes(path: Path, texts: Path, *, system: str, count: int, n_ctx: int)
     bos = _token_text(keys, "tokenizer.ggml.bos_token_id")
     eos = _token_text(keys, "tokenizer.ggml.eos_token_id")
     probes: list[Probe] = []
+    # Only the vocabulary is loaded, which is all that tokenising needs.
     with Engine(path, n_ctx=256, threads=1, vocab_only=True) as engine:
         for row in read_rows(texts):
             prompt = prompt_of(template, system, row.text, bos=bos, eos=eos)
@@ -97,8 +113,11 @@ def _probe(prompt: list[int], whole: list[int], n_ctx: int) -> Probe | None:
         return None
     prompt_end = shared - 1
     count = min(MAX_POSITIONS, len(whole))
-    spread = np.linspace(0, len(whole) - 1, count).round().astype(int).tolist()
-    return Probe(whole, prompt_end, sorted({*spread, prompt_end}))
+    # Evenly spread, the first and the last token among them.
+    spread = np.linspace(0, len(whole) - 1, count)
+    positions = set(spread.round().astype(int).tolist())
+    positions.add(prompt_end)
+    return Probe(whole, prompt_end, sorted(positions))
 
 
 @contextmanager
@@ -113,6 +132,7 @@ def stored(
         rows_of: logits of one probe, [len(probe.positions), n_vocab].
     """
     total = sum(len(probe.positions) for probe in probes)
+    # On the disk: a vocabulary of 200,000 makes 50 MB of logits per probe.
     with tempfile.NamedTemporaryFile(prefix="so8t-logits-", suffix=".f32") as file:
         table = np.memmap(file.name, dtype=np.float32, mode="w+", shape=(total, n_vocab))
         start = 0
@@ -145,6 +165,7 @@ def hf_rows(directory: Path, threads: int) -> Callable[[Probe], Floats]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # Other numbers of threads add in other orders, and the last digits would differ.
     torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory,
@@ -164,16 +185,14 @@ def hf_rows(directory: Path, threads: int) -> Callable[[Probe], Floats]:
     return rows
 
 
-def compare(
-    probes: list[Probe], reference: Floats, found: Floats, ids: dict[str, list[int]]
-) -> dict[str, Any]:
+def compare(probes: list[Probe], reference: Floats, found: Floats, ids: Ids) -> Facts:
     """Agreement of two tables over all positions, and of the verdicts at the prompts' ends.
 
     Args:
         probes: what the tables hold.
         reference: the table of the original model.
         found: the table of the model that is looked at.
-        ids: `verdict` (3 token ids) and `authority` (2), possibly empty.
+        ids: of the tokens whose logits are verdicts and authorities.
     """
     facts = _agreement(reference, found)
     if ids["verdict"]:
@@ -181,8 +200,11 @@ def compare(
     return facts | {"prompts": len(probes), "positions": len(reference)}
 
 
-def _agreement(reference: Floats, found: Floats) -> dict[str, Any]:
-    """Row by row, in float64: largest difference, NMSE, top-1 agreement, KL divergence in nats."""
+def _agreement(reference: Floats, found: Floats) -> Facts:
+    """Agreement over all positions: largest difference, NMSE, top-1, KL divergence in nats.
+
+    Row by row and in float64: a table may be larger than the memory, and float32 sums would drift.
+    """
     largest = 0.0
     error = 0.0
     power = 0.0
@@ -216,12 +238,14 @@ def _agreement(reference: Floats, found: Floats) -> dict[str, Any]:
 
 def _verdict_agreement(
     probes: list[Probe], reference: Floats, found: Floats, verdict_ids: list[int]
-) -> dict[str, Any]:
+) -> Facts:
+    """How far verdict probabilities move, and how many verdicts change."""
     ends = []
     start = 0
     for probe in probes:
         ends.append(start + probe.positions.index(probe.prompt_end))
         start += len(probe.positions)
+    # Of the three verdicts only: this is what a decision is made from.
     first = _verdict_probabilities(reference, ends, verdict_ids)
     second = _verdict_probabilities(found, ends, verdict_ids)
     first_verdicts = first.argmax(axis=1)
@@ -251,11 +275,19 @@ def _answer_positions(probes: list[Probe], table: Floats) -> Iterator[_Position]
         start += len(probe.positions)
 
 
-def reserved_mass(probes: list[Probe], table: Floats, ids: list[int]) -> dict[str, Any]:
+def reserved_mass(probes: list[Probe], table: Floats, ids: list[int]) -> Facts:
     """Sampling probability of the reserved tokens where the answer is written.
 
-    Those tokens carry verdicts and are no text. `greedy` counts how often greedy decoding would
-    write one.
+    Those tokens carry verdicts and are no text.
+
+    Args:
+        probes: what the table holds.
+        table: logits.
+        ids: the reserved tokens.
+
+    Returns:
+        `mean` and `max` of the probability, and in `greedy` how often greedy decoding would write
+        one, over `positions`.
     """
     masses = []
     greedy = 0
@@ -273,7 +305,15 @@ def reserved_mass(probes: list[Probe], table: Floats, ids: list[int]) -> dict[st
 
 
 def perplexity(probes: list[Probe], table: Floats) -> float:
-    """exp of the mean negative log-likelihood of the next token over the answers' positions."""
+    """Perplexity of the answers: exp of the mean negative log-likelihood of the next token.
+
+    Args:
+        probes: what the table holds.
+        table: logits.
+
+    Returns:
+        The perplexity over the compared positions; NaN where no answer has one.
+    """
     losses = []
     for probe, position, logits in _answer_positions(probes, table):
         # Nothing follows the last token.
@@ -285,7 +325,7 @@ def perplexity(probes: list[Probe], table: Floats) -> float:
     return float(np.exp(np.mean(losses)))
 
 
-def readout_ids(path: Path) -> dict[str, list[int]]:
+def readout_ids(path: Path) -> Ids:
     """The file's verdict and authority token ids; empty lists when it has none."""
     keys = read_keys(path)
     return {
@@ -295,15 +335,18 @@ def readout_ids(path: Path) -> dict[str, list[int]]:
 
 
 def _ids(value: object) -> list[int]:
+    """The value of a key of token ids; empty where the file has no such key."""
     return list(cast("list[int]", value or []))
 
 
 def _log_softmax(row: Doubles) -> Doubles:
+    """Log-probabilities of one row of logits."""
     # The largest is taken off first, so that no exponential overflows.
     shifted = row - row.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
 def _softmax(rows: Doubles) -> Doubles:
+    """Probabilities of every row of logits."""
     shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

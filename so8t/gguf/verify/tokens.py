@@ -26,6 +26,7 @@ from so8t.llama import Engine
 # What this project writes, then numbers, spaces of every kind, line ends, emoji, scripts, control
 # characters and code: each has been tokenised differently by some converter.
 PHRASES = (
+    # What this project writes and reads verdicts from.
     "ALLOW",
     " ALLOW",
     "\nDENY",
@@ -38,14 +39,18 @@ PHRASES = (
     "<think-safety>",
     "依頼を仕分ける日本語アシスタントです。",
     "航空管制システムの詳細な仕様について教えてください。",
+    # Scripts side by side, and wide letters that NFKC would make narrow.
     "カタカナ・ひらがな・漢字",
     "ＡＢＣ１２３",
     "　全角空白　",
+    # Contractions and capitals: where split rules differ most.
     "It's JavaScript/TypeScript",
     "don't WON'T I'Ve",
     "helloWorld HTTPServer2Go",
+    # Rules group digits by one, by three, or not at all.
     "3 33 333 3333 33333 3.14 1,234,567",
     "２０２６年１１月２０日",
+    # Spaces and line ends: merged, split, or taken from the word behind them.
     "a",
     " ",
     "  ",
@@ -58,19 +63,24 @@ PHRASES = (
     "\n \n\n \t\t\n",
     "x  y   z",
     "trailing  ",
+    # Runs of one symbol are single tokens in some vocabularies.
     "......!!!!??",
     "'''```\"\"\"",
     "=====---->>>",
+    # Characters of several code points, which NFC and byte fallback treat apart.
     "🚀 (normal) 😶\u200d🌫️ 👨\u200d👩\u200d👧",
     "é è ñ ü ß Å",
     "нещо на Български",
     "កាន់តែពិសេស",
     "नमस्ते",
     "مرحبا",
+    # SentencePiece's own mark of a space, as text.
     "▁",
     "▁▁x",
+    # Invisible characters and control characters.
     "\u200b\u00a0\ufeff",
     "\x01\x7f",
+    # Code, data and addresses.
     "if (a[i] >= 0) { return b->c; }",
     "def f(x):\n    return x**2\n",
     '{"text": "値", "n": -1.5e-3}',
@@ -97,7 +107,14 @@ class Example:
 
 @dataclass(slots=True)
 class TokenParity:
-    """How many texts were compared, how many differ, and the first that do."""
+    """What comparing found.
+
+    Attributes:
+        texts: how many were compared.
+        differing: how many are tokenised differently.
+        wide_space_after_special: how many differ for the known reason; not among `differing`.
+        examples: the first that differ.
+    """
 
     texts: int = 0
     differing: int = 0
@@ -118,6 +135,11 @@ def corpus(specials: list[str], texts: Iterable[str]) -> Iterator[str]:
 
 def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
     """Compare the file `path` with tokenizer.json in `source`; special tokens are read as such.
+
+    Args:
+        path: the GGUF file.
+        source: the Hugging Face directory it was made from.
+        texts: compared beside the fixed corpus.
 
     Raises:
         ArtifactError: the source has no tokenizer.json.

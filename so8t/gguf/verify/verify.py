@@ -9,17 +9,16 @@ far its logits drift is reported and is never a failure.
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from so8t import identity
 from so8t.errors import ArtifactError, GateError
 from so8t.gguf.convert.keys import BY_NAME
 from so8t.gguf.quantize.child import FTYPES
-from so8t.gguf.quantize.quantize import bits_per_weight, fallbacks, histogram
+from so8t.gguf.quantize.quantize import bits_per_weight, fallbacks, histogram, types_text
 from so8t.gguf.verify import logits
 from so8t.gguf.verify.contents import NMSE_BOUND, TensorCheck, against_gguf, against_hf
 from so8t.gguf.verify.tokens import adds_bos, token_parity
-from so8t.gguf_file import KeyValue, read_keys, read_typed, shards_of, tensor_table
+from so8t.gguf_file import Keys, read_keys, read_typed, shards_of, tensor_table
 from so8t.gguf_header import parse
 from so8t.params import Params
 from so8t.rows import read_rows
@@ -37,7 +36,15 @@ TINY_BOUND = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is verified, against what, on which texts."""
+    """What is verified, against what, on which texts.
+
+    Attributes:
+        path: the file.
+        kind: the type it should have.
+        texts: prepared JSONL with conversations.
+        f16: the file that a quantised one was made from.
+        hf: the Hugging Face directory that a conversion was made from.
+    """
 
     path: Path
     kind: str
@@ -48,9 +55,14 @@ class Subject:
 
 @dataclass(slots=True)
 class Findings:
-    """Facts to report and problems that fail the file."""
+    """What verifying found.
 
-    facts: dict[str, Any]
+    Attributes:
+        facts: for the metrics file.
+        problems: what fails the file, as sentences; empty for a good one.
+    """
+
+    facts: logits.Facts
     problems: list[str]
 
 
@@ -75,14 +87,22 @@ def claimed_type(path: Path) -> str:
 def verify(subject: Subject, params: Params) -> Findings:
     """Check everything that can be checked with what is given.
 
+    Args:
+        subject: the file and what it is compared with.
+        params: the system prompt, limits, and settings of the engine.
+
+    Returns:
+        Facts and problems; problems are not raised here, so that the facts can be written first.
+
     Raises:
         ArtifactError: the file is corrupt, changed since it was sealed, or holds other tensors than
             its source.
     """
     path = subject.path
+    # First of all: numbers of a damaged file would only mislead.
     identity.check_seal(path)
     table = tensor_table(path, hashes=True)
-    facts: dict[str, Any] = {
+    facts: logits.Facts = {
         "schema": "so8t.verify/1",
         "file": path.name,
         "type": subject.kind,
@@ -96,6 +116,7 @@ def verify(subject: Subject, params: Params) -> Findings:
     findings = Findings(facts, key_problems(read_typed(path)))
     if subject.hf is not None and subject.kind in UNQUANTISED:
         _check_conversion(subject, subject.hf, params, findings)
+    # A file compared with itself would pass whatever it holds.
     elif subject.f16 is not None and subject.f16 != path:
         _check_quantised(subject, subject.f16, params, findings)
     else:
@@ -123,12 +144,13 @@ def require(findings: Findings, where: Path) -> None:
         )
 
 
-def key_problems(keys: dict[str, KeyValue]) -> list[str]:
+def key_problems(keys: Keys) -> list[str]:
     """Missing keys that a reader needs, and `so8t.*` keys that are unknown or of a wrong type."""
     problems = []
     for spec in BY_NAME.values():
         if spec.kind in NEEDED_KINDS and spec.name not in keys:
             problems.append(f"key {spec.name} is missing")
+    # An unknown key is a typing mistake or of a later version; neither may go unseen.
     for name, item in keys.items():
         if not name.startswith("so8t."):
             continue
@@ -141,6 +163,7 @@ def key_problems(keys: dict[str, KeyValue]) -> list[str]:
 
 
 def _check_tensors(checks: list[TensorCheck], findings: Findings) -> None:
+    """Report the worst tensors; every one beyond its bound is a problem."""
     worst_first = sorted(checks, key=_error_over_bound, reverse=True)
     worst = []
     for check in worst_first[:WORST]:
@@ -160,10 +183,12 @@ def _check_tensors(checks: list[TensorCheck], findings: Findings) -> None:
 
 
 def _error_over_bound(check: TensorCheck) -> float:
+    """How bad an error is for the tensor's type."""
     return check.nmse / (NMSE_BOUND[check.type] or TINY_BOUND)
 
 
 def _check_conversion(subject: Subject, hf: Path, params: Params, findings: Findings) -> None:
+    """Tokens, tensors and logits of an unquantised file against Hugging Face."""
     _check_tokens(subject, hf, findings)
     checks = against_hf(subject.path, hf, params.active.base.context_profile)
     _check_tensors(checks, findings)
@@ -186,6 +211,8 @@ def _check_conversion(subject: Subject, hf: Path, params: Params, findings: Find
 
 
 def _check_tokens(subject: Subject, hf: Path, findings: Findings) -> None:
+    """Token parity on the fixed corpus and on the project's own texts."""
+    # All rows: tokenising costs little, and rare texts are the point.
     texts = [row.text for row in read_rows(subject.texts)]
     parity = token_parity(subject.path, hf, texts)
     findings.facts["tokens"] = {
@@ -202,6 +229,7 @@ def _check_tokens(subject: Subject, hf: Path, findings: Findings) -> None:
 
 
 def _read_probes(subject: Subject, params: Params) -> list[logits.Probe]:
+    """The conversations on which logits are compared."""
     return logits.read_probes(
         subject.path,
         subject.texts,
@@ -212,8 +240,8 @@ def _read_probes(subject: Subject, params: Params) -> list[logits.Probe]:
 
 
 def _reserved_mass(
-    probes: list[logits.Probe], table: logits.Floats, ids: dict[str, list[int]]
-) -> dict[str, Any] | None:
+    probes: list[logits.Probe], table: logits.Floats, ids: logits.Ids
+) -> logits.Facts | None:
     """What is known of the reserved tokens; None for a file that names none."""
     reserved = [*ids["verdict"], *ids["authority"]]
     if not reserved:
@@ -221,8 +249,10 @@ def _reserved_mass(
     return logits.reserved_mass(probes, table, reserved)
 
 
-def _judge_agreement(facts: dict[str, Any], params: Params, findings: Findings) -> None:
+def _judge_agreement(facts: logits.Facts, params: Params, findings: Findings) -> None:
+    """A conversion computes what Hugging Face computes, or it is a problem."""
     limits = params.verify
+    # Not 1: with equal logits the choice between two tokens hangs on the last bit.
     if facts["top1"] < limits.top1_min:
         findings.problems.append(
             f"top-1 agreement with Hugging Face is {facts['top1']:.4f}, below {limits.top1_min}"
@@ -236,7 +266,8 @@ def _judge_agreement(facts: dict[str, Any], params: Params, findings: Findings) 
         )
 
 
-def _judge_reserved(mass: dict[str, Any], params: Params, findings: Findings) -> None:
+def _judge_reserved(mass: logits.Facts, params: Params, findings: Findings) -> None:
+    """Reserved tokens must never be what greedy decoding writes."""
     limit = params.verify.reserved_mass_max
     # Reported and not refused, because a short training leaves some: sampling can suppress them.
     if mass["mean"] >= limit:
@@ -253,6 +284,7 @@ def _judge_reserved(mass: dict[str, Any], params: Params, findings: Findings) ->
 
 
 def _check_quantised(subject: Subject, f16: Path, params: Params, findings: Findings) -> None:
+    """Tensors and logits of a quantised file against the F16 file it was made from."""
     _check_tensors(against_gguf(subject.path, f16), findings)
     probes = _read_probes(subject, params)
     ids = logits.readout_ids(subject.path)
@@ -270,7 +302,7 @@ def _check_quantised(subject: Subject, f16: Path, params: Params, findings: Find
 def summary(findings: Findings) -> str:
     """One line for people."""
     facts = findings.facts
-    types = ", ".join(f"{count} {name}" for name, count in facts["histogram"].items())
+    types = types_text(facts["histogram"])
     against = facts.get("logits") or facts.get("drift") or {}
     source = "Hugging Face" if "logits" in facts else "F16"
     flips = against.get("verdict_flips", 0)
