@@ -30,7 +30,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t import identity  # noqa: E402
+from so8t import gguf_file  # noqa: E402
 from tests.fakes.tiny_gguf import byte_alphabet  # noqa: E402
 from tests.fakes.tiny_models import REGEX, TEMPLATE  # noqa: E402
 
@@ -221,7 +221,7 @@ def record(line: dict[str, Any], *, dry_run: bool) -> None:
 def same_tensors(first: Path, second: Path) -> bool:
     """Whether both files hold the same tensors, byte for byte."""
     tables = [
-        {t.name: (t.type, t.shape, t.sha256) for t in identity.tensor_table(p, hashes=True)}
+        {t.name: (t.type, t.shape, t.sha256) for t in gguf_file.tensor_table(p, hashes=True)}
         for p in (first, second)
     ]
     return tables[0] == tables[1]

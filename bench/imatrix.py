@@ -25,9 +25,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t.gguf.quantize.imatrix import compute_imatrix, conversations  # noqa: E402
+from so8t.gguf.imatrix import compute_imatrix, conversations  # noqa: E402
 from so8t.gguf.quantize.quantize import Quantised, quantize  # noqa: E402
-from so8t.gguf.verify import parity  # noqa: E402
+from so8t.gguf.verify import logits  # noqa: E402
 from so8t.llama import Engine, library_version  # noqa: E402
 from so8t.params import load  # noqa: E402
 
@@ -41,21 +41,21 @@ def drift(
 ) -> dict[str, dict[str, Any]]:
     """Agreement of each file with the F16 file on the same positions."""
     probes, ids = (
-        parity.read_probes(f16, texts, system=system, count=prompts, n_ctx=N_CTX),
-        parity.readout_ids(f16),
+        logits.read_probes(f16, texts, system=system, count=prompts, n_ctx=N_CTX),
+        logits.readout_ids(f16),
     )
     found = {}
     with (
         Engine(f16, n_ctx=N_CTX, threads=1, kv="f32") as engine,
-        parity.stored(probes, engine.n_vocab, parity.engine_rows(engine)) as reference,
+        logits.stored(probes, engine.n_vocab, logits.engine_rows(engine)) as reference,
     ):
         for name, path in others.items():
             with (
                 Engine(path, n_ctx=N_CTX, threads=1, kv="f32") as other,
-                parity.stored(probes, other.n_vocab, parity.engine_rows(other)) as rows,
+                logits.stored(probes, other.n_vocab, logits.engine_rows(other)) as rows,
             ):
-                found[name] = parity.compare(probes, reference, rows, ids) | {
-                    "perplexity": parity.perplexity(probes, rows)
+                found[name] = logits.compare(probes, reference, rows, ids) | {
+                    "perplexity": logits.perplexity(probes, rows)
                 }
     return found
 

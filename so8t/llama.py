@@ -218,7 +218,7 @@ class Engine:
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
     def meta(self, key: str) -> str | None:
-        """A scalar key of the file as text; arrays are not in libllama's table (`identity.read_keys` has them)."""
+        """A scalar key of the file as text; arrays are not in libllama's table (`gguf_file.read_keys` has them)."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)

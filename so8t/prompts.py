@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from so8t.chat import CUE, neutralise, prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.files import sha256_json
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.verdict import VERDICTS
 
 LABELS = tuple(f"{verdict}\n" for verdict in VERDICTS)

@@ -16,7 +16,8 @@ import numpy as np
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import atomic_dir, read_json, write_json, write_text
-from so8t.identity import read_keys, semantic_digest
+from so8t.gguf_file import read_keys
+from so8t.identity import semantic_digest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
 from so8t.release.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from so8t.chat import CUE, THINKING_HEADING, Format, Message, final_cue, render
 from so8t.errors import ArtifactError, ParamsError
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.release import gotemplate
 
 Parameters = dict[str, float | int | str | list[str]]

@@ -11,10 +11,10 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 from numpy import dtype, uint8
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError
 from so8t.files import atomic_file
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 COPY_BYTES = 4 << 20
 ARCHITECTURE = "general.architecture"
@@ -29,13 +29,13 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
     Raises:
         ArtifactError: the source is corrupt, a split set, or its seal is broken.
     """
-    if len(identity.shards_of(source)) > 1:
+    if len(gguf_file.shards_of(source)) > 1:
         raise ArtifactError(
             "a split file cannot be rewritten",
             where=str(source),
             fix="quantise into one file first",
         )
-    keys = identity.read_typed(source)
+    keys = gguf_file.read_typed(source)
     if identity.SEAL in keys:
         identity.check_seal(source)
     # The seal is written over a blank one of the same length, once all other bytes are there.
@@ -44,13 +44,13 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
     keys |= updates
     with atomic_file(out) as temporary:
         _write(source, temporary, keys)
-        tensors = identity.tensor_table(temporary, hashes=True)
+        tensors = gguf_file.tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
         return identity.semantic_digest(temporary, tensors)
 
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
-    header = identity.parse(source)
+    header = gguf_header.parse(source)
     writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
     writer.data_alignment = header.alignment
     for name, item in keys.items():
@@ -73,10 +73,8 @@ def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
         writer.close()
 
 
-def _copy_tensors(source: Path, out: IO[bytes], header: identity.Header) -> None:
-    """Tensors keep their order, alignment and padding, so the data section is copied as a whole."""
-    padding = -out.tell() % header.alignment
-    out.write(b"\0" * padding)
+    header = gguf_header.parse(source)
+    writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
     with source.open("rb") as file:
         file.seek(header.data_start)
         shutil.copyfileobj(file, out, COPY_BYTES)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.verdict import AUTHORITIES, VERDICTS

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError, ToolError
-from so8t.identity import read_keys, semantic_digest
+from so8t.gguf_file import read_keys
+from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.reader import Reading, residual_of

@@ -46,7 +46,7 @@ def checkpoint_not_found(folder: Path) -> None:
 
 
 def invalid_gguf_magic(folder: Path) -> None:
-    from so8t.identity import parse
+    from so8t.gguf_header import parse
 
     (folder / "page.gguf").write_bytes(b"<!DOCTYPE html>" * 20)
     parse(folder / "page.gguf")
