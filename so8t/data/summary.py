@@ -12,7 +12,6 @@ Not covered: truncation and packing (tuning).
 What `prepare` says about the data: metrics as JSON, lengths as a table, and a warning when a certificate is out of reach.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from itertools import islice
@@ -21,6 +20,7 @@ from typing import Any
 
 from so8t.data.prepare import Counts
 from so8t.files import read_jsonl, sha256_file
+from so8t.metrics.intervals import groups_needed
 from so8t.params import Calibration
 from so8t.rows import SPLITS
 from so8t.template import Template
@@ -130,11 +130,6 @@ DUPLICATES = (
     "near_duplicate_of_another_group",
     "would_straddle_splits",
 )  # of the reasons to drop a row
-
-
-def groups_needed(alpha: float, delta: float) -> int:
-    """Independent unsafe groups without a single false allow that certify FAR <= alpha with confidence 1 - delta."""
-    return math.ceil(math.log(delta) / math.log(1.0 - alpha))
 
 
 def metrics_of(counts: Counts) -> dict[str, Any]:
