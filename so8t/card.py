@@ -28,7 +28,9 @@ from so8t.metrics.quality import ESCALATE, Codes, codes, softmax
 from so8t.metrics.scores import Scores
 from so8t.verdict import Thresholds, Verdict, decide
 
+# A card of another schema may mean its numbers differently, so it is refused, never converted.
 SCHEMA = "so8t.card/1"
+# The rule in words, in every card: a card made for another rule must not be applied by this code.
 RULE = "DENY if p_deny >= deny; ALLOW only if p_escalate + p_deny < escalate; otherwise ESCALATE"
 FIX = "make the card again: dvc repro calibrate"
 
@@ -70,18 +72,23 @@ class Card(_Part):
     The order of the fields is the order of the keys in the file.
     """
 
+    # The underscore, because a field `schema` would shadow a method of pydantic's.
     schema_: Literal["so8t.card/1"] = Field(alias="schema")
     status: Literal["certified", "not_certified"]
     reasons: list[str]
     file: str = Field(min_length=1)
+    # Of what the file computes, so that renaming it or adding keys leaves the card valid.
     semantic_digest: str = Field(min_length=1)
     template_sha256: str = Field(min_length=1)
+    # Settings that change the last bits of logits (flash attention, cache types, llama.cpp
+    # version).
     engine: dict[str, Any]
     readout: Literal["prefill", "cue"]
     sampled: bool
     labels: list[str]
     temperature: float = Field(gt=0.0)
     thresholds: CardThresholds
+    # Repeated in the file so that a person who reads the card alone can apply it.
     rule: str
     residual: Residual
     metrics: dict[str, float | None]
@@ -92,7 +99,9 @@ class Card(_Part):
     founding: dict[str, Any]
     advisory: dict[str, Any] | None
     data: dict[str, Any]
+    # What the certificate does not cover, as codes, so that no reader has to know.
     limits: list[str]
+    # Digest of the card that this one replaced, so that recalibrations form a chain.
     previous: str | None
     digest: str
 
@@ -102,6 +111,7 @@ class Card(_Part):
             self._check_certified()
         elif self.thresholds.escalate != 0.0 or self.thresholds.allow is not None:
             raise ValueError("a card that is not certified must keep the ALLOW gate closed")
+        # Another order of the labels would turn ALLOW into something else without any error.
         same_labels = self.labels == [verdict.value for verdict in Verdict]
         if not same_labels or self.rule != RULE:
             raise ValueError("labels or rule are not the ones this version applies")
@@ -145,6 +155,7 @@ def build(body: Mapping[str, Any]) -> Card:
 
 def seal(card: Card) -> Card:
     """The same card with the digest of its content."""
+    # Every field except the digest itself, as the file will hold it.
     return card.model_copy(update={"digest": _digest_of(to_dict(card))})
 
 
@@ -174,6 +185,7 @@ def parse(content: Any, where: str) -> Card:
     """
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ArtifactError(f"not a calibration card of schema {SCHEMA}", where=where, fix=FIX)
+    # Before the shape is checked: an edited card is reported as edited, whatever the edit broke.
     if _digest_of(content) != content.get("digest"):
         raise ArtifactError(
             "the card was edited after it was made: its digest does not fit", where=where, fix=FIX
@@ -225,6 +237,7 @@ def require_match(
         wrong.append("semantic_digest")
     if card.template_sha256 != template_sha256:
         wrong.append("template_sha256")
+    # Settings that the caller does not name are not compared: a reader of the file alone has none.
     for name, value in sorted((engine or {}).items()):
         if card.engine.get(name) != value:
             wrong.append(f"engine.{name}")
@@ -251,6 +264,7 @@ def float32_thresholds(card: Card) -> Thresholds:
 
 def _float32_below(value: float) -> float:
     """The largest float32 that is not above `value`."""
+    # Rounding to nearest may go up, and an `escalate` above the certified one allows too much.
     nearest = np.float32(value)
     if float(nearest) <= value:
         return float(nearest)
@@ -270,6 +284,8 @@ def probabilities(
     Returns:
         float64 [n, 3]; a row that may not be decided (not finite, too much residual) is NaN.
     """
+    # float64 throughout: thresholds are observed hazards, and a float32 sum could fall on the other
+    # side.
     rows = np.asarray(logits, dtype=np.float64).reshape(-1, 3)
     outside = np.asarray(residual, dtype=np.float64).reshape(-1)
     usable = np.asarray(np.isfinite(rows).all(axis=1))
@@ -348,6 +364,7 @@ def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None)
         residual: probability outside the labels. For the cue readout, null or NaN escalates; for
             the prefill readout it is ignored.
     """
+    # A server may answer anything; too few or too many numbers are no reading at all.
     if len(logits) != len(Verdict):
         return Decision(Verdict.ESCALATE, None)
     outside = math.nan if residual is None else residual

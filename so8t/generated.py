@@ -66,6 +66,7 @@ def rounded(value: Any) -> Any:
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
+    # numpy's float32 is no float, and json would refuse it.
     if isinstance(value, float | np.floating):
         return round(float(value), DIGITS)
     return value

@@ -25,6 +25,7 @@ from so8t.metrics import Scores
 from so8t.metrics.intervals import lower_bound
 from so8t.metrics.quality import ALLOW
 
+# Not 1: Python leaves with it after an error that nobody foresaw.
 CERTIFIED = 0
 UNUSABLE = 2
 VIOLATED = 3
@@ -57,17 +58,20 @@ def assess(
     Raises:
         ArtifactError: the certificate or the comparison does not belong to the card (code 2).
     """
+    # First, because a card that contradicts itself says nothing about the file.
     check_certificate(card)
     violated: list[str] = []
     missing: list[str] = []
     if test is not None:
         measured = unsafe_rows_allowed(card, test)
+        # A split without an unsafe row shows no false allow, which must not read as a pass.
         if measured is None:
             missing.append("test_without_unsafe_rows")
         elif measured.above(card):
             violated.append("test_false_allow_rate_above_alpha")
     if comparison is not None:
         violated += comparison_violations(card, comparison)
+    # Nothing measured ranks above not certifiable: more of the same rows would not help.
     missing += unmeasured(card)
     if violated:
         return _refused(card, VIOLATED, violated)
@@ -86,6 +90,7 @@ def check_certificate(card: Card) -> None:
     """
     delta = float(card.certificate["delta"])
     for stratum in card.certificate["strata"]:
+        # The digest guards against an edit, this against a mistake in the code that made the card.
         expected = allowed_errors(stratum["groups"], stratum["alpha"], delta)
         if stratum["allowed_errors"] != expected:
             raise ArtifactError(
@@ -106,6 +111,7 @@ class UnsafeAllowed:
         """Whether the rate is above alpha even at its lower bound at level delta."""
         delta = float(card.certificate["delta"])
         alpha = float(card.certificate["alpha"])
+        # The lower bound, because a rate a little above alpha by chance breaks no promise.
         return lower_bound(self.allowed, self.rows, delta) > alpha
 
 
@@ -115,6 +121,7 @@ def unsafe_rows_allowed(card: Card, test: Scores) -> UnsafeAllowed | None:
     Returns:
         Null when the split holds no unsafe row.
     """
+    # As in the certificate: rows of one group would count one mistake many times.
     rows = one_per_group(test.ids, test.groups, test.gold != ALLOW)
     if len(rows) == 0:
         return None
@@ -130,6 +137,7 @@ def comparison_violations(card: Card, comparison: Mapping[str, Any]) -> list[str
     """
     sides = comparison.get("sides", {})
     drifts = comparison.get("drift", [])
+    # A comparison of another run would call a file free of drift that nobody looked at.
     named = [entry.get("card_digest") for entry in (*sides.values(), *drifts)]
     if card.digest not in named:
         raise ArtifactError(

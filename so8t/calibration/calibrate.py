@@ -32,8 +32,10 @@ def _write(
     scores: Scores,
 ) -> None:
     """Write the card and, beside it, the temperature report."""
+    # The rows of the fit alone: the report is about how well it fits.
     logits = scores.logits[fitted.usable]
     gold = scores.gold[fitted.usable]
+    # The card comes last: where it exists, its report exists too.
     write_json(temperature_path(out), report(fitted.temperature, logits, gold))
     card.write(out, made)
 
@@ -62,6 +64,7 @@ def calibrate(
     meta = read_meta(folder)
     path = folder / "calibration.jsonl"
     scores = read_scores(path, readout)
+    # After reading: a file that cannot be read was not looked at.
     look("calibrate", "calibration", path)
     made, fitted = make_card(
         scores,
@@ -85,7 +88,10 @@ def read_labels(path: Path) -> dict[str, int]:
     labels: dict[str, int] = {}
     for line, row in read_jsonl(path):
         name = row.get("id")
+        # Both keys, since a reviewer may edit a copy of the prepared rows.
         code = _code_of(row.get("label", row.get("verdict")))
+        # Two lines for one id are accepted only where they agree: which review counts is not ours
+        # to say.
         if code is None or not isinstance(name, str) or labels.get(name, code) != code:
             raise DataError(
                 "not one id with one of ALLOW, ESCALATE, DENY",
@@ -131,6 +137,7 @@ def recalibrate(
         ArtifactError: `out` exists, or the scores are of another file, template or engine.
         DataError: a reviewed id is not among the scores.
     """
+    # The old card may be what a server reads now; a new one goes beside it.
     if out.exists() or temperature_path(out).exists():
         raise ArtifactError(
             "this card exists and is kept",
@@ -140,6 +147,7 @@ def recalibrate(
     before = card.read(old)
     meta = read_meta(folder)
     path = folder / "calibration.jsonl"
+    # Otherwise the labels would calibrate a file that the old card does not speak about.
     card.require_match(
         before,
         semantic_digest=meta["semantic_digest"],

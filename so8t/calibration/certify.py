@@ -94,10 +94,12 @@ def strata_of(scores: Scores, hazards: Hazards, limits: Calibration) -> list[Str
     alone where params.yaml sets a stricter alpha for it. "all" is always there, because the
     advisory numbers need it.
     """
+    # A pooled guarantee may hold while one small domain is let down.
     by_domain = limits.guarantee == "worst_domain"
     parts = [_Part("all", np.ones(len(scores), dtype=bool), binding=not by_domain)]
     if by_domain:
         domains = np.asarray(scores.domains, dtype=np.str_)
+        # Sorted, so that the card does not depend on the order of the rows.
         for name in sorted(set(scores.domains)):
             parts.append(_Part(name, domains == name, binding=True))
 
@@ -122,6 +124,7 @@ def reasons_of(
     limits: Calibration,
 ) -> list[str]:
     """Why no certificate can be given; empty when it can."""
+    # Each of these three is "nothing measured", which no number of further groups would mend.
     if len(scores) == 0:
         return ["no_rows"]
     if not (scores.gold != ALLOW).any():
@@ -195,6 +198,7 @@ def choose(
         deny_from: the lowest deny threshold that is certified, or null.
     """
     escalate = allow_limit(scores, fitted.hazards, certified, limits)
+    # Without costs in params.yaml, every wrong denial weighs one.
     # Denying a true ALLOW loses at least as much as denying a true ESCALATE.
     false_deny = 1.0
     if limits.cost is not None:

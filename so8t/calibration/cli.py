@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from so8t.calibration.assess import Outcome
 
+# Existence is not checked here: a missing file is code 2 with a fix, not click's usage error.
 File = click.Path(dir_okay=False, path_type=Path)
 Folder = click.Path(file_okay=False, path_type=Path)
 
@@ -34,6 +35,7 @@ def _assess(asked: _Asked) -> "Outcome":
     from so8t.metrics import read_meta, read_scores
     from so8t.records.looks import look
 
+    # The card alone decides what the other files must be.
     held = card.read(asked.card)
     test = None
     comparison = None
@@ -52,6 +54,7 @@ def _assess(asked: _Asked) -> "Outcome":
             template_sha256=meta["template_sha256"],
             engine=meta["engine"],
         )
+        # test_iid has rows like the calibration rows, which is what the certificate speaks about.
         path = asked.scores / "test_iid.jsonl"
         test = read_scores(path, held.readout)
         look("gate", "test_iid", path)
@@ -68,6 +71,7 @@ def _of_the_last_run(
     """The card of params.release, with the other files of the last run unless they are given."""
     from so8t import params
 
+    # The file that `make release` would publish.
     release = params.load().release
     name = f"{release.model}-{release.type}"
     return _Asked(
@@ -116,6 +120,7 @@ def gate(
         else:
             asked = _Asked(card, gguf, scores, comparison)
         outcome = _assess(asked)
+    # What cannot be read is not certified, so every failure to read is a refusal.
     except (So8tError, OSError) as error:
         click.echo(f"gate: {error}", err=True)
         sys.exit(UNUSABLE)

@@ -33,6 +33,7 @@ from so8t.metrics.quality import ALLOW
 from so8t.params import Calibration
 from so8t.verdict import Thresholds
 
+# Written into the card: a reader must know which guarantee the numbers carry.
 METHOD = "learn-then-test, fixed sequence, exact binomial p-values, one row per group"
 LIMITS = [
     "exchangeable_inputs_only",  # holds for requests like the calibration groups, each counted once
@@ -55,6 +56,7 @@ def certificate_of(
     rows = one_per_group(scores.ids, scores.groups, scores.gold != ALLOW)
     false_allows = fitted.hazards[rows] < chosen.escalate
     binding = [one for one in strata if one.binding]
+    # The binding domain with the fewest groups limits what alpha could be promised.
     fewest = min((one.groups for one in binding), default=0)
     return {
         "alpha": limits.alpha,
@@ -68,6 +70,7 @@ def certificate_of(
         "false_allows": int(np.count_nonzero(false_allows)),
         "need_groups": {one.name: one.need_groups for one in binding if one.need_groups},
         "best_alpha": best_alpha(fewest, limits.delta),
+        # Said in the card because it is unusual, and harmless only as the simulation shows.
         "temperature_on_same_rows": True,
     }
 
@@ -102,6 +105,7 @@ def data_of(
     limits: Calibration,
 ) -> dict[str, Any]:
     """What the card was made of."""
+    # Rows and groups both: the guarantee counts groups, a person counts rows.
     unsafe = scores.where(scores.gold != ALLOW)
     residual = scores.residual[np.isfinite(scores.residual)]
     unparsed = int(np.count_nonzero(~fitted.usable))
@@ -154,6 +158,7 @@ def make_card(
         seed: of the bootstrap and the ECE null band.
         previous: digest of the card that this one replaces, for `so8t recalibrate`.
     """
+    # The order matters: hazards need the temperature, strata need hazards, thresholds need strata.
     fitted = fit(scores, limits, readout)
     strata = strata_of(scores, fitted.hazards, limits)
     reasons = reasons_of(scores, fitted, strata, limits)

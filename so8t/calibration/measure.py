@@ -26,6 +26,7 @@ from so8t.verdict import Thresholds
 
 # The project's founding documents fixed these two; they are measured for comparison, never applied.
 FOUNDING = Thresholds(deny=0.5, escalate=0.7)
+# Fewer than the 1,000 of evaluation: these numbers are for a glance.
 NULL_DRAWS = 500  # draws of the ECE null band
 HEADLINE_RATES = ("false_allow_rate", "allow_rate_on_allow")
 
@@ -57,9 +58,11 @@ def probability_metrics(
     ECE is given with bins of equal width and of equal mass, each beside the null band that a
     perfectly calibrated model would show. Every value is null when no row could be read.
     """
+    # Rows that escalate unread have no probability to score; they count in the decision metrics.
     readable = np.isfinite(p).all(axis=1)
     kept = scores.where(readable)
     read = p[readable]
+    # A mean over no rows would be NaN, which JSON does not have.
     if len(kept) == 0:
         return {"n": 0, "ece": None, "ece_mass": None, "brier_score": None, "nll": None}
     resampled = {
@@ -136,6 +139,7 @@ def founding_rule(scores: Scores, p: Probabilities) -> dict[str, Any]:
     The founding rule asks each class by itself and falls through to ALLOW, so what it cannot read
     is allowed. Ours allows only what is likely enough to be ALLOW.
     """
+    # The later assignment wins, so DENY is asked first, as the founding rule asks it.
     fallen_through = np.full(len(p), ALLOW)
     fallen_through[p[:, ESCALATE] >= FOUNDING.escalate] = ESCALATE
     fallen_through[p[:, DENY] >= FOUNDING.deny] = DENY

@@ -69,6 +69,7 @@ class TemperatureFit:
     @property
     def grid_best(self) -> float | None:
         """Grid temperature of lowest NLL."""
+        # There is no grid where there were no rows.
         if not self.curve:
             return None
         best = min(self.curve, key=lambda point: point["nll"])
@@ -92,6 +93,7 @@ def _nll(beta: float, logits: Logits, gold: Codes) -> tuple[float, float]:
     scaled = beta * logits
     total = logsumexp(scaled, axis=1)
     p = np.exp(scaled - total[:, None])
+    # d/dbeta of -log softmax(beta * z)[gold] is E[z] - z[gold].
     expected = (p * logits).sum(axis=1)
     value = (total - scaled[rows, gold]).mean()
     slope = (expected - logits[rows, gold]).mean()
@@ -165,6 +167,7 @@ def fit_temperature(logits: Logits, gold: Codes, bounds: Temperature) -> Tempera
     Returns:
         T = 1 when there is nothing to fit on.
     """
+    # T = 1 leaves the probabilities as they are; the card will not be certified anyway.
     if len(gold) == 0:
         return TemperatureFit(
             1.0,
@@ -186,6 +189,7 @@ def fit_temperature(logits: Logits, gold: Codes, bounds: Temperature) -> Tempera
         1.0 / start,
         (1.0 / bounds.max, 1.0 / bounds.min),
     )
+    # Inverting twice may leave the bounds by one bit, and params.yaml promises them.
     temperature = float(np.clip(1.0 / beta, bounds.min, bounds.max))
     at_lowest = temperature <= bounds.min * (1 + EDGE)
     at_highest = temperature >= bounds.max * (1 - EDGE)
@@ -208,6 +212,8 @@ def _best_start(
     bounds: Temperature,
 ) -> float:
     """T = 1 or a grid point, within bounds, whichever has the lowest NLL."""
+    # T = 1 need not be a point of the grid, and a file that needs no calibration should start
+    # there.
     starts = [1.0, *(point["temperature"] for point in points)]
     inside = [float(np.clip(start, bounds.min, bounds.max)) for start in starts]
     return min(inside, key=lambda start: _nll(1.0 / start, logits, gold)[0])

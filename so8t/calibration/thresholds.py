@@ -78,6 +78,7 @@ def allowed_errors(groups: int, alpha: float, delta: float) -> int:
     if groups <= 0:
         return -1
     counts = np.arange(groups + 1, dtype=np.float64)
+    # p_values[c]: chance of c errors or fewer when the true rate is exactly alpha.
     p_values = bdtr(counts, groups, alpha)
     return int(np.count_nonzero(p_values <= delta)) - 1
 
@@ -103,7 +104,9 @@ def one_per_group(
     chosen: dict[str, tuple[bytes, int]] = {}
     for index in np.flatnonzero(mask).tolist():
         group = groups[index]
+        # The NUL keeps (ab, c) and (a, bc) apart.
         digest = hashlib.sha256(f"{group}\0{ids[index]}".encode()).digest()
+        # The index settles the tie of two rows with the same id.
         candidate = (digest, index)
         if group not in chosen or candidate < chosen[group]:
             chosen[group] = candidate
@@ -165,6 +168,7 @@ def cheapest_threshold(
     highest threshold wins: it allows most.
     """
     reachable = hazards[hazards < limit]
+    # Costs change only where a row changes sides, so no other value needs a look.
     candidates = np.unique(np.concatenate([[0.0, limit], reachable]))
     unsafe = np.sort(hazards[gold != ALLOW])
     safe = np.sort(hazards[gold == ALLOW])
@@ -192,7 +196,9 @@ def deny_threshold(
     Returns:
         The threshold with the fewest denials among those of equal gain; 1.0 without any gain.
     """
+    # sort puts NaN last, where it would count as the smallest p_deny.
     usable = np.isfinite(p_deny)
+    # Stable, so that equal values keep the order of the rows on every machine.
     descending = np.argsort(-p_deny[usable], kind="stable")
     values = p_deny[usable][descending]
     gain_of_code = np.array([-false_deny, -1.0, 1.0])

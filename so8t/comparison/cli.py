@@ -107,6 +107,7 @@ def count_choices(sheet: Path, key: Path, as_json: bool) -> None:
 def _share(share: dict[str, Any]) -> str:
     if share["value"] is None:
         return "no row decided"
+    # Of the decided rows alone: a tie says nothing about who is better.
     low, high = share["ci95"]
     return (
         f"{share['value']:.1%} of {share['n']} decided rows (95 % interval {low:.1%} - {high:.1%})"

@@ -83,8 +83,10 @@ def compare(
         for split in SPLITS
     }
     primary = splits[PRIMARY_SPLIT]
+    # A is the reference of the collapse test, so it cannot have collapsed.
     sides["a"]["collapsed"] = []
     sides["b"]["collapsed"] = primary["collapsed"]
+    # A closed gate is a card without certificate: escalate is 0.
     closed = [name for name, side in sides.items() if side["thresholds"]["escalate"] <= 0]
     conclusion = conclude(
         primary["differences"],
@@ -94,6 +96,7 @@ def compare(
         margin=rules.margin,
         alpha=rules.alpha,
     )
+    # Before thresholds, because the baselines have none.
     accuracies = {split: values["b"]["argmax_accuracy"] for split, values in splits.items()}
     return {
         "schema": SCHEMA,
@@ -123,6 +126,7 @@ def compare_split(
     Raises:
         DataError: A and B were not scored on the same rows.
     """
+    # Each by its own card, as it would be served.
     rows_a = read_split(a, split)
     rows_b = read_split(b, split)
     require_paired(rows_a, rows_b, f"{b.folder}/{split}.jsonl")
@@ -171,6 +175,7 @@ def conclude(
         margin: increase of the false-allow rate that still counts as not worse.
         alpha: level.
     """
+    # Repeated, so that the conclusion can be read without the long list of endpoints.
     primary = {}
     for name, values in differences.items():
         if values["primary"]:
@@ -179,6 +184,7 @@ def conclude(
     if len(closed) == 1 and "false_allow_rate" in primary:
         primary["false_allow_rate"]["outcome"] = "not_comparable"
     outcomes = {values["outcome"] for values in primary.values()}
+    # Non-inferiority: the whole interval must lie below the margin, not the estimate alone.
     interval = differences["false_allow_rate"]["ci95"]
     upper = None
     if interval:
@@ -199,6 +205,7 @@ def conclude(
 
 
 def _code(outcomes: set[str], collapsed: list[str]) -> str:
+    # A model that never says DENY may still look better by every rate.
     if collapsed:
         return "b_collapsed"
     if {"better", "worse"} <= outcomes:
@@ -245,7 +252,7 @@ def _rate_of(accuracy: Any, n: Any) -> dict[str, Any] | None:
     """The probe's accuracy with its interval; null when it was not run."""
     if not isinstance(accuracy, int | float) or not isinstance(n, int) or n <= 0:
         return None
-    # prepare.json holds a rounded share of n rows.
+    # prepare.json holds the share rounded to four digits, so k is exact up to 10,000 rows.
     k = round(accuracy * n)
     return {"value": float(accuracy), "k": k, "n": n, "ci95": list(clopper_pearson(k, n))}
 
@@ -253,6 +260,7 @@ def _rate_of(accuracy: Any, n: Any) -> dict[str, Any] | None:
 def _beats(b: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
     if baseline is None or b["value"] is None:
         return "not_run"
+    # Intervals that do not touch: stricter than a paired test, for which prepare.json has no rows.
     if b["ci95"][0] > baseline["ci95"][1]:
         return "beats"
     if b["value"] > baseline["value"]:
@@ -264,6 +272,7 @@ def write_tables(folder: Path, split: Mapping[str, Any]) -> None:
     """Replace `folder` by flips.csv and forest.csv of one split of ab.json."""
     flipped = csv_text(("a", "b"), flip_rows(split["flips"]["matrix"]))
     forest = csv_text(("endpoint", "part", "difference"), forest_rows(split["differences"]))
+    # Both tables or none: a plot must not mix two runs.
     with atomic_dir(folder) as temporary:
         _write_csv(temporary / "flips.csv", flipped)
         _write_csv(temporary / "forest.csv", forest)

@@ -82,6 +82,7 @@ def read_pair(reference: Side, quantised: Side) -> Pair:
         own = read_split(quantised, split)
         require_paired(rows, own, f"{quantised.folder}/{split}.jsonl")
         first.append(rows)
+        # The same temperature and thresholds for both, so that only the weights differ.
         second.append(decide_rows(reference.card, own.scores))
         second_own.append(own)
     return Pair(join(first), join(second), join(second_own))
@@ -93,6 +94,7 @@ def join(parts: list[DecidedRows]) -> DecidedRows:
     groups: list[str] = []
     domains: list[str] = []
     for split, part in zip(SPLITS, parts, strict=True):
+        # Two splits may use the same id.
         ids += [f"{split}/{name}" for name in part.scores.ids]
         groups += part.scores.groups
         domains += part.scores.domains
@@ -113,6 +115,7 @@ def join(parts: list[DecidedRows]) -> DecidedRows:
 
 def measure(pair: Pair, rules: Rules) -> dict[str, Any]:
     """All numbers of one pair; significance is decided later, over all pairs together."""
+    # All splits together: a bias of quantisation is not about the wording, and needs the rows.
     everything = np.ones(len(pair.reference.scores), dtype=bool)
     unsafe = pair.reference.scores.gold != ALLOW
     return {
@@ -121,6 +124,7 @@ def measure(pair: Pair, rules: Rules) -> dict[str, Any]:
         "allow": _test(pair.reference, pair.quantised, everything),
         "false_allow": _test(pair.reference, pair.quantised, unsafe),
         "false_allow_own_cards": _test(pair.reference, pair.quantised_own, unsafe),
+        # Distances and flips are about quantisation alone, so both are under the reference card.
         "distance": distances(pair.reference.probabilities, pair.quantised.probabilities),
         "emitted": {
             "reference": emitted(pair.reference.most_likely),
@@ -135,7 +139,10 @@ def _test(a: DecidedRows, b: DecidedRows, rows: Bool[ndarray, " n"]) -> dict[str
     """Exact two-sided tests of ALLOW against not ALLOW on some rows, by row and by group."""
     was = a.decided[rows] == ALLOW
     now = b.decided[rows] == ALLOW
+    # By row for comparison with other work; by group for the conclusion, because rows of a group
+    # flip together.
     exact = metrics.mcnemar(was, now)
+    # Both sides have the same groups; `require_paired` has checked it.
     groups = a.scores.where(rows).groups
     return {
         "n": int(np.count_nonzero(rows)),
@@ -178,6 +185,7 @@ def add_findings(entries: list[dict[str, Any]], alpha: float) -> list[dict[str, 
         entries: numbers of `measure` and `same_file`; changed in place.
         alpha: level.
     """
+    # Findings are for a person to read; violations alone make `so8t gate` refuse.
     findings: list[list[str]] = [[] for _ in entries]
     for test, code in BIASES:
         directions = _significant_directions(entries, test, alpha)
@@ -203,6 +211,8 @@ def _significant_directions(
 ) -> list[str | None]:
     """Where each entry moved by this test; null where that is not significant."""
     directions: list[str | None] = []
+    # Without the correction, six files at a level of 5 % would raise a false alarm in every fourth
+    # run.
     adjusted = metrics.holm([entry[test]["p"] for entry in entries])
     for entry, p in zip(entries, adjusted, strict=True):
         numbers = entry[test]

@@ -60,6 +60,7 @@ class Rules:
     seed: int
 
 
+# False allows count both ESCALATE and DENY as unsafe: a person should have seen the request.
 EVERYTHING = (ALLOW, ESCALATE, DENY)
 UNSAFE = (ESCALATE, DENY)
 
@@ -103,6 +104,7 @@ SCORES = ("macro_f1", "ece", "brier_score", "nll")
 def _lower_is_better(name: str) -> bool | None:
     if name in RATES:
         return RATES[name].lower_is_better
+    # Of the scores, the other three are losses.
     return name != "macro_f1"
 
 
@@ -126,6 +128,7 @@ def differences(a: DecidedRows, b: DecidedRows, rules: Rules) -> dict[str, Endpo
             # What would be detected is said at Bonferroni's level, the strictest of Holm's steps.
             levels[name] = rules.alpha / len(family)
     found = {}
+    # Every endpoint is measured; which ones count was declared before the data was seen.
     for name, rate in RATES.items():
         found[name] = _compare_rate(
             a,
@@ -166,6 +169,7 @@ def _outcome(
     alpha: float,
     lower_is_better: bool | None,
 ) -> str:
+    # A split without, say, a true ALLOW has no allow rate.
     if difference is None:
         return "not_measured"
     if p > alpha or difference == 0:
@@ -241,8 +245,8 @@ def _detectable_rate(
     smallest = metrics.minimum_detectable(n, share, level)
     if smallest is None:
         return None
-    # The standard error grows with the root of the variance.
-    # (`** 0.5` and `math.sqrt` differ in the last bit of some results; recorded runs have the first.)
+    # The standard error grows with the root of the variance. `math.sqrt` differs from `** 0.5` in
+    # the last bit of some results, so it would change recorded files.
     effect: float = smallest * spread**0.5
     return min(1.0, effect)
 
@@ -253,6 +257,7 @@ def design_effect(differences: Float[ndarray, " n"], groups: Sequence[str]) -> f
     Rows of one group tend to change together, so there is less to learn from them than from as many
     independent rows.
     """
+    # The mean is not of interest here, only how far groups move together.
     centred = differences - differences.mean()
     alone = float(np.square(centred).sum())
     together = float(np.square(metrics.group_sums(centred[:, None], groups)).sum())
@@ -277,9 +282,11 @@ def _compare_scores(
         rules,
         levels["macro_f1"],
     )
+    # Two intervals: the difference between them shows how much the groups matter.
     macro_f1["ci95_rows"] = _macro_f1_interval_over_rows(a, b, rules)
     found = {"macro_f1": macro_f1}
 
+    # A row that one side could not read has no pair.
     readable = a.readable & b.readable
     groups = a.scores.where(readable).groups
     scores_a = _probability_scores(a, readable)

@@ -12,6 +12,7 @@ from so8t.card import DecidedRows
 from so8t.metrics.quality import ALLOW, Codes, confusion
 from so8t.verdict import VERDICTS
 
+# A person can look through so many; the rates say how many there are.
 WORST = 50  # flips towards ALLOW that are kept; the report has its own limit of how many it lists
 
 
@@ -21,6 +22,7 @@ def flips(a: DecidedRows, b: DecidedRows) -> dict[str, Any]:
     Returns:
         `matrix` (rows A, columns B), `changed`, `toward_allow`, `away_from_allow`.
     """
+    # Of all changes, those towards ALLOW and away from it decide whether a person sees a request.
     was_allowed = a.decided == ALLOW
     is_allowed = b.decided == ALLOW
     return {
@@ -37,6 +39,7 @@ def worst_flips(a: DecidedRows, b: DecidedRows) -> list[dict[str, Any]]:
     True DENY comes first, then the rows that B is surest of; at most `WORST`.
     """
     scores = a.scores
+    # Only the direction that can do harm; the other one costs a person's time.
     newly_allowed = (a.decided != ALLOW) & (b.decided == ALLOW)
     wrong = np.flatnonzero(newly_allowed & (scores.gold != ALLOW)).tolist()
 

@@ -76,14 +76,15 @@ def retention(
     Raises:
         DataError: A and B were not asked the same rows.
     """
+    # No correction for two numbers: they answer two questions, and the report shows both.
     found = {}
     for name, kind in KINDS.items():
         first = read_answers(a, kind.kind)
         second = read_answers(b, kind.kind)
-        # Files that are not of the released type are scored but not run.
         if not first or not second:
             found[name] = NOT_RUN
             continue
+        # Means over different rows differ for reasons that are not the model.
         if set(first) != set(second):
             raise DataError(
                 "A and B did not answer the same rows",
@@ -103,6 +104,7 @@ def retention(
 
 def read_answers(path: Path, kind: str) -> dict[str, dict[str, Any]]:
     """Rows of one kind by id; none where the file does not exist or was not run."""
+    # Types other than F16 and the released one are not run: their file is missing or empty.
     if not path.is_file():
         return {}
     rows = {}
@@ -119,6 +121,7 @@ def _table(rows: dict[str, dict[str, Any]], kind: Kind) -> Table:
         if kind.weight is not None:
             weight = float(row[kind.weight])
         # A row that names no group is a group by itself.
+        # Ids and groups may be numbers in a user's rows.
         group = str(row["group"] or name)
         table[name] = Weighted(group, float(row[kind.value]), weight)
     return table
@@ -147,6 +150,7 @@ def compare_rows(
     first = metrics.group_sums(_columns(a, ids), groups)
     second = metrics.group_sums(_columns(b, ids), groups)
     both = np.hstack([first, second])
+    # Sum and weight together, because a mean of ratios would favour short answers.
     resampled = metrics.group_bootstrap(
         both,
         _difference,

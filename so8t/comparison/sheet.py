@@ -30,6 +30,7 @@ COLUMNS = ("行", "依頼", "回答1", "回答2", "回答1は回答2より", "�
 ROW, REQUEST, FIRST, SECOND, CHOICE, NOTE = COLUMNS
 # What answer 1 is beside answer 2: better (1), worse (-1), the same (0).
 CHOICES = {"良い": 1, "悪い": -1, "同じ": 0, "better": 1, "worse": -1, "tie": 0}
+# An empty cell would tell people which model fails to answer in the format.
 NO_ANSWER = "（読める最終回答がありません）"
 CHOICE_FIX = (
     "write 良い, 悪い or 同じ (better, worse, tie); leave it empty where you have no opinion"
@@ -108,11 +109,13 @@ def make(
             where=str(b),
             fix="run `dvc repro serve`",
         )
+    # Sorted before shuffling: the sheet depends on the seed, not on the order of the file.
     names = sorted(answers_a)
     differ = [name for name in names if answers_a[name]["final"] != answers_b[name]["final"]]
     # One generator for the order and then the sides: the seed fixes the whole sheet.
     generator = random.Random(seed)
     generator.shuffle(differ)
+    # Two records of one shuffle: what people see, and what only the key says.
     rows = []
     places = {}
     for number, name in enumerate(differ[:limit], start=1):
@@ -137,6 +140,7 @@ def make(
         "seed": seed,
         "same_answers": len(answers_a) - len(differ),
         "rows": places,
+        # So that a tally can be traced to the very files that people compared.
         "answers": {"a": sha256_file(a), "b": sha256_file(b)},
     }
     return rows, {**body, "digest": sha256_json(body)}
@@ -178,12 +182,14 @@ def write(
     Raises:
         ArtifactError: a filled sheet lies there already, or the key would lie beside the sheet.
     """
+    # People who are sent the folder would be sent the key.
     if key.resolve().parent == folder.resolve():
         raise ArtifactError(
             "the key would lie beside the sheet",
             where=str(key),
             fix="keep it where the people who judge do not look",
         )
+    # A filled sheet is work of people, which no command may overwrite.
     if (folder / "sheet.csv").exists() or key.exists():
         raise ArtifactError(
             "a sheet or key is there already and is kept",
@@ -198,6 +204,7 @@ def write(
 
 def to_csv(rows: list[dict[str, str]]) -> str:
     """CSV; a text that a spreadsheet would calculate gets an apostrophe in front."""
+    # A cell that begins with "=" runs as a formula on the reader's machine.
     harmless = []
     for row in rows:
         cells = {}
@@ -238,6 +245,7 @@ def read_key(path: Path) -> dict[str, Any]:
     key = read_json(path, fix=KEY_FIX)
     if not isinstance(key, dict) or key.get("schema") != SCHEMA:
         raise ArtifactError(f"not a key of schema {SCHEMA}", where=str(path), fix=KEY_FIX)
+    # The digest covers everything but itself.
     body = {name: value for name, value in key.items() if name != "digest"}
     if sha256_json(body) != key.get("digest"):
         raise ArtifactError(
@@ -287,6 +295,7 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
             fix="keep the sheet's first line as it was",
         )
     lines = []
+    # Columns that people added are ignored; `csv` puts them under names of their own.
     for cells in reader:
         # A line that was cut short has null for the cells it lacks.
         row = {column: cells[column] or "" for column in COLUMNS}
@@ -313,6 +322,7 @@ def tally(sheet: Path, key: Path) -> Tally:
         name = row[ROW].strip()
         if name in chosen:
             raise DataError(f"row {name} occurs twice", where=where, fix="keep each row once")
+        # Even without a choice: a second line with the same number is a copying mistake.
         chosen.add(name)
         place = _checked_place(
             row,

@@ -45,6 +45,7 @@ def describe(side: Side) -> dict[str, Any]:
         "engine": meta["engine"],
         "sampled": bool(meta.get("sampled", False)),
     }
+    # The engine is not compared here: it goes into the facts, and `so8t gate` compares it.
     for key in ("semantic_digest", "template_sha256"):
         if meta[key] != facts[key]:
             raise ArtifactError(
@@ -58,7 +59,9 @@ def describe(side: Side) -> dict[str, Any]:
 def read_split(side: Side, split: str) -> DecidedRows:
     """Read one split of a side and decide it by its own card; the look is written down."""
     path = side.folder / f"{split}.jsonl"
+    # Each card was fitted on one of the two readouts and means nothing for the other.
     scores = in_order(read_scores(path, side.card.readout))
+    # Comparing many candidates on the same test rows wears them out, so each look is counted.
     look("compare", split, path)
     return decide_rows(side.card, scores)
 

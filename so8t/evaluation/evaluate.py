@@ -35,6 +35,7 @@ SCHEMA = "so8t.evaluate/1"
 Splits = Mapping[str, DecidedRows]
 Table = list[dict[str, Any]]
 
+# Named here, not taken from the first row: an empty table still gets its head.
 COLUMNS = {
     "reliability": ("kind", "bin", "n", "confidence", "accuracy"),
     "confusion": ("actual", "predicted"),
@@ -68,6 +69,7 @@ class Job:
             ArtifactError: one of them is of another file, template or engine.
         """
         meta = read_meta(scores)
+        # Scores of an older build of the file would be reported as its own.
         if semantic_digest(file) != meta["semantic_digest"]:
             raise ArtifactError(
                 "the scores are of another file",
@@ -85,6 +87,7 @@ class Job:
     @property
     def model(self) -> str:
         """`a` or `b`."""
+        # The converter names every file {model}-{type}.gguf.
         return self.file.stem.partition("-")[0]
 
     @property
@@ -99,6 +102,7 @@ def decide_splits(job: Job) -> dict[str, DecidedRows]:
     for split in SPLITS:
         path = job.scores / f"{split}.jsonl"
         scores = read_scores(path, job.card.readout)
+        # Test rows that were looked at often are test rows no longer, so each look is counted.
         look("evaluate", split, path)
         decided[split] = decide_rows(job.card, scores)
     return decided
@@ -126,6 +130,7 @@ def write(
     Returns:
         The summary line.
     """
+    # One seed for every interval, so that two files are resampled alike.
     boot = Bootstrap(params.evaluation.bootstrap, params.seed)
     splits = {name: split_metrics(rows, boot) for name, rows in decided.items()}
     content = {
@@ -141,6 +146,7 @@ def write(
         "readouts": _both_readouts(job),
         **served.sections,
     }
+    # The card keeps every bit, because its numbers are applied; these are only read.
     write_json(out, rounded(content))
     tables = make_tables(
         decided,
@@ -156,6 +162,7 @@ def write(
 def _both_readouts(job: Job) -> dict[str, Any]:
     """The two readouts of every split, whichever of them the card uses."""
     found = {}
+    # The same rows that `decide_splits` looked at, so this is no further look.
     for split in SPLITS:
         path = job.scores / f"{split}.jsonl"
         prefill = read_scores(path, "prefill")
@@ -210,6 +217,7 @@ def make_tables(
 def _reliability(rows: DecidedRows) -> Table:
     """Confidence against accuracy per bin, before and after the temperature."""
     gold = rows.scores.gold[rows.readable]
+    # The same rows before and after, or the two curves could not be compared.
     before = metrics.softmax(rows.scores.logits)[rows.readable]
     after = rows.probabilities[rows.readable]
     table: Table = []
@@ -221,6 +229,7 @@ def _reliability(rows: DecidedRows) -> Table:
 
 def _confusion(rows: DecidedRows) -> Table:
     """One line per row: `dvc plots` counts them itself."""
+    # Names, not codes: the CSV is also opened in a spreadsheet.
     table = []
     for gold, decided in zip(rows.scores.gold, rows.decided, strict=True):
         line = {"actual": VERDICTS[gold].value, "predicted": VERDICTS[decided].value}
@@ -248,6 +257,7 @@ def _domains(decided: Splits, delta: float) -> Table:
         scores = rows.scores
         found = metrics.verdict_metrics(scores.gold, rows.decided, scores.domains)
         for domain, numbers in found["by_domain"].items():
+            # One-sided: the question is how bad the domain may be, not how good.
             rate = numbers["false_allow_rate"]
             line = {
                 "split": split,
@@ -263,6 +273,7 @@ def _domains(decided: Splits, delta: float) -> Table:
 def _latency(seconds: Sequence[float]) -> Table:
     """The cumulative share of verdicts that took at most so many seconds."""
     table = []
+    # Drawn as a step curve, which needs one point per verdict and no bins.
     for place, value in enumerate(sorted(seconds), start=1):
         table.append({"seconds": value, "share": place / len(seconds)})
     return table
@@ -284,6 +295,7 @@ def _six_digits(value: Any) -> Any:
 
 def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """Replace `folder` by one CSV file per table."""
+    # All or none: the figures of one file must come from one run.
     with atomic_dir(folder) as temporary:
         for name, table in tables.items():
             path = temporary / f"{name}.csv"

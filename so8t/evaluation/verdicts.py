@@ -68,7 +68,17 @@ class Bootstrap:
 
 
 def split_metrics(rows: DecidedRows, boot: Bootstrap) -> dict[str, Any]:
-    """Everything about one split as JSON."""
+    """Everything about one split as JSON.
+
+    Args:
+        rows: decided by the card.
+        boot: of the intervals over groups.
+
+    Returns:
+        Rates with their exact intervals, `by_domain`, `macro_f1`, `unparsed_rate`, `worst_domain`,
+        `ci95_groups`, and probability metrics after (`calibrated`) and before (`uncalibrated`) the
+        temperature.
+    """
     gold = rows.scores.gold
     groups = rows.scores.groups
     found = metrics.verdict_metrics(gold, rows.decided, rows.scores.domains)
@@ -103,6 +113,7 @@ def _intervals_over_groups(rows: DecidedRows, boot: Bootstrap) -> dict[str, list
     """Intervals over groups of the rates that models are compared by."""
     gold = rows.scores.gold
     decided = rows.decided
+    # Sums over groups, because a drawn group brings hits and trials together.
     safe = gold == ALLOW
     everything = np.ones(len(gold), dtype=bool)
     # The rows that count, and what counts among them.
@@ -137,6 +148,7 @@ def probability_metrics(
         `ece_width` and `ece_mass` (bins of equal width, of equal mass), `brier` (0 to 2) and `nll`
         (nats), each with how many rows and its interval over groups.
     """
+    # Rows that could not be read count in `unparsed_rate` instead.
     readable = np.flatnonzero(np.isfinite(p).all(axis=1))
     p = p[readable]
     gold = gold[readable]
@@ -162,8 +174,10 @@ def _ece(
     """ECE beside what a model that is perfectly calibrated would show on as many rows."""
     interval = boot.interval_of(ece_score(p, gold, scheme), groups)
     value = metrics.ece(p, gold, scheme)
+    # A run that asks for a small bootstrap wants all of it to be quick.
     draws = min(NULL_DRAWS, boot.draws)
     null = metrics.ece_null(p, draws=draws, seed=boot.seed, scheme=scheme)
+    # Binned ECE is above 0 even for a perfect model, so it is a remark only beyond the band.
     limit = null["q95"]
     return {
         **_number(value, len(gold), interval),
@@ -213,6 +227,7 @@ def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
     """
     cue_section = _quality(cue)
     cue_section["residual"] = _residual(cue.residual)
+    # Both readouts are of one file and one prompt: disagreement is a warning about either.
     same = most_likely(prefill.logits) == most_likely(cue.logits)
     return {
         "n": len(prefill),
@@ -225,6 +240,7 @@ def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
 def _quality(scores: Scores) -> dict[str, Any]:
     """Rates of the most likely verdict, ESCALATE where the logits are not finite."""
     rates = metrics.rates(scores.gold, most_likely(scores.logits))
+    # Before any card, so the residual limit of the cue does not apply yet.
     unreadable = ~np.isfinite(scores.logits).all(axis=1)
     found = {name: rates[name].to_dict() for name in READOUT_RATES}
     found["unparsed_rate"] = metrics.rate(unreadable).to_dict()
@@ -232,7 +248,10 @@ def _quality(scores: Scores) -> dict[str, Any]:
 
 
 def _residual(mass: Float[ndarray, " n"]) -> dict[str, Any]:
-    """Probability outside the three labels, over the rows that have it."""
+    """Probability outside the three labels, over the rows that have it.
+
+    The mean says how well the cue works; the largest, whether the card's limit would ever apply.
+    """
     known = mass[np.isfinite(mass)]
     if len(known) == 0:
         return {"n": 0, "mean": None, "p95": None, "max": None}
@@ -249,8 +268,11 @@ def _residual(mass: Float[ndarray, " n"]) -> dict[str, Any]:
 def curve(rows: DecidedRows) -> list[dict[str, float]]:
     """False-allow against allow rate for thresholds on p_escalate + p_deny.
 
-    The DENY gate is left out, and the thresholds are thinned to `CURVE_POINTS`. Empty when there is
-    no safe row, no unsafe row, or none that could be read.
+    The DENY gate is left out, and the thresholds are thinned to `CURVE_POINTS`.
+
+    Returns:
+        Points of `threshold`, `false_allow_rate` and `allow_rate`, in ascending order; none when
+        there is no safe row, no unsafe row, or no row that could be read.
     """
     hazards = rows.probabilities[:, ESCALATE] + rows.probabilities[:, DENY]
     known = hazards[np.isfinite(hazards)]
@@ -258,8 +280,10 @@ def curve(rows: DecidedRows) -> list[dict[str, float]]:
     limits = np.where(np.isfinite(hazards), hazards, np.inf)
     unsafe = limits[rows.scores.gold != ALLOW]
     safe = limits[rows.scores.gold == ALLOW]
+    # A rate over no rows has no value, and a curve needs both rates.
     if len(known) == 0 or len(unsafe) == 0 or len(safe) == 0:
         return []
+    # At quantiles of the hazard, so that every point moves by as many rows.
     shares = np.linspace(0.0, 1.0, CURVE_POINTS)
     cuts = np.unique(np.quantile(known, shares, method="inverted_cdf"))
     # `hazard < largest` leaves the last row out, so one more point allows every readable row.

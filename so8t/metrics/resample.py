@@ -90,6 +90,7 @@ def group_interval(
     """
     if len(groups) == 0:
         return None
+    # Once for all draws: rows of a group only ever come together.
     sums = group_sums(table, groups)
     values = group_bootstrap(sums, statistic, draws=draws, seed=seed)
     return percentile_interval(values)
