@@ -60,8 +60,8 @@ class Rules:
     seed: int
 
 
-# False allows count both ESCALATE and DENY as unsafe: a person should have seen the request.
 EVERYTHING = (ALLOW, ESCALATE, DENY)
+# ESCALATE too: allowing it means that nobody saw a request which a person should have seen.
 UNSAFE = (ESCALATE, DENY)
 
 
