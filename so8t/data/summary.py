@@ -6,7 +6,6 @@ for the certificate that params.yaml asks for.
 Not covered: what only the written splits tell (`census`).
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from so8t.data.census import PARTS
 from so8t.data.prepare import Counts
+from so8t.metrics.intervals import groups_needed
 from so8t.params import Calibration
 from so8t.rows import SPLITS
 from so8t.verdict import VERDICTS
@@ -184,17 +184,6 @@ def certifiable(counts: Counts, wanted: Calibration) -> Certificate:
         "missing": missing,
         "can_certify": can_certify,
     }
-
-
-def groups_needed(alpha: float, delta: float) -> int:
-    """Independent unsafe groups, none falsely allowed, that certify FAR <= alpha.
-
-    With a true rate of alpha, n groups without a false allow have probability (1 - alpha)^n; the
-    least n with (1 - alpha)^n <= delta gives confidence 1 - delta (exact binomial bound of Clopper
-    and Pearson, 1934). Groups count and not rows, because rows of one group are not independent.
-    """
-    groups = math.log(delta) / math.log(1.0 - alpha)
-    return math.ceil(groups)
 
 
 def warning_of(certificate: Certificate) -> str | None:
