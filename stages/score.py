@@ -1,4 +1,7 @@
-"""Read the verdicts of one GGUF file for every labelled row: DIR/<split>.jsonl and DIR/meta.json."""
+"""Read the verdicts of one GGUF file for every labelled row.
+
+Writes DIR/<split>.jsonl and DIR/meta.json.
+"""
 
 from pathlib import Path
 

@@ -75,8 +75,8 @@ def _type(annotation: Any) -> str:
 def cli_page() -> str:
     """`--help` of `so8t`, its commands and every stage."""
     parts = [NOTE, "# Commands", "", "## so8t", _help(so8t, "so8t")]
-    for name, (module, attribute, _) in sorted(COMMANDS.items()):
-        command = getattr(importlib.import_module(module), attribute)
+    for name, entry in sorted(COMMANDS.items()):
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
         parts += [f"## so8t {name}", _help(command, f"so8t {name}")]
         for child_name, child in sorted(getattr(command, "commands", {}).items()):
             parts += [f"### so8t {name} {child_name}", _help(child, f"so8t {name} {child_name}")]

@@ -100,7 +100,8 @@ def _rouge_l(answers: Sequence[Answer], *, seed: int) -> dict[str, Any]:
     """Mean ROUGE-L F-measure, 0 to 1, with a bootstrap interval over answers."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    # rouge-score's own tokenizer keeps ASCII letters and digits only: nothing would be left of Japanese.
+    # rouge-score's own tokenizer keeps ASCII letters and digits only, which leaves nothing of
+    # Japanese.
     scorer = RougeScorer(["rougeL"], tokenizer=Words())
     measures: list[list[float]] = []
     for answer in answers:
