@@ -86,8 +86,11 @@ def _corpus(metric: Any, answers: Sequence[Answer]) -> dict[str, Any]:
     references = [answer.reference for answer in answers]
     score = metric.corpus_score(said, [references], n_bootstrap=RESAMPLES)
     # sacrebleu has its interval in private attributes and in a formatted line only.
-    low = max(score._mean - score._ci, 0.0)
-    high = min(score._mean + score._ci, 100.0)
+    mean = score._mean
+    half_width = score._ci
+    # It is symmetric, so near either end it would leave the scale.
+    low = max(mean - half_width, 0.0)
+    high = min(mean + half_width, 100.0)
     return {
         "value": round(score.score, 3),
         "n": len(answers),
@@ -108,21 +111,28 @@ def _rouge_l(answers: Sequence[Answer], *, seed: int) -> dict[str, Any]:
         score = scorer.score(answer.reference, answer.final)["rougeL"]
         measures.append([score.fmeasure])
     values = np.array(measures)
+    n = len(answers)
 
     def mean(totals: np.ndarray) -> np.ndarray:
-        return np.asarray(totals[:, 0] / len(values))
+        return np.asarray(totals[:, 0] / n)
 
     draws = group_bootstrap(values, mean, draws=RESAMPLES, seed=seed)
     interval = percentile_interval(draws) or []
+    value = float(values.mean())
     return {
-        "value": round(float(values.mean()), 5),
-        "n": len(answers),
+        "value": round(value, 5),
+        "n": n,
         "ci95": [round(limit, 5) for limit in interval],
     }
 
 
 def overlap(answers: Sequence[Answer], *, seed: int) -> dict[str, Any]:
-    """BLEU and chrF (0-100) and ROUGE-L (0-1) against the references; only rows that have one."""
+    """BLEU and chrF (0-100) and ROUGE-L (0-1) against the references.
+
+    Args:
+        answers: those without a reference are left out.
+        seed: of the bootstrap for ROUGE-L; sacrebleu seeds its own.
+    """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -206,10 +216,14 @@ class Stability:
 def repetition(items: Sequence[Hashable], n: int) -> float:
     """Share of n-grams that occurred before; 0 for texts shorter than n."""
     # Of characters or tokens, never of words: Japanese has no spaces between them.
-    grams = [tuple(items[start : start + n]) for start in range(len(items) - n + 1)]
+    grams: list[tuple[Hashable, ...]] = []
+    for start in range(len(items) - n + 1):
+        end = start + n
+        grams.append(tuple(items[start:end]))
     if not grams:
         return 0.0
-    return 1.0 - len(set(grams)) / len(grams)
+    distinct = set(grams)
+    return 1.0 - len(distinct) / len(grams)
 
 
 def _z_values(text: str) -> list[int]:
@@ -222,13 +236,16 @@ def _z_values(text: str) -> list[int]:
     left = 0
     right = 0
     for i in range(1, len(text)):
+        length = 0
         if i < right:
-            z[i] = min(right - i, z[i - left])
-        while i + z[i] < len(text) and text[z[i]] == text[i + z[i]]:
-            z[i] += 1
-        if i + z[i] > right:
+            # What lies beyond the stretch has not been compared yet.
+            length = min(right - i, z[i - left])
+        while i + length < len(text) and text[length] == text[i + length]:
+            length += 1
+        z[i] = length
+        if i + length > right:
             left = i
-            right = i + z[i]
+            right = i + length
     return z
 
 
@@ -259,7 +276,7 @@ def check(text: str, tokens: Sequence[int], *, limit: int) -> Stability:
         tokens: its ids.
         limit: number of tokens at which generation was cut.
     """
-    # Full-width and half-width forms of the same letters are a repetition too.
+    # Full-width and half-width forms of the same letters repeat each other too.
     folded = unicodedata.normalize("NFKC", text)
     data = folded.encode()
     compression = 1.0
@@ -268,6 +285,7 @@ def check(text: str, tokens: Sequence[int], *, limit: int) -> Stability:
     period, covered = tail_period(folded)
     rep4 = repetition(folded, 4)
     rep10 = repetition(folded, 10)
+    is_long = len(folded) >= LONG_TEXT
     return Stability(
         characters=len(folded),
         tokens=len(tokens),
@@ -278,7 +296,7 @@ def check(text: str, tokens: Sequence[int], *, limit: int) -> Stability:
         period=period,
         loop_characters=covered,
         loop=covered >= LOOP_CHARS,
-        repetitive=len(folded) >= LONG_TEXT and max(rep4, rep10) > REPETITION,
+        repetitive=is_long and max(rep4, rep10) > REPETITION,
         hit_limit=len(tokens) >= limit,
     )
 

@@ -64,7 +64,8 @@ def negative_log_likelihood(logits: NDArray[np.float32], targets: Sequence[int])
     rows = logits.astype(np.float64)
     # Without subtracting the largest logit, exp would overflow.
     peak = rows.max(axis=1)
-    total = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
+    shares = np.exp(rows - peak[:, None])
+    total = peak + np.log(shares.sum(axis=1))
     wanted = rows[np.arange(len(targets)), targets]
     return float((total - wanted).sum())
 
@@ -80,13 +81,14 @@ def measure(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Likelihood
     found: list[Likelihood] = []
     for request, answer in pairs:
         context = _context(engine, request)
+        begin = len(context)
         whole = context + engine.tokenize(answer, special=False)
         ids = whole[: engine.n_ctx]
-        target = ids[len(context) :]
+        target = ids[begin:]
         if not target:
             continue
         # The logits at one position predict the token at the next.
-        logits = engine.logits_from(ids[:-1], len(context) - 1)
+        logits = engine.logits_from(ids[:-1], begin - 1)
         nats = negative_log_likelihood(logits, target)
         found.append(Likelihood(nats, len(target), len(answer)))
     return found
@@ -103,30 +105,26 @@ def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str
         return {"n": 0, "status": NOT_RUN}
     sums = np.array([[one.nats, one.tokens] for one in found], dtype=np.float64)
 
-    # A ratio of sums, not a mean of ratios: every token counts the same.
     def nats_per_token(totals: np.ndarray) -> np.ndarray:
+        # A ratio of sums, not a mean of ratios: every token counts the same.
         return np.asarray(totals[:, 0] / totals[:, 1])
 
     interval = _interval(sums, nats_per_token, draws=draws, seed=seed)
     nats, tokens = (float(total) for total in sums.sum(axis=0))
     mean = nats / tokens
+    # exp grows with its argument, so the limits of the perplexity are those of its logarithm.
+    perplexity = math.exp(mean)
+    perplexity_interval = [math.exp(limit) for limit in interval]
     characters = sum(one.characters for one in found)
+    # Comparable between models with different vocabularies, as perplexity is not.
+    bits_per_character = nats / math.log(2) / characters
     return {
         "n": len(found),
         "status": "run",
         "tokens": int(tokens),
-        "nll_per_token": {
-            "value": round(mean, 5),
-            "n": len(found),
-            "ci95": [round(limit, 5) for limit in interval],
-        },
-        "perplexity": {
-            "value": round(math.exp(mean), 4),
-            "n": len(found),
-            "ci95": [round(math.exp(limit), 4) for limit in interval],
-        },
-        # Comparable between models with different vocabularies, as perplexity is not.
-        "bits_per_character": round(nats / math.log(2) / characters, 5),
+        "nll_per_token": _estimate(mean, len(found), interval, digits=5),
+        "perplexity": _estimate(perplexity, len(found), perplexity_interval, digits=4),
+        "bits_per_character": round(bits_per_character, 5),
     }
 
 
@@ -137,16 +135,43 @@ def _interval(
     draws: int,
     seed: int,
 ) -> list[float]:
-    """Bootstrap interval over rows; NaN where no draw gives a number."""
+    """Bootstrap interval over rows.
+
+    Args:
+        sums: float64 [n, k], what each row adds to k sums.
+        statistic: maps float64 [draws, k] of summed rows to [draws] values.
+        draws: how often the rows are drawn anew.
+        seed: of the drawing.
+
+    Returns:
+        Lower and upper limit; NaN where no draw gives a number.
+    """
     values = group_bootstrap(sums, statistic, draws=draws, seed=seed)
     return percentile_interval(values) or [math.nan, math.nan]
+
+
+def _estimate(value: float, n: int, interval: Sequence[float], *, digits: int) -> dict[str, Any]:
+    """A number with its interval, as metrics files have it."""
+    return {
+        "value": round(value, digits),
+        "n": n,
+        "ci95": [round(limit, digits) for limit in interval],
+    }
 
 
 # --- plain answers ---
 
 
 def answers(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[PlainAnswer]:
-    """Answer each (request, reference) plainly."""
+    """Answer each request plainly.
+
+    Args:
+        engine: the opened file.
+        pairs: (request, reference).
+
+    Returns:
+        One plain answer for each pair.
+    """
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
@@ -169,7 +194,9 @@ def answers(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[PlainAnswe
 
 def _say(engine: Engine, request: str, reference: str) -> str:
     """Greedy continuation of the plain request, as long as the reference."""
-    limit = max(1, len(engine.tokenize(reference, special=False)))
+    # An overlap measure punishes a longer answer for its length alone.
+    reference_ids = engine.tokenize(reference, special=False)
+    limit = max(1, len(reference_ids))
     # Room for one token of the answer at least.
     context = _context(engine, request)[: engine.n_ctx - 1]
     made = engine.generate(context, max_tokens=limit, stop=set(), forbid=set())
@@ -179,7 +206,8 @@ def _say(engine: Engine, request: str, reference: str) -> str:
         if engine.is_control(token) or engine.is_eog(token):
             break
         kept.append(token)
-    return engine.detokenize(kept).decode("utf-8", "replace").strip()
+    text = engine.detokenize(kept).decode("utf-8", "replace")
+    return text.strip()
 
 
 def summarise_answers(found: Sequence[PlainAnswer], *, draws: int, seed: int) -> dict[str, Any]:
@@ -190,34 +218,45 @@ def summarise_answers(found: Sequence[PlainAnswer], *, draws: int, seed: int) ->
     # The chance level needs a second row.
     if len(found) < 2:
         return {"n": len(found), "status": NOT_RUN}
-    table = np.array([[one.chrf, one.chance, one.chrf - one.chance] for one in found])
+    records: list[tuple[float, float, float]] = []
+    for one in found:
+        # Within a row: what makes a text hard for any reference cancels.
+        difference = one.chrf - one.chance
+        records.append((one.chrf, one.chance, difference))
+    table = np.array(records)
     chrf = _mean(table[:, 0:1], draws=draws, seed=seed)
     chance = _mean(table[:, 1:2], draws=draws, seed=seed)
     above_chance = _mean(table[:, 2:3], draws=draws, seed=seed)
+    lowest = above_chance["ci95"][0]
     return {
         "n": len(found),
         "status": "run",
         "chrf": chrf,
         "chance_chrf": chance,
         "above_chance": above_chance,
-        "beyond_chance": above_chance["ci95"][0] > 0,
+        "beyond_chance": lowest > 0,
         "marked": _rate(one.marked for one in found),
         "empty": _rate(one.empty for one in found),
     }
 
 
 def _mean(column: np.ndarray, *, draws: int, seed: int) -> dict[str, Any]:
-    """Mean of float64 [n, 1] with its bootstrap interval."""
+    """Mean of a column with its bootstrap interval.
+
+    Args:
+        column: float64 [n, 1].
+        draws: how often the rows are drawn anew.
+        seed: of the drawing; the same rows are drawn for every column.
+    """
+    n = len(column)
 
     def mean(totals: np.ndarray) -> np.ndarray:
-        return np.asarray(totals[:, 0] / len(column))
+        # Every draw has n rows, so the mean is a sum over n.
+        return np.asarray(totals[:, 0] / n)
 
     interval = _interval(column, mean, draws=draws, seed=seed)
-    return {
-        "value": round(float(column[:, 0].mean()), 3),
-        "n": len(column),
-        "ci95": [round(limit, 3) for limit in interval],
-    }
+    value = float(column[:, 0].mean())
+    return _estimate(value, n, interval, digits=3)
 
 
 def _rate(flags: Iterable[bool]) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     """
     if count >= len(items):
         return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
+    # Division of whole numbers: no rounding error can lead behind the end.
+    places = [number * len(items) // count for number in range(count)]
+    return [items[place] for place in places]
 
 
 def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Served:
@@ -117,11 +119,14 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
         timings = _timings(prompter, spread(rows.allowed, ask.speed_rows))
         most = max(ask.generate_rows, ask.long_rows)
         asked = [_ask(prompter, row) for row in spread(rows.allowed, most)]
-        prose = _answers(engine, spread(asked, ask.generate_rows), setup, progress)
+        asked_for_prose = spread(asked, ask.generate_rows)
+        asked_for_long = spread(asked, ask.long_rows)
+        prose = _answers(engine, asked_for_prose, setup, progress)
         retention = _retention(engine, rows.valid, setup)
+        stability = _long(engine, asked_for_long, setup)
         sections = {
             "generation": prose.section,
-            "stability": _long(engine, spread(asked, ask.long_rows), setup),
+            "stability": stability,
             "retention": retention.section,
             "speed": speed.summarise(timings, threads=setup.threads),
         }
@@ -130,9 +135,19 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
 
 
 def _timings(prompter: Prompter[Engine], rows: Sequence[Row]) -> list[speed.Timing]:
-    prompts = [prompter.prompt(row.text) for row in rows]
-    cues = [_labelled_turns(prompter, prompt) for prompt in prompts]
-    return speed.measure(prompter.engine, prompts, decode_tokens=DECODE_TOKENS, cues=cues)
+    prompts: list[Prompt] = []
+    cues: list[list[speed.LabelledTurn]] = []
+    for row in rows:
+        # Tokenised before any time is taken: what is timed is evaluation alone.
+        prompt = prompter.prompt(row.text)
+        prompts.append(prompt)
+        cues.append(_labelled_turns(prompter, prompt))
+    return speed.measure(
+        prompter.engine,
+        prompts,
+        decode_tokens=DECODE_TOKENS,
+        cues=cues,
+    )
 
 
 def _labelled_turns(prompter: Prompter[Engine], prompt: Prompt) -> list[speed.LabelledTurn]:
@@ -159,7 +174,11 @@ def _answers(
         row = one.row
         prompt = one.prompt
         answer = answers.answer(
-            engine, prompt.ids, prompt.cuts, reference=row.final, max_tokens=limit
+            engine,
+            prompt.ids,
+            prompt.cuts,
+            reference=row.final,
+            max_tokens=limit,
         )
         made.append(answer)
         said.append(
@@ -172,7 +191,12 @@ def _answers(
             }
         )
     reserved = {engine.token_id(text) for text in setup.reserved}
-    section = answers.summarise(made, reserved=reserved, max_tokens=limit, seed=setup.seed)
+    section = answers.summarise(
+        made,
+        reserved=reserved,
+        max_tokens=limit,
+        seed=setup.seed,
+    )
     return _Measured(section, said)
 
 
@@ -196,7 +220,8 @@ def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> _Measured:
                 }
             )
     asked = spread(kept, ask.generate_rows)
-    plain = perplexity.answers(engine, [(row.text, row.final) for row in asked])
+    pairs = [(row.text, row.final) for row in asked]
+    plain = perplexity.answers(engine, pairs)
     for row, answer in zip(asked, plain, strict=True):
         said.append(
             {
@@ -206,8 +231,16 @@ def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> _Measured:
                 "chrf": round(answer.chrf, 4),
             }
         )
-    section = perplexity.summarise(likelihoods, draws=ask.bootstrap, seed=setup.seed)
-    section["plain"] = perplexity.summarise_answers(plain, draws=ask.bootstrap, seed=setup.seed)
+    section = perplexity.summarise(
+        likelihoods,
+        draws=ask.bootstrap,
+        seed=setup.seed,
+    )
+    section["plain"] = perplexity.summarise_answers(
+        plain,
+        draws=ask.bootstrap,
+        seed=setup.seed,
+    )
     return _Measured(section, said)
 
 

@@ -85,6 +85,15 @@ def _time_prompt(
     decode_tokens: int,
     endless: set[int],
 ) -> Timing:
+    """Time one prompt.
+
+    Args:
+        engine: the loaded file.
+        prompt: what is timed.
+        turns: the turn begun with each label; None: the readout by text is not timed.
+        decode_tokens: tokens that are generated.
+        endless: the end tokens, which are not taken.
+    """
     # Without cuts, nothing of the prompt before is kept.
     prefill = _seconds(partial(engine.logits, prompt.ids))
     _keep_frame_only(engine, prompt)
@@ -94,7 +103,14 @@ def _time_prompt(
     if turns is not None:
         cue = _seconds(partial(_read_cue, engine, turns))
     # The end tokens are forbidden, or a model that ends early would look slow.
-    generate = partial(engine.generate, prompt.ids, stop=set(), forbid=endless, cuts=prompt.cuts)
+    generate = partial(
+        engine.generate,
+        prompt.ids,
+        stop=set(),
+        forbid=endless,
+        cuts=prompt.cuts,
+    )
+    # The difference of the two is decoding alone, without the prompt.
     one = _seconds(partial(generate, max_tokens=1))
     many = _seconds(partial(generate, max_tokens=1 + decode_tokens))
     # On a busy machine the shorter run may take longer; a rate needs a positive time.
@@ -111,14 +127,20 @@ def _time_prompt(
 
 def _keep_frame_only(engine: Engine, prompt: Prompt) -> None:
     """Leave in the cache what a server has there when another user's request comes in."""
-    frame = prompt.ids[: max(prompt.cuts, default=0)]
-    engine.logits([*frame, prompt.ids[-1]], cuts=prompt.cuts)
+    end = max(prompt.cuts, default=0)
+    frame = prompt.ids[:end]
+    # One token behind the frame takes the place of all that was there.
+    last = prompt.ids[-1]
+    engine.logits([*frame, last], cuts=prompt.cuts)
 
 
 def _read_cue(engine: Engine, turns: Sequence[LabelledTurn]) -> None:
     """The evaluations of the cue readout: every label's tokens but the last, after the cue."""
     for turn in turns:
-        engine.logits_from(turn.prompt.ids[:-1], turn.start - 1, cuts=turn.prompt.cuts)
+        prompt = turn.prompt
+        # The last token predicts nothing that the readout asks for.
+        ids = prompt.ids[:-1]
+        engine.logits_from(ids, turn.start - 1, cuts=prompt.cuts)
 
 
 def _seconds(action: Callable[[], Any]) -> float:
@@ -175,6 +197,10 @@ def order_statistic_interval(
 def distribution(values: Sequence[float], *, digits: int = 6) -> dict[str, Any]:
     """Median and 95th percentile; null = not resolved.
 
+    Args:
+        values: one for each run, in seconds or tokens per second.
+        digits: behind the point.
+
     Returns:
         {"n", "p50": {"value", "n", "ci95": [low, high]}, "p95"}.
     """
@@ -199,21 +225,27 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 def summarise(timings: Sequence[Timing], *, threads: int) -> dict[str, Any]:
     """The section `speed` of the metrics file; seconds, tokens per second, bytes."""
+    # Rates are formed run by run: a quantile of rates is not the rate at a quantile of times.
     prefill_rates = [one.prompt_tokens / one.prefill_s for one in timings]
     decode_rates = [one.decoded_tokens / one.decode_s for one in timings]
+    prefill = [one.prefill_s for one in timings]
+    verdict = [one.verdict_s for one in timings]
+    # Where the readout by text was not timed, its distribution is of no run.
+    cue = [one.cue_s for one in timings if one.cue_s is not None]
     prompt_tokens_mean = None
+    # The mean of nothing would be NaN, which JSON does not have.
     if timings:
-        mean = float(np.mean([one.prompt_tokens for one in timings]))
-        prompt_tokens_mean = round(mean, 1)
+        lengths = [one.prompt_tokens for one in timings]
+        prompt_tokens_mean = round(float(np.mean(lengths)), 1)
     return {
         "status": "run",
         "n": len(timings),
         "threads": threads,
         "prefill_tokens_per_s": distribution(prefill_rates, digits=1),
         "decode_tokens_per_s": distribution(decode_rates, digits=1),
-        "prefill_s": distribution([one.prefill_s for one in timings]),
-        "verdict_s": distribution([one.verdict_s for one in timings]),
-        "cue_s": distribution([one.cue_s for one in timings if one.cue_s is not None]),
+        "prefill_s": distribution(prefill),
+        "verdict_s": distribution(verdict),
+        "cue_s": distribution(cue),
         "prompt_tokens_mean": prompt_tokens_mean,
         "peak_rss_bytes": peak_rss_bytes(),
     }
