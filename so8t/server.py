@@ -49,7 +49,7 @@ class Server:
         if timeout is None:
             timeout = TIMEOUT_S
         parts = urlsplit(self.host)
-        kind = http.client.HTTPConnection
+        kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
         if parts.scheme == "https":
             kind = http.client.HTTPSConnection
         try:
@@ -69,6 +69,7 @@ class Server:
             data = json.dumps(body, ensure_ascii=False).encode()
         status, content = self.send(method, path, data)
         answer = object_of(content)
+        # Ollama reports what goes wrong in the middle of an answer with status 200.
         if status not in (200, 201) or "error" in answer:
             raise self.refusal(path, status, answer)
         return answer

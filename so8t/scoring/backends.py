@@ -122,7 +122,7 @@ class LlamaServer:
         # The step itself is the entry of the token that was sampled, which is the forced one.
         for entry in (*top, step):
             value = _logprob(entry)
-            # `type` rather than isinstance: True is an int to Python.
+            # `type` rather than isinstance, which takes True for an int.
             if value is not None and type(entry.get("id")) is int:
                 shown[entry["id"]] = value
         return shown
@@ -175,7 +175,13 @@ class OllamaRaw:
                 "stream": False,
                 "logprobs": True,
                 "top_logprobs": OLLAMA_TOP,
-                "options": {"num_predict": 1, "temperature": 0, "seed": 0, "num_ctx": self.n_ctx},
+                # The context is given, for Ollama's own default would cut long prompts silently.
+                "options": {
+                    "num_predict": 1,
+                    "temperature": 0,
+                    "seed": 0,
+                    "num_ctx": self.n_ctx,
+                },
             },
         )
         # An answer that ends early is still of status 200.
@@ -251,7 +257,8 @@ class OllamaRaw:
         """The text that the server turns into exactly these ids; None if there is none."""
         # The server adds BOS where the file says so. A text that has it already must lose it.
         first = self.vocabulary.detokenize(place.ids[:1]).decode("utf-8", "replace")
-        for text in (place.text, place.text.removeprefix(first)):
+        without_first = place.text.removeprefix(first)
+        for text in (place.text, without_first):
             ids = self.vocabulary.tokenize(text, special=True, add_special=True)
             if tuple(ids) == place.ids:
                 return text
@@ -295,9 +302,13 @@ def _first_object(values: Any) -> dict[str, Any]:
 
 def _logprob(entry: Any) -> float | None:
     """The entry's log-probability; None where it holds none."""
-    value = entry.get("logprob") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        return None
+    value = entry.get("logprob")
+    # True is an int to Python.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    # Python's JSON reader accepts NaN and Infinity.
     if not math.isfinite(value) or value > ROUNDING:
         return None
     return min(float(value), 0.0)

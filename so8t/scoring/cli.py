@@ -66,6 +66,7 @@ def score(
     if ollama and llama_server:
         raise click.UsageError("give one of --ollama and --llama-server")
     values = params.load()
+    # The parameters of the stage, so that the numbers are those that the graph would make.
     job = Job(
         file=model,
         prepared=prepared,
@@ -130,6 +131,7 @@ def _score_directory(job: "Job", values: "Params", progress: "Progress") -> "Out
     tokens = values.active.base.tokens.model_dump()
     # One reader only: torch shares the work among its threads, and the model fills the memory.
     reader = hf.HfReader(job.file, job.system, tokens, job.threads)
+    # The prefix keeps it apart from the semantic digest of a GGUF file.
     source = Source(f"hf:{sha256_tree(job.file)}", hf.settings(job.threads))
     return score_with([reader], source, job, progress)
 
@@ -144,6 +146,7 @@ def _score_served(
     from so8t.scoring.score import Source, score_with
     from so8t.scoring.server_reader import ServedReader, require_same
 
+    # The server evaluates; only its vocabulary is needed here, whatever the model's size.
     with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads, vocab_only=True) as vocabulary:
         backend: Backend = LlamaServer(server.call)
         if name:
@@ -151,6 +154,7 @@ def _score_served(
         digest = semantic_digest(job.file)
         checked = require_same(backend.copy(), digest, server.host)
         source = Source(digest, {**backend.settings(), "file_checked": checked})
+        # One reader: a `Server` has one connection.
         reader = ServedReader(vocabulary, job.system, backend)
         return score_with([reader], source, job, progress)
 
@@ -168,6 +172,7 @@ def _local(url: str) -> str:
 
 
 def _is_local(name: str) -> bool:
+    # By name or number only: looking another name up would ask a server of the network.
     if name == "localhost":
         return True
     try:

@@ -84,6 +84,7 @@ class HfVocabulary:
             "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id,
         }
         for key, token in ids.items():
+            # Some tokenizers have no BOS. A file converted from them has no key for it.
             if token is not None:
                 keys[key] = token
         return keys
@@ -108,8 +109,12 @@ class HfReader:
     ) -> None:
         vocabulary = HfVocabulary(directory)
         self.prompter = Prompter(vocabulary, system, vocabulary.keys())
-        self.verdict_ids = [vocabulary.id_of(tokens[verdict.lower()]) for verdict in VERDICTS]
-        self.authority_ids = [vocabulary.id_of(tokens[authority]) for authority in AUTHORITIES]
+        # params.yaml writes the roles in small letters, as the authorities are.
+        verdict_texts = [tokens[verdict.lower()] for verdict in VERDICTS]
+        authority_texts = [tokens[authority] for authority in AUTHORITIES]
+        # From the parameters: a directory has no key that names them, as a GGUF file has.
+        self.verdict_ids = [vocabulary.id_of(text) for text in verdict_texts]
+        self.authority_ids = [vocabulary.id_of(text) for text in authority_texts]
         self._model = _load(directory, threads)
 
     def read(self, text: str) -> Reading:
@@ -142,9 +147,11 @@ class HfReader:
         """Logits from position `start` on: float64 [len(ids) - start, n_vocab]."""
         import torch
 
+        # Without inference mode torch would keep every intermediate result for a gradient.
         with torch.inference_mode():
             output = self._model(torch.tensor([ids]), use_cache=False)
         rows = output.logits[0, start:]
+        # The sums of a softmax over the vocabulary are made in float64, as for a GGUF file.
         return np.asarray(rows.double().numpy())
 
 
@@ -152,6 +159,7 @@ def _load(directory: Path, threads: int) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # For the whole process: torch has no setting for one model.
     torch.set_num_threads(threads)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(

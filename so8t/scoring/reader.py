@@ -25,6 +25,7 @@ from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.rows import Row, Scored
 from so8t.verdict import AUTHORITIES, VERDICTS
 
+# Keys of a GGUF file that `so8t` converted.
 VERDICT_IDS = "so8t.verdict.token_ids"
 AUTHORITY_IDS = "so8t.authority.token_ids"
 
@@ -50,6 +51,7 @@ class Reading:
 
         JSON has no NaN and no infinity. Such a number becomes None, which decides ESCALATE.
         """
+        # Rows without a label are never scored.
         assert row.verdict is not None
         return Scored(
             id=row.id,
@@ -81,13 +83,15 @@ class GgufReader:
     """Reads verdicts from an opened GGUF file.
 
     Raises:
-        ArtifactError: the file has no reserved token ids or no chat template.
+        ArtifactError: the file has no ids of reserved tokens, or no chat template.
     """
 
     def __init__(self, engine: Engine, system: str) -> None:
         self.engine = engine
         self.prompter = Prompter(engine, system)
-        self.verdict_ids, self.authority_ids = reserved_ids(read_keys(engine.path), engine)
+        # From the file itself: a GGUF that other software made has no such keys.
+        keys = read_keys(engine.path)
+        self.verdict_ids, self.authority_ids = reserved_ids(keys, engine)
 
     @property
     def reserved(self) -> set[int]:
@@ -100,6 +104,7 @@ class GgufReader:
 
     def read_prompt(self, prompt: Prompt) -> Reading:
         """Read both readouts after a prompt."""
+        # In float64, because residuals near zero are differences of numbers near one.
         logits = self.engine.logits(prompt.ids, cuts=prompt.cuts).astype(np.float64)
         cue = self._cue(prompt)
         return Reading(
@@ -115,19 +120,29 @@ class GgufReader:
         logits = self.engine.logits(fed.ids, cuts=fed.cuts).astype(np.float64)
         # All labels share this evaluation, so it is made once.
         first = log_softmax(logits)
-        return tuple(self._label(fed, label, first) for label in LABELS)
+        cue: list[float] = []
+        for label in LABELS:
+            # Tokenised behind the cue, for alone it could be other tokens.
+            whole = self.prompter.after(fed, label)
+            cue.append(self._label(whole, len(fed.ids), first))
+        return tuple(cue)
 
-    def _label(self, fed: Prompt, label: str, first: NDArray[np.float64]) -> float:
-        """Log-probability of a label's tokens, given those of the token after the cue."""
-        whole = self.prompter.after(fed, label)
-        begin = len(fed.ids)
-        tokens = whole.ids[begin:]
-        total = float(first[tokens[0]])
-        if len(tokens) == 1:
+    def _label(self, whole: Prompt, begin: int, first: NDArray[np.float64]) -> float:
+        """Log-probability of a label.
+
+        Args:
+            whole: the prompt with the cue and the label.
+            begin: position of the label's first token.
+            first: float64 [n_vocab], log-probabilities of the token at that position.
+        """
+        head, *rest = whole.ids[begin:]
+        total = float(first[head])
+        if not rest:
             return total
         # The last token predicts nothing that is asked for.
-        rows = self.engine.logits_from(whole.ids[:-1], begin, cuts=whole.cuts)
-        return total + summed_log_probability(rows.astype(np.float64), tokens[1:])
+        fed_ids = whole.ids[:-1]
+        rows = self.engine.logits_from(fed_ids, begin, cuts=whole.cuts)
+        return total + summed_log_probability(rows.astype(np.float64), rest)
 
 
 def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[int]]:
@@ -148,8 +163,10 @@ def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[
             fix="convert the model again with so8t (`dvc repro convert`)",
         )
     ids = [*verdict, *authority]
+    distinct = len(set(ids)) == len(ids)
+    # A damaged key may hold anything, and libllama does not check ids.
     in_vocabulary = all(isinstance(token, int) and 0 <= token < engine.n_vocab for token in ids)
-    if len(set(ids)) != len(ids) or not in_vocabulary:
+    if not distinct or not in_vocabulary:
         raise ArtifactError(
             "the reserved token ids are not distinct ids of the vocabulary",
             where=str(engine.path),
@@ -202,6 +219,7 @@ def residual_of(cue: tuple[float, ...]) -> float:
 
 
 def _number(value: float | None) -> float | None:
+    # numpy's numbers become Python's: not all of its types can be written as JSON.
     if value is None or not math.isfinite(value):
         return None
     return float(value)

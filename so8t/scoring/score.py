@@ -5,43 +5,35 @@ order of their ids, and times go to the progress events. A reading does not depe
 reader read before, so several readers of the same file share the work (libllama leaves Python's
 interpreter lock while it computes). Rows without a verdict train language only and are not scored.
 
-An interrupted run goes on where it stopped and ends with the same bytes: finished rows are kept in
-a *journal*, one JSONL file under `database/scoring/`, named by the digest of everything that makes
-a number (file, template, engine, split files). It is removed when the scores are written.
+An interrupted run goes on where it stopped and ends with the same bytes (so8t.scoring.journal).
 """
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from so8t.errors import DataError
-from so8t.files import atomic_dir, sha256_file, sha256_json, write_json, write_jsonl
+from so8t.files import atomic_dir, sha256_file, write_json, write_jsonl
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
-from so8t.progress import Progress, database_dir
+from so8t.progress import Progress
 from so8t.prompts import Prompt
-from so8t.rows import PREPARE_AGAIN, Row, Scored, read_rows
+from so8t.rows import PREPARE_AGAIN, Row, read_rows
+from so8t.scoring.journal import Journal
 from so8t.scoring.reader import GgufReader, Reader, Reading
-from so8t.verdict import Authority, Verdict
 
 SCHEMA = "so8t.scores/1"
 
 # In the order in which they are scored and listed in meta.json. `train` is never scored.
 SCORED_SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
-
-# Rows between two fsyncs of the journal: a power failure costs at most so many readings.
-FLUSH_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +103,6 @@ class _Timed:
     seconds: float
 
 
-# --- scoring ---
-
-
 def score(job: Job, progress: Progress) -> Outcome:
     """Score a GGUF file and write `job.out`.
 
@@ -134,9 +123,10 @@ def score_with(readers: Sequence[Reader], source: Source, job: Job, progress: Pr
     Raises:
         DataError: a split is malformed, or a prompt does not fit the context.
     """
-    splits = {
-        split: sample(job.prepared / f"{split}.jsonl", job.max_samples) for split in SCORED_SPLITS
-    }
+    splits: dict[str, list[Row]] = {}
+    for split in SCORED_SPLITS:
+        path = job.prepared / f"{split}.jsonl"
+        splits[split] = sample(path, job.max_samples)
     tasks = _tasks(readers[0], splits, job)
     meta = _meta(job, source, readers[0], splits)
     with Journal(meta) as journal:
@@ -144,9 +134,11 @@ def score_with(readers: Sequence[Reader], source: Source, job: Job, progress: Pr
         seconds = _score_tasks(readers, tasks, journal, progress)
         elapsed = time.perf_counter() - began
         _write(job.out, splits, journal, meta)
+        # Only now: until the scores are on the disk, the journal is all there is of them.
         journal.discard()
         unseen = sum(None in row.cue for row in journal.rows.values())
     outcome = _outcome(len(tasks), seconds, elapsed, unseen)
+    # Times go here and not into the scores, whose bytes must be the same in every run.
     progress.emit(
         "scored",
         rows=outcome.rows,
@@ -176,7 +168,8 @@ def sample(path: Path, limit: int | None) -> list[Row]:
             labelled[row.id] = row
     # By hash, so that the choice depends on no order and a larger limit keeps the same rows.
     by_hash = sorted(labelled, key=_hash_of)
-    chosen = sorted(by_hash[:limit])
+    chosen = by_hash[:limit]
+    chosen.sort()
     return [labelled[name] for name in chosen]
 
 
@@ -200,7 +193,8 @@ def _tasks(reader: Reader, splits: dict[str, list[Row]], job: Job) -> list[_Task
     tasks: list[_Task] = []
     for split, rows in splits.items():
         for row in rows:
-            tasks.append(_Task(split, row, _prompt(reader, row, job)))
+            prompt = _prompt(reader, row, job)
+            tasks.append(_Task(split, row, prompt))
     return tasks
 
 
@@ -232,10 +226,14 @@ def _meta(job: Job, source: Source, reader: Reader, splits: dict[str, list[Row]]
 
 
 def _score_tasks(
-    readers: Sequence[Reader], tasks: list[_Task], journal: "Journal", progress: Progress
+    readers: Sequence[Reader], tasks: list[_Task], journal: Journal, progress: Progress
 ) -> list[float]:
     """Read every row that the journal lacks; return the seconds each took."""
-    missing = [task for task in tasks if (task.split, task.row.id) not in journal.rows]
+    missing: list[_Task] = []
+    for task in tasks:
+        # Ids are unique within a split only.
+        if (task.split, task.row.id) not in journal.rows:
+            missing.append(task)
     seconds: list[float] = []
     results = _read_all(readers, missing)
     bar = progress.bar(results, total=len(missing), what="score", unit="prompt")
@@ -267,101 +265,35 @@ def _read_one(free: SimpleQueue[Reader], prompt: Prompt) -> _Timed:
         free.put(reader)
 
 
-def _write(
-    out: Path, splits: dict[str, list[Row]], journal: "Journal", meta: dict[str, Any]
-) -> None:
+def _write(out: Path, splits: dict[str, list[Row]], journal: Journal, meta: dict[str, Any]) -> None:
     with atomic_dir(out) as folder:
         for split, rows in splits.items():
-            # The journal holds rows in the order they were finished, over two runs perhaps.
-            in_order = (journal.rows[split, row.id] for row in rows)
-            write_jsonl(folder / f"{split}.jsonl", (row.to_json() for row in in_order))
+            # The journal may hold them in another order, if a run was interrupted.
+            scored = [journal.rows[split, row.id] for row in rows]
+            objects = (one.to_json() for one in scored)
+            write_jsonl(folder / f"{split}.jsonl", objects)
         write_json(folder / "meta.json", meta)
 
 
 def _outcome(rows: int, seconds: list[float], elapsed: float, unseen: int) -> Outcome:
+    # An interrupted run may have had nothing left to do but writing.
     if not seconds:
-        return Outcome(rows, fresh=0, per_second=0.0, p50=0.0, p95=0.0, unseen=unseen)
+        return Outcome(
+            rows=rows,
+            fresh=0,
+            per_second=0.0,
+            p50=0.0,
+            p95=0.0,
+            unseen=unseen,
+        )
     fresh = len(seconds)
     p50, p95 = np.percentile(seconds, [50, 95])
-    return Outcome(rows, fresh, fresh / elapsed, float(p50), float(p95), unseen)
-
-
-# --- the journal of an unfinished run ---
-
-
-class Journal:
-    """Finished rows by (split, id). Use as a context manager.
-
-    Args:
-        identity: everything that makes a number; another identity is another journal.
-    """
-
-    def __init__(self, identity: dict[str, Any]) -> None:
-        self.path = database_dir() / "scoring" / f"{sha256_json(identity)}.jsonl"
-        self.rows: dict[tuple[str, str], Scored] = {}
-        self._pending = 0
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self._load()
-        mode = "r+b" if self.path.exists() else "w+b"
-        self._file = self.path.open(mode)
-        # A power failure can cut the last line short. What is written now must not join it.
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        return self
-
-    def append(self, split: str, row: Scored) -> None:
-        """Keep one row."""
-        self.rows[split, row.id] = row
-        entry = {"split": split, "row": row.to_json()}
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._pending += 1
-        if self._pending >= FLUSH_ROWS:
-            self._flush()
-
-    def discard(self) -> None:
-        """Forget everything: the scores are written."""
-        self.path.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._pending = 0
-
-    def _load(self) -> int:
-        """Read what an earlier run left; return how many bytes of the file are whole lines."""
-        try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return 0
-        whole = 0
-        for line in lines:
-            # A line can be cut off behind its last brace: valid JSON, but not all was written.
-            if not line.endswith(b"\n"):
-                break
-            try:
-                split, row = _entry(line)
-            except (ValueError, KeyError, TypeError):
-                break
-            self.rows[split, row.id] = row
-            whole += len(line)
-        return whole
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-        self._file.close()
-
-
-def _entry(line: bytes) -> tuple[str, Scored]:
-    """Split and row of a journal's line."""
-    found = json.loads(line)
-    row = Scored(**found["row"])
-    authority = None if row.authority is None else Authority(row.authority)
-    return found["split"], replace(row, verdict=Verdict(row.verdict), authority=authority)
+    return Outcome(
+        rows=rows,
+        fresh=fresh,
+        # Over the time of the whole run: readers side by side overlap.
+        per_second=fresh / elapsed,
+        p50=float(p50),
+        p95=float(p95),
+        unseen=unseen,
+    )

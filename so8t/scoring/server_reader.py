@@ -25,6 +25,7 @@ from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.backends import Backend, Place
 from so8t.scoring.reader import Reading, residual_of
 
+# Poisons every sum that it enters, so a label with one token not seen is not seen as a whole.
 UNSEEN = math.nan
 
 
@@ -44,6 +45,7 @@ def require_same(copy: Path | None, digest: str, where: str) -> bool:
     """
     if copy is None:
         return False
+    # Not by SHA-256: Ollama stores a copy with its tensors in another order.
     if semantic_digest(copy) != digest:
         raise ArtifactError(
             "the server runs another file",
@@ -69,7 +71,11 @@ class ServedReader:
         """Read the cue after a prompt; a label that the server does not show is NaN."""
         fed = self.prompter.after(prompt, CUE)
         begin = len(fed.ids)
-        labels = [tuple(self.prompter.after(fed, label).ids[begin:]) for label in LABELS]
+        labels: list[tuple[int, ...]] = []
+        for label in LABELS:
+            # Tokenised behind the cue, for alone it could be other tokens.
+            whole = self.prompter.after(fed, label)
+            labels.append(tuple(whole.ids[begin:]))
         cue = self._sum_labels(fed, labels)
         return Reading(
             prefill=None,
@@ -80,19 +86,29 @@ class ServedReader:
         )
 
     def _sum_labels(self, fed: Prompt, labels: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-        """Sum the labels' log-probabilities, asking once for every beginning that labels share."""
+        """Sum the labels' log-probabilities, asking once for every beginning that labels share.
+
+        Args:
+            fed: the prompt with the cue.
+            labels: token ids of each label.
+
+        Returns:
+            One log-probability for each label, NaN where a token was not seen.
+        """
         totals = [0.0] * len(labels)
         longest = max(len(tokens) for tokens in labels)
         for depth in range(longest):
-            for start, places in _grouped_by_start(labels, depth).items():
-                # A label that was once not seen stays NaN: asking on would cost and change nothing.
-                open_places = [place for place in places if not math.isnan(totals[place])]
-                if not open_places:
+            groups = _grouped_by_start(labels, depth)
+            for start, members in groups.items():
+                # A label that was once not seen stays NaN: asking on would change nothing.
+                seen_so_far = [index for index in members if not math.isnan(totals[index])]
+                if not seen_so_far:
                     continue
-                wanted = [labels[place][depth] for place in open_places]
-                seen = self.backend.next(self._place(fed, start), wanted)
-                for place, token in zip(open_places, wanted, strict=True):
-                    totals[place] += seen.get(token, UNSEEN)
+                wanted = [labels[index][depth] for index in seen_so_far]
+                place = self._place(fed, start)
+                shown = self.backend.next(place, wanted)
+                for index, token in zip(seen_so_far, wanted, strict=True):
+                    totals[index] += shown.get(token, UNSEEN)
         return tuple(totals)
 
     def _place(self, fed: Prompt, start: tuple[int, ...]) -> Place:
@@ -104,9 +120,10 @@ class ServedReader:
 def _grouped_by_start(
     labels: Sequence[tuple[int, ...]], depth: int
 ) -> dict[tuple[int, ...], list[int]]:
-    """The labels that go on at `depth`, as places in the list, by their tokens up to there."""
+    """The labels that go on at `depth`, as indices, by their tokens up to there."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for place, tokens in enumerate(labels):
+    for index, tokens in enumerate(labels):
         if len(tokens) > depth:
-            groups.setdefault(tokens[:depth], []).append(place)
+            start = tokens[:depth]
+            groups.setdefault(start, []).append(index)
     return groups

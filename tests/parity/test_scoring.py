@@ -14,8 +14,9 @@ from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.prompts import LABELS, Prompter, template_digest
 from so8t.rows import Scored
+from so8t.scoring.journal import Journal
 from so8t.scoring.reader import GgufReader, Reading, log_softmax
-from so8t.scoring.score import Job, Journal, score
+from so8t.scoring.score import Job, score
 from tests.fakes.prepared import row_of, rows_of, sample, write_prepared
 from tests.fakes.tiny_gguf import TEMPLATE, write_tiny
 
