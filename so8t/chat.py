@@ -29,6 +29,7 @@ from so8t.verdict import Verdict, verdict_of
 Format = Literal["heading", "quadruple"]
 Message = dict[str, str]
 
+# These texts are in the training data, in released models and in their cards' digests.
 CUE = "# 判定\n"
 # Fed after the prompt once the decision is ALLOW; generation goes on from here.
 ALLOW_PREFIX = f"{CUE}{Verdict.ALLOW}\n"
@@ -150,6 +151,7 @@ def response_of(
         )
     render_body = _heading_body if fmt == "heading" else _quadruple_body
     body = render_body(thinking, final)
+    # Rows of ordinary language keep the model's fluency and name no verdict.
     if verdict is None:
         return body
     return f"{CUE}{Verdict(verdict)}\n{body}"
@@ -239,6 +241,7 @@ def read_turn(text: str) -> Turn | str:
 def _read_heading(verdict: str | None, text: str) -> Turn | str:
     thinking: str | None = None
     if text.startswith(THINKING_HEADING):
+        # The final heading counts only at the beginning of a line.
         rest = text.removeprefix(THINKING_HEADING)
         thinking, marker, final = rest.partition(f"\n{FINAL_HEADING}")
         thinking = tidy(thinking)

@@ -24,6 +24,7 @@ class Command:
     help: str
 
 
+# A table and not decorators, which would need every module to be imported.
 COMMANDS = {
     "ask": Command(
         "so8t.serving.cli",
@@ -181,6 +182,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__)
 def so8t() -> None:
     """From a JSONL and a small open model to a calibrated, quantised, verdict-giving GGUF."""
+    # Before any subcommand is imported, and with it libraries that read these settings.
     quieten()
 
 
@@ -195,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # As a shell reports a process that a signal ended.
         sys.exit(128 + error.signal_number)
     except So8tError as error:
+        # Anything else is a bug, and keeps its traceback.
         click.echo(f"so8t: {error}", err=True)
         sys.exit(error.exit_code)
 

@@ -33,6 +33,7 @@ class So8tError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
+        # In this order, so that the eye finds the place first, as with a compiler.
         text = self.problem
         if self.where:
             text = f"{self.where}: {text}"
@@ -88,5 +89,6 @@ class Interrupted(So8tError):  # noqa: N818 (what happened, not an error of anyo
     """
 
     def __init__(self, signal_number: int, problem: str = "interrupted", *, fix: str = "") -> None:
+        # Without a place: what was interrupted is the command itself.
         super().__init__(problem, fix=fix)
         self.signal_number = signal_number

@@ -97,6 +97,7 @@ class LoadedModel:
                 fix="run `dvc repro` or `dvc pull`",
             )
         params = self._llama.llama_model_default_params()
+        # Results must be the same on every machine, with or without a graphics card.
         params.n_gpu_layers = 0
         params.vocab_only = vocab_only
         # An error shows the end of the log, which must be about this file.
@@ -170,6 +171,7 @@ class LoadedModel:
             ArtifactError: the vocabulary has no such single token.
         """
         ids = self.tokenize(text, special=True)
+        # One id is not enough: an unknown text may become the one token for unknown text.
         if len(ids) != 1 or self.token_text(ids[0]) != text:
             raise ArtifactError(
                 f"the vocabulary has no single token {text!r}",
@@ -180,6 +182,7 @@ class LoadedModel:
 
     def is_control(self, token: int) -> bool:
         """Whether the vocabulary marks the token as control or user-defined."""
+        # Converters differ in which of the two they give to tokens that were added by hand.
         control = self._llama.LLAMA_TOKEN_ATTR_CONTROL
         user_defined = self._llama.LLAMA_TOKEN_ATTR_USER_DEFINED
         attributes = self._llama.llama_vocab_get_attr(self._vocab, token)

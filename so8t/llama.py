@@ -86,6 +86,7 @@ class Engine(LoadedModel):
         params.type_v = _KV_TYPES[self.kv]
         # A sliding-window cache of full size can forget a tail; a small one cannot.
         params.swa_full = True
+        # Nothing may move to a graphics card: its sums differ from those of the CPU.
         params.offload_kqv = False
         params.op_offload = False
         params.no_perf = True
@@ -102,6 +103,7 @@ class Engine(LoadedModel):
 
     def settings(self) -> dict[str, Any]:
         """What besides the file makes a logit; belongs on the calibration card."""
+        # A card holds these and is refused under any others, so a key here is never renamed.
         return {
             "llama_cpp": library_version(),
             "flash_attn": False,
@@ -192,6 +194,7 @@ class Engine(LoadedModel):
 
     def _ends_of(self, length: int, cuts: Sequence[int]) -> list[int]:
         """Ends of the pieces: every cut inside, the length, and every `n_batch` between two."""
+        # A cut at the end or behind it cuts nothing.
         bounds = {cut for cut in cuts if 0 < cut < length}
         bounds.add(length)
         ends: list[int] = []
@@ -206,6 +209,7 @@ class Engine(LoadedModel):
         """Shrink the cache to the pieces that this prompt shares; return their length in tokens."""
         same = _common_length(ids, self._tokens)
         count = _common_length(ends, self._ends)
+        # A piece counts only if it lies wholly within what the two have in common.
         while count and ends[count - 1] > same:
             count -= 1
         kept = ends[count - 1] if count else 0
@@ -225,6 +229,7 @@ class Engine(LoadedModel):
         """Evaluate one piece that begins at `begin`, with logits from `first_output` on."""
         batch = self._batch
         batch.n_tokens = len(piece)
+        # One by one, because the fields are C arrays behind pointers.
         for offset, token in enumerate(piece):
             position = begin + offset
             batch.token[offset] = token

@@ -38,6 +38,7 @@ class Prompt:
 
 def template_digest(chat_template: str, system: str) -> str:
     """SHA-256 of everything that turns a user's text into a verdict prompt, beside the file."""
+    # Scores and cards carry this digest: another key or order would invalidate all of them.
     content = {
         "chat_template": chat_template,
         "system": system,
@@ -105,6 +106,7 @@ class Prompter(Generic[V]):
         control_texts = _control_texts(engine)
         self.controls = frozenset(control_texts)
         self._control_texts = tuple(sorted(control_texts.values()))
+        # Found by trying, because a template is a program that cannot be read from outside.
         first, second = (self._ids(self._text(probe)) for probe in _PROBES)
         shared = first[: _common_length(first, second)]
         self.frame = _up_to_last(self.controls, shared)
@@ -123,6 +125,8 @@ class Prompter(Generic[V]):
         """
         rendered = self._text(text)
         ids = self._ids(rendered)
+        # The template adds as many in every prompt. More than that came from the user's words,
+        # and could end the user's turn and begin an assistant's.
         if self._count_controls(ids) != self._frame_controls:
             raise DataError(
                 "the text would reach the model as control tokens",
@@ -142,6 +146,7 @@ class Prompter(Generic[V]):
                 be read apart.
         """
         whole = prompt.text + text
+        # Tokenised as a whole, as training saw it, and not as two texts put together.
         ids = self._ids(whole)
         end = len(prompt.ids)
         if ids[:end] != prompt.ids:

@@ -68,6 +68,7 @@ def _log_to_file(name: str) -> Path:
     """Log everything to a file, and warnings to the terminal too."""
     path = run_dir() / "logs" / f"{name}.log"
     terminal = logging.StreamHandler(sys.stderr)
+    # The rest would stand between the bars.
     terminal.setLevel(logging.WARNING)
     handlers: list[logging.Handler] = [terminal]
     try:
@@ -85,4 +86,5 @@ def _log_to_file(name: str) -> Path:
 
 
 def _on_sigterm(number: int, _frame: object) -> None:
+    # As an exception, so that temporary files are removed and checkpoints closed on the way out.
     raise Interrupted(number, "stopped by SIGTERM", fix="run the same command again")

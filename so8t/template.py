@@ -55,6 +55,7 @@ class Template:
     def find(cls, folder: Path) -> "Template | None":
         """The template of a folder that may have none, or no tokenizer yet."""
         config_file = folder / CONFIG
+        # A demo's base folder is empty before the `base` stage has trained its tokenizer.
         if not (folder / TOKENIZER).is_file() or not config_file.is_file():
             return None
         if _chat(folder, read_json(config_file)) is None:
@@ -63,7 +64,9 @@ class Template:
 
     def ids(self, text: str) -> list[int]:
         """Token ids, nothing added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        # The chat template writes BOS and the like itself; they would come twice.
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        return list(encoded.ids)
 
     def render(self, messages: Sequence[dict[str, str]], *, prompt: bool = False) -> str:
         """The conversation's text; with `prompt`, up to where the assistant begins."""
@@ -71,7 +74,9 @@ class Template:
 
     def prompt(self, system: str, text: str) -> str:
         """The request as the model is served it; control-token text in it is neutralised."""
-        return prompt_of(self.chat, system, text.strip(), bos=self.bos, eos=self.eos)
+        # Stripped, as `conversation` does: a model is asked what it was trained on.
+        request = text.strip()
+        return prompt_of(self.chat, system, request, bos=self.bos, eos=self.eos)
 
     def conversation(self, system: str, text: str, response: str) -> str:
         """The request and its answer, as the model is trained on them."""

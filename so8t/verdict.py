@@ -78,6 +78,7 @@ def decide(probabilities: Float[ndarray, "n 3"], thresholds: Thresholds) -> list
     p_deny = rows[:, 2]
     deny = sound & (p_deny >= thresholds.deny)
     allow = sound & ~deny & (p_escalate + p_deny < thresholds.escalate)
+    # What is neither certain enough to refuse nor certain enough to allow goes to a person.
     decided: list[Verdict] = []
     for is_deny, is_allow in zip(deny, allow, strict=True):
         if is_deny:

@@ -81,7 +81,10 @@ class Words:
 
 
 def _corpus(metric: Any, answers: Sequence[Answer]) -> dict[str, Any]:
-    """One of sacrebleu's scores over all answers, 0 to 100, with its interval."""
+    """One of sacrebleu's scores over all answers, 0 to 100, with its interval.
+
+    The signature says how it was computed; scores with different ones cannot be compared.
+    """
     said = [answer.final for answer in answers]
     references = [answer.reference for answer in answers]
     score = metric.corpus_score(said, [references], n_bootstrap=RESAMPLES)
@@ -100,7 +103,12 @@ def _corpus(metric: Any, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _rouge_l(answers: Sequence[Answer], *, seed: int) -> dict[str, Any]:
-    """Mean ROUGE-L F-measure, 0 to 1, with a bootstrap interval over answers."""
+    """Mean ROUGE-L F-measure, 0 to 1, with a bootstrap interval over answers.
+
+    Args:
+        answers: all with a reference.
+        seed: of the bootstrap.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
     # rouge-score's own tokenizer keeps ASCII letters and digits only, which leaves nothing of
@@ -172,8 +180,10 @@ def summarise(
 
 
 def _rate(flags: Iterable[bool]) -> dict[str, Any]:
+    """Share of true flags with its exact interval."""
     # The type is given, because an empty list would become an array of floats.
-    return rate(np.array(list(flags), dtype=bool)).to_dict()
+    hits = np.array(list(flags), dtype=bool)
+    return rate(hits).to_dict()
 
 
 # --- stability of long texts ---
@@ -214,7 +224,12 @@ class Stability:
 
 
 def repetition(items: Sequence[Hashable], n: int) -> float:
-    """Share of n-grams that occurred before; 0 for texts shorter than n."""
+    """Share of n-grams that occurred before; 0 for texts shorter than n.
+
+    Args:
+        items: characters or token ids.
+        n: length of an n-gram.
+    """
     # Of characters or tokens, never of words: Japanese has no spaces between them.
     grams: list[tuple[Hashable, ...]] = []
     for start in range(len(items) - n + 1):
@@ -302,7 +317,14 @@ def check(text: str, tokens: Sequence[int], *, limit: int) -> Stability:
 
 
 def summarise_loops(checks: Sequence[Stability]) -> dict[str, Any]:
-    """Counts of flags and one record per text: the section `stability` of the metrics file."""
+    """The section `stability` of the metrics file.
+
+    Args:
+        checks: one for each long text.
+
+    Returns:
+        How many texts raised each flag, and one record per text.
+    """
     return {
         "status": "run",
         "n": len(checks),
@@ -316,6 +338,7 @@ def summarise_loops(checks: Sequence[Stability]) -> dict[str, Any]:
 
 
 def _record(one: Stability) -> dict[str, Any]:
+    """One text's numbers, short enough to read."""
     record = asdict(one)
     for name, value in record.items():
         if isinstance(value, float):

@@ -100,10 +100,21 @@ def _context(engine: Engine, request: str) -> list[int]:
 
 
 def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str, Any]:
-    """The section `retention`: nats per token, perplexity, bits per character."""
+    """The section `retention` of the metrics file.
+
+    Args:
+        found: one likelihood for each answer.
+        draws: of the bootstrap over answers.
+        seed: of the bootstrap.
+
+    Returns:
+        Nats per token and perplexity with intervals, and bits per character.
+    """
     if not found:
         return {"n": 0, "status": NOT_RUN}
-    sums = np.array([[one.nats, one.tokens] for one in found], dtype=np.float64)
+    n = len(found)
+    pairs = [(one.nats, one.tokens) for one in found]
+    sums = np.array(pairs, dtype=np.float64)
 
     def nats_per_token(totals: np.ndarray) -> np.ndarray:
         # A ratio of sums, not a mean of ratios: every token counts the same.
@@ -119,11 +130,11 @@ def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str
     # Comparable between models with different vocabularies, as perplexity is not.
     bits_per_character = nats / math.log(2) / characters
     return {
-        "n": len(found),
+        "n": n,
         "status": "run",
         "tokens": int(tokens),
-        "nll_per_token": _estimate(mean, len(found), interval, digits=5),
-        "perplexity": _estimate(perplexity, len(found), perplexity_interval, digits=4),
+        "nll_per_token": _estimate(mean, n, interval, digits=5),
+        "perplexity": _estimate(perplexity, n, perplexity_interval, digits=4),
         "bits_per_character": round(bits_per_character, 5),
     }
 
@@ -211,9 +222,17 @@ def _say(engine: Engine, request: str, reference: str) -> str:
 
 
 def summarise_answers(found: Sequence[PlainAnswer], *, draws: int, seed: int) -> dict[str, Any]:
-    """The section `retention/plain`.
+    """The section `retention/plain` of the metrics file.
 
-    `beyond_chance`: the answers fit their own requests better than others' at 95 % confidence.
+    Args:
+        found: plain answers.
+        draws: of the bootstrap over answers.
+        seed: of the bootstrap.
+
+    Returns:
+        Mean chrF to the row's own reference, to another row's, and their difference, with
+        intervals. `beyond_chance`: the answers fit their own requests better than others', at 95 %
+        confidence.
     """
     # The chance level needs a second row.
     if len(found) < 2:
@@ -260,4 +279,6 @@ def _mean(column: np.ndarray, *, draws: int, seed: int) -> dict[str, Any]:
 
 
 def _rate(flags: Iterable[bool]) -> dict[str, Any]:
-    return rate(np.array(list(flags), dtype=bool)).to_dict()
+    """Share of true flags with its exact interval."""
+    hits = np.array(list(flags), dtype=bool)
+    return rate(hits).to_dict()

@@ -54,6 +54,7 @@ class Rows:
         Raises:
             DataError: a split is missing or malformed.
         """
+        # Others are never answered by the model, but in the deployment's own words.
         allowed = [row for row in _answered(test) if row.verdict is Verdict.ALLOW]
         return cls(allowed, _answered(valid))
 
@@ -89,6 +90,7 @@ def setup_of(params: Params) -> Setup:
 
 def _answered(path: Path) -> list[Row]:
     """Rows of a prepared split that have an answer, in file order."""
+    # Overlap with an empty reference, or perplexity of no text, is not defined.
     return [row for row in read_rows(path) if row.text and row.final]
 
 
@@ -112,9 +114,17 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
         rows: what is asked.
         setup: parameters.
         progress: where bars go.
+
+    Returns:
+        Sections of the metrics file, seconds of each verdict, and what was said row by row.
+
+    Raises:
+        ArtifactError: the file cannot be opened, has no chat template, or gives logits that are not
+            finite.
     """
     ask = setup.evaluation
     with Engine(path, n_ctx=setup.n_ctx, threads=setup.threads) as engine:
+        # The prompter of `score`: what is measured here is asked as it was scored.
         prompter = Prompter(engine, setup.system)
         timings = _timings(prompter, spread(rows.allowed, ask.speed_rows))
         most = max(ask.generate_rows, ask.long_rows)
@@ -130,11 +140,13 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
             "retention": retention.section,
             "speed": speed.summarise(timings, threads=setup.threads),
         }
+    # Single latencies are kept beside their summary: the report draws them.
     latencies = [timing.verdict_s for timing in timings]
     return Served(sections, latencies, prose.said + retention.said)
 
 
 def _timings(prompter: Prompter[Engine], rows: Sequence[Row]) -> list[speed.Timing]:
+    """Time the prompts of these rows, by both readouts."""
     prompts: list[Prompt] = []
     cues: list[list[speed.LabelledTurn]] = []
     for row in rows:
@@ -190,6 +202,7 @@ def _answers(
                 "final": answer.final,
             }
         )
+    # By id, because their texts could also be spelled with ordinary tokens.
     reserved = {engine.token_id(text) for text in setup.reserved}
     section = answers.summarise(
         made,
@@ -201,13 +214,17 @@ def _answers(
 
 
 def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> _Measured:
-    """Perplexity of `retention_rows` rows, plain answers to `generate_rows` of them."""
+    """Perplexity of `retention_rows` rows, plain answers to `generate_rows` of them.
+
+    What is said of a row holds numbers only.
+    """
     ask = setup.evaluation
     kept = spread(rows, ask.retention_rows)
     likelihoods: list[perplexity.Likelihood] = []
     said: list[dict[str, Any]] = []
     for row in kept:
-        # A list of one, or of none where the answer has no room in the context.
+        # One row at a time, so that a number can be told to its row. The list is empty where the
+        # answer has no room in the context.
         for one in perplexity.measure(engine, [(row.text, row.final)]):
             likelihoods.append(one)
             said.append(
@@ -222,6 +239,7 @@ def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> _Measured:
     asked = spread(kept, ask.generate_rows)
     pairs = [(row.text, row.final) for row in asked]
     plain = perplexity.answers(engine, pairs)
+    # The text itself is not written: it is no answer that a user would get.
     for row, answer in zip(asked, plain, strict=True):
         said.append(
             {
@@ -245,18 +263,19 @@ def _retention(engine: Engine, rows: Sequence[Row], setup: Setup) -> _Measured:
 
 
 def _long(engine: Engine, asked: Sequence[_Asked], setup: Setup) -> dict[str, Any]:
-    """Long texts, and whether they loop."""
+    """Generate `long_tokens` tokens for each, and say whether the texts loop."""
     limit = setup.evaluation.long_tokens
     # Past the model's own end: a loop shows only in a text that is long enough.
     endless = {token for token in range(engine.n_vocab) if engine.is_eog(token)}
     checks: list[answers.Stability] = []
     for one in asked:
+        prompt = one.prompt
         made = engine.generate(
-            one.prompt.ids,
+            prompt.ids,
             max_tokens=limit,
             stop=set(),
             forbid=endless,
-            cuts=one.prompt.cuts,
+            cuts=prompt.cuts,
         )
         text = engine.detokenize(made).decode("utf-8", "replace")
         checks.append(answers.check(text, made, limit=limit))

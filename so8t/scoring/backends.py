@@ -231,6 +231,7 @@ class OllamaRaw:
             ArtifactError: another token of the vocabulary, not counting byte fallback, has the same
                 bytes.
         """
+        # Made on first use: it takes the bytes of every token of the vocabulary.
         if not self._tokens_by_bytes:
             self._tokens_by_bytes = self._spellings()
         piece = self.vocabulary.detokenize([token])
@@ -244,12 +245,15 @@ class OllamaRaw:
 
     def _spellings(self) -> dict[bytes, list[int]]:
         """The tokens of each spelling, leaving out byte fallback."""
-        kinds = read_keys(self.vocabulary.path).get("tokenizer.ggml.token_type")
+        vocabulary = self.vocabulary
+        keys = read_keys(vocabulary.path)
+        kinds = keys.get("tokenizer.ggml.token_type")
         found: dict[bytes, list[int]] = {}
-        for token in range(self.vocabulary.n_vocab):
+        for token in range(vocabulary.n_vocab):
+            # Byte fallback doubles ASCII letters, but a tokenizer uses it only where it must.
             if isinstance(kinds, list) and kinds[token] == BYTE:
                 continue
-            piece = self.vocabulary.detokenize([token])
+            piece = vocabulary.detokenize([token])
             found.setdefault(piece, []).append(token)
         return found
 

@@ -63,6 +63,7 @@ def score(
     from so8t.progress import Progress
     from so8t.scoring.score import Job
 
+    # Before anything is read, as for every mistake in the command line.
     if ollama and llama_server:
         raise click.UsageError("give one of --ollama and --llama-server")
     values = params.load()

@@ -49,6 +49,7 @@ class Journal:
         entry = {"split": split, "row": row.to_json()}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
         self._file.write(line.encode() + b"\n")
+        # An fsync waits for the disk, so it is not made for every row.
         self._pending += 1
         if self._pending >= FLUSH_ROWS:
             self._flush()

@@ -177,6 +177,7 @@ def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[
 
 def _ids_at(keys: dict[str, Any], key: str, count: int) -> list[int] | None:
     found = keys.get(key)
+    # Files of other software may have a key of this name with other content.
     if not isinstance(found, list) or len(found) != count:
         return None
     return found

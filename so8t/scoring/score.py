@@ -164,6 +164,7 @@ def sample(path: Path, limit: int | None) -> list[Row]:
     for row in read_rows(path):
         if row.id in labelled:
             raise DataError("an id occurs twice", where=f"{path}: row {row.id}", fix=PREPARE_AGAIN)
+        # Language-only rows have nothing to compare a verdict with.
         if row.verdict is not None:
             labelled[row.id] = row
     # By hash, so that the choice depends on no order and a larger limit keeps the same rows.
@@ -212,6 +213,7 @@ def _prompt(reader: Reader, row: Row, job: Job) -> Prompt:
 
 def _meta(job: Job, source: Source, reader: Reader, splits: dict[str, list[Row]]) -> dict[str, Any]:
     """The content of meta.json: what made the numbers."""
+    # No time and no path: they would make another journal, and other bytes, of the same scores.
     files = {split: sha256_file(job.prepared / f"{split}.jsonl") for split in splits}
     return {
         "schema": SCHEMA,
@@ -266,11 +268,14 @@ def _read_one(free: SimpleQueue[Reader], prompt: Prompt) -> _Timed:
 
 
 def _write(out: Path, splits: dict[str, list[Row]], journal: Journal, meta: dict[str, Any]) -> None:
+    # All or nothing: scores of some splits beside old ones of others would pass for a whole.
     with atomic_dir(out) as folder:
         for split, rows in splits.items():
             # The journal may hold them in another order, if a run was interrupted.
-            scored = [journal.rows[split, row.id] for row in rows]
-            objects = (one.to_json() for one in scored)
+            objects: list[dict[str, Any]] = []
+            for row in rows:
+                scored = journal.rows[split, row.id]
+                objects.append(scored.to_json())
             write_jsonl(folder / f"{split}.jsonl", objects)
         write_json(folder / "meta.json", meta)
 

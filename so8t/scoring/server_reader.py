@@ -59,6 +59,7 @@ class ServedReader:
     """Reads the cue of one model on one server."""
 
     def __init__(self, vocabulary: Engine, system: str, backend: Backend) -> None:
+        # Opened without its weights: the server has them.
         self.vocabulary = vocabulary
         self.backend = backend
         self.prompter = Prompter(vocabulary, system)

@@ -104,6 +104,7 @@ class Assistant:
                 f"the card names no engine setting {error}", where=bound.file, fix=card.FIX
             ) from None
         self.reader = GgufReader(self.engine, self.manifest.system)
+        # The manifest's system prompt is part of the template's digest, so editing it is noticed.
         try:
             card.require_match(
                 bound,
@@ -136,6 +137,7 @@ class Assistant:
             DataError: the request does not fit the context.
         """
         first = self._decide(text)
+        # Generation takes seconds; the decision is known before.
         if decided:
             decided(first.answer)
         if first.prompt is None:
@@ -149,6 +151,7 @@ class Assistant:
             limits=Limits(self.manifest.think_tokens, self.manifest.answer_tokens),
             show=show,
         )
+        # The probabilities stay: they are the model's, whatever became of the answer.
         if spoken.text is None:
             return replace(
                 first.answer,
@@ -170,7 +173,8 @@ class Assistant:
             return _First(refused, None)
         prompt = self.reader.prompter.prompt(text)
         reading = self.reader.read_prompt(prompt)
-        decision = card.apply(self.card, _numbers(self.card, reading), reading.residual)
+        numbers = _numbers(self.card, reading)
+        decision = card.apply(self.card, numbers, reading.residual)
         answer = Answer(
             verdict=decision.verdict,
             probabilities=decision.probabilities,
@@ -193,6 +197,7 @@ class Assistant:
             return None
         if not all(map(math.isfinite, reading.authority)):
             return None
+        # Without subtracting the largest logit, exp would overflow.
         top = max(reading.authority)
         raised = [math.exp(value - top) for value in reading.authority]
         total = sum(raised)

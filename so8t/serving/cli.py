@@ -84,6 +84,7 @@ def _stream(assistant: "Assistant", request: str) -> None:
         click.echo(piece, nl=False)
 
     answer = assistant.answer(request, decided=decided, show=show)
+    # Another verdict in the end than in the beginning: ALLOW became ESCALATE.
     if begun != [answer.verdict]:
         click.echo(f"\n{WITHDRAWN}")
         _head(answer)
