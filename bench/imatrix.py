@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from so8t.gguf.imatrix import compute_imatrix, conversations  # noqa: E402
 from so8t.gguf.quantize.quantize import Quantised, quantize  # noqa: E402
 from so8t.gguf.verify import logits  # noqa: E402
-from so8t.llama import Engine, library_version  # noqa: E402
+from so8t.libllama import library_version  # noqa: E402
+from so8t.llama import Engine  # noqa: E402
 from so8t.params import load  # noqa: E402
 
 SOURCES = {"a": "models/base", "b": "models/baked"}

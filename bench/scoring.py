@@ -28,7 +28,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t.llama import Engine, library  # noqa: E402
+from so8t.libllama import library  # noqa: E402
+from so8t.llama import Engine  # noqa: E402
 from tests.fakes.tiny_gguf import Size, write_tiny  # noqa: E402
 
 PREFIX, SHORTEST, LONGEST = 300, 20, 60

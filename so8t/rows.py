@@ -66,8 +66,8 @@ class Scored:
     domain: str | None
     verdict: Verdict
     authority: Authority | None
-    prefill: list[float | None]
-    authority_logits: list[float | None]
+    prefill: list[float | None] | None
+    authority_logits: list[float | None] | None
     cue: list[float | None]
     residual: float | None
     reserved_mass: float | None

@@ -114,8 +114,8 @@ def cli_page() -> str:
     Stages are scripts: each has one command, `main`.
     """
     parts = [NOTE, "# Commands", "", "## so8t", _help(so8t, "so8t")]
-    for name, (module, attribute, _) in sorted(COMMANDS.items()):
-        command = getattr(importlib.import_module(module), attribute)
+    for name, entry in sorted(COMMANDS.items()):
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
         full_name = f"so8t {name}"
         parts += [f"## {full_name}", _help(command, full_name)]
         # Only a group has commands of its own.
