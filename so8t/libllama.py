@@ -195,7 +195,7 @@ class LoadedModel:
     def meta(self, key: str) -> str | None:
         """A scalar key of the file as text.
 
-        libllama's own table has no arrays; `so8t.identity.read_keys` reads those.
+        libllama's own table has no arrays; `so8t.gguf_file.read_keys` reads those.
         """
         size = 256
         while True:

@@ -73,8 +73,10 @@ def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
         writer.close()
 
 
-    header = gguf_header.parse(source)
-    writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
+def _copy_tensors(source: Path, out: IO[bytes], header: gguf_header.Header) -> None:
+    """Tensors keep their order, alignment and padding, so the data section is copied as a whole."""
+    padding = -out.tell() % header.alignment
+    out.write(b"\0" * padding)
     with source.open("rb") as file:
         file.seek(header.data_start)
         shutil.copyfileobj(file, out, COPY_BYTES)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from so8t.errors import ArtifactError, ToolError
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 
 # Takes method, path and body; gives the answer's JSON object (so8t.server.Server.call).

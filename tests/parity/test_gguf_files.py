@@ -17,9 +17,9 @@ from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError, ResourceError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
-from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.quantize import child
 from so8t.gguf.quantize.quantize import quantize
 from so8t.gguf.verify import verify

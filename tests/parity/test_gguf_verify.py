@@ -15,10 +15,10 @@ from so8t.errors import ArtifactError, GateError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
 from so8t.gguf.batch import read_batch, run_batch
-from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.keys import typed
 from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.quantize.quantize import quantize
 from so8t.gguf.verify import verify
 from so8t.gguf.verify.five_tests import five_tests

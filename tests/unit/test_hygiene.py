@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from so8t.data import summary
+from so8t.data.census import census
 from so8t.data.formats import Sample, sample_of
 from so8t.data.hygiene import clean, is_forbidden_target, is_japanese, personal_data
 from so8t.data.page import page_text
 from so8t.data.prepare import prepare
-from so8t.data.census import census
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from so8t.data import summary
+from so8t.data.census import census, token_lengths
 from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
 from so8t.data.page import page_text
 from so8t.data.prepare import Counts, prepare
 from so8t.data.splits import DRAWN, split_of
-from so8t.data.census import census, token_lengths
 from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
