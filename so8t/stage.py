@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 
-from so8t import params
 from so8t.errors import Interrupted, So8tError
-from so8t.params import Params
+from so8t.params import Params, load, refuse_hidden_changes
 from so8t.progress import Progress, notify, run_dir
 from so8t.quiet import quieten
 
@@ -43,7 +42,9 @@ def stage(name: str, variant: str = "") -> Iterator[Run]:
     # Python's default ends the process without running any `finally`.
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        run = Run(params.load(), Progress(label))
+        params = load()
+        refuse_hidden_changes()
+        run = Run(params, Progress(label))
         run.progress.emit("start")
         yield run
         seconds = time.monotonic() - began

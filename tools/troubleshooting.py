@@ -122,7 +122,7 @@ SITUATIONS = (
                 "duplicates: `reports/data.md`; share of PET: `reports/report.md` and "
                 "`data/train_log.csv`"
             ),
-            "try `profiles.<profile>.train.lr` halved and doubled",
+            "try `train.lr` halved and doubled",
             "`dvc exp run -S pet.lambda=0` is the run without PET",
         ),
     ),

@@ -110,18 +110,14 @@ class Run:
         Returns:
             `key=value` each; keys that the run does not name stay as they are.
         """
-        own = f"profiles.{params.profile}.train"
-        pairs = {}
-        for key, value in ARMS[self.arm].settings.items():
-            # The training section belongs to the profile; the other sections are global.
-            full_key = key.replace("train.", f"{own}.") if key.startswith("train.") else key
-            pairs[full_key] = value
-        pairs[f"{own}.seed"] = str(self.seed)
-        pairs[f"{own}.threads"] = str(threads)
+        changes = dict(ARMS[self.arm].settings)
+        changes["train.seed"] = str(self.seed)
+        changes["train.threads"] = str(threads)
         if self.scale != 1.0:
-            epochs = params.active.train.epochs * self.scale
-            pairs[f"{own}.epochs"] = f"{epochs:g}"
-        return [f"{key}={value}" for key, value in pairs.items()]
+            epochs = params.train.epochs * self.scale
+            changes["train.epochs"] = f"{epochs:g}"
+        # What the profile sets is changed there: above it, the change would be hidden.
+        return [f"{params.key_in_force(key)}={value}" for key, value in changes.items()]
 
 
 def runs(arms: Sequence[str], seeds: int, scale: float) -> list[Run]:

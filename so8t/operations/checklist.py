@@ -81,7 +81,7 @@ def base(root: Path, params: Params) -> str:
     # The folder is the user's, so its parts are named one by one.
     config = read_json(
         folder / "config.json",
-        fix=f"set profiles.{params.profile}.base.path to a local Hugging Face directory, "
+        fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
         "or `dvc repro base`",
     )
     files = sorted(folder.glob("*.safetensors"))
@@ -188,7 +188,7 @@ def log_of_training(root: Path, _params: Params) -> str:
         raise GateError(
             "the log of the training has no losses, or some that are not finite",
             where=str(path),
-            fix="halve profiles.<profile>.train.lr, then `dvc repro train`",
+            fix="halve train.lr, then `dvc repro train`",
         )
     # Means of the first and last tenth: the loss of a single batch is noise.
     tenth = max(1, len(losses) // 10)

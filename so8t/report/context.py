@@ -131,7 +131,10 @@ class Context:
     def name(self) -> Number:
         """Registered name of the released model."""
         profile = self.params.value("/profile")
-        return self.params.show(f"/profiles/{profile}/names/{self.model}", "text")
+        own = f"/profiles/{profile}/names/{self.model}"
+        # A profile holds only what differs from the section above.
+        is_own = self.params.value(own) is not None
+        return self.params.show(own if is_own else f"/names/{self.model}", "text")
 
     def kind(self) -> Number:
         """Released type."""

@@ -22,7 +22,7 @@ from so8t.errors import DataError
 from so8t.gguf.convert.keys import AUTHORITY_IDS, VERDICT_IDS
 from so8t.gguf_file import read_keys
 from so8t.llama import Engine
-from so8t.params.sections import Scoring
+from so8t.params.results import Scoring
 from so8t.rows import read_rows
 
 MAX_POSITIONS = 64  # compared positions per probe
