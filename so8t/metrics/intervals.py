@@ -49,20 +49,32 @@ class Rate:
         return {**asdict(self), "ci95": list(self.ci95)}
 
 
-def clopper_pearson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+def clopper_pearson(
+    k: int,
+    n: int,
+    level: float = LEVEL,
+) -> tuple[float, float]:
     """Exact two-sided interval of a proportion (Clopper and Pearson 1934); (0, 1) when n is 0."""
     tail = (1.0 - level) / 2.0
     return lower_bound(k, n, tail), upper_bound(k, n, tail)
 
 
-def upper_bound(k: int, n: int, delta: float) -> float:
+def upper_bound(
+    k: int,
+    n: int,
+    delta: float,
+) -> float:
     """Largest proportion that `k or fewer of n` does not reject at level delta, one-sided."""
     if k >= n:
         return 1.0
     return float(betaincinv(k + 1, n - k, 1.0 - delta))
 
 
-def lower_bound(k: int, n: int, delta: float) -> float:
+def lower_bound(
+    k: int,
+    n: int,
+    delta: float,
+) -> float:
     """Smallest proportion that `k or more of n` does not reject at level delta, one-sided."""
     if k <= 0 or n <= 0:
         return 0.0
@@ -178,7 +190,11 @@ def mcnemar(a: Bool[ndarray, " n"], b: Bool[ndarray, " n"]) -> McNemar:
     return McNemar(only_a, only_b, binomial_two_sided(only_b, only_a + only_b))
 
 
-def group_sign_test(a: Bool[ndarray, " n"], b: Bool[ndarray, " n"], groups: Sequence[str]) -> float:
+def group_sign_test(
+    a: Bool[ndarray, " n"],
+    b: Bool[ndarray, " n"],
+    groups: Sequence[str],
+) -> float:
     """Exact two-sided p-value for `b - a` when A and B may be exchanged inside each group.
 
     Each group g has an integer difference d_g, summed over its rows. The distribution of
@@ -246,7 +262,12 @@ class CellDraws(NamedTuple):
 
 
 def cell_bootstrap(
-    gold: Int[ndarray, " n"], a: Int[ndarray, " n"], b: Int[ndarray, " n"], *, draws: int, seed: int
+    gold: Int[ndarray, " n"],
+    a: Int[ndarray, " n"],
+    b: Int[ndarray, " n"],
+    *,
+    draws: int,
+    seed: int,
 ) -> CellDraws:
     """Resample rows through the 27 cells (gold, A, B); verdicts are codes 0 to 2.
 
@@ -273,7 +294,12 @@ class _Power:
         alpha: two-sided level.
     """
 
-    def __init__(self, n: int, discordant: float, alpha: float) -> None:
+    def __init__(
+        self,
+        n: int,
+        discordant: float,
+        alpha: float,
+    ) -> None:
         self.discordant = discordant
         count = np.arange(n + 1, dtype=np.float64)
         # Probability of each number of discordant pairs, by logarithms: factorials would overflow.
@@ -307,7 +333,11 @@ def _critical(pairs: int, alpha: float) -> int:
     return int(np.count_nonzero(2.0 * tail <= alpha)) - 1
 
 
-def minimum_detectable(n: int, discordant: float, alpha: float) -> float | None:
+def minimum_detectable(
+    n: int,
+    discordant: float,
+    alpha: float,
+) -> float | None:
     """Smallest difference of proportions that exact McNemar finds with 80 % power.
 
     A difference cannot exceed the share of discordant pairs. Where even one-sided disagreement at
@@ -330,7 +360,11 @@ def minimum_detectable(n: int, discordant: float, alpha: float) -> float | None:
     return _smallest(discordant, 1.0, lambda effect: _Power(n, effect, alpha).of(effect) >= POWER)
 
 
-def _smallest(low: float, high: float, is_found: Callable[[float], bool]) -> float:
+def _smallest(
+    low: float,
+    high: float,
+    is_found: Callable[[float], bool],
+) -> float:
     """Smallest value in (low, high] that is found, by bisection; `high` is known to be found."""
     for _ in range(BISECTIONS):
         middle = (low + high) / 2.0

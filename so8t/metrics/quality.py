@@ -21,11 +21,13 @@ BINS = 15
 # How bins are cut: of equal width, or holding equally many rows.
 Scheme = Literal["width", "mass"]
 Codes = Int[ndarray, " n"]
+Probabilities = Float[ndarray, "n k"]
+PerRow = Float[ndarray, " n"]
 ALLOW, ESCALATE, DENY = range(3)
 PER_DOMAIN = ("false_allow_rate", "allow_rate_on_allow", "accuracy")
 
 
-def softmax(logits: Float[ndarray, "n k"], temperature: float = 1.0) -> Float[ndarray, "n k"]:
+def softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
     """softmax(logits / temperature) in float64; a row that is not finite becomes NaN.
 
     This is the only softmax of verdicts: thresholds are observed values, so that calibrating and
@@ -40,7 +42,7 @@ def softmax(logits: Float[ndarray, "n k"], temperature: float = 1.0) -> Float[nd
     return np.where(finite, raised / raised.sum(axis=-1, keepdims=True), np.nan)
 
 
-def log_loss(probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]) -> float:
+def log_loss(probabilities: Probabilities, gold: Codes) -> float:
     """Mean negative log-likelihood of the gold class, in nats; NaN for no rows.
 
     A probability of 0 counts as the smallest normal float64, so that one row cannot make the mean
@@ -53,15 +55,13 @@ def log_loss(probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]) -> 
     return float(-np.log(np.maximum(of_gold, smallest)).mean())
 
 
-def brier_rows(
-    probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]
-) -> Float[ndarray, " n"]:
+def brier_rows(probabilities: Probabilities, gold: Codes) -> PerRow:
     """Squared distance of each row from its one-hot gold class, 0 to 2."""
     one_hot = np.eye(probabilities.shape[1])[gold]
     return np.asarray(np.square(probabilities - one_hot).sum(axis=1))
 
 
-def brier(probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]) -> float:
+def brier(probabilities: Probabilities, gold: Codes) -> float:
     """Multiclass Brier score on the scale 0 to 2 (Brier 1950); NaN for no rows.
 
     It is scikit-learn's `brier_score_loss` with `scale_by_half=False`.
@@ -72,8 +72,10 @@ def brier(probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]) -> flo
 
 
 def bin_index(
-    confidence: Float[ndarray, " n"], scheme: Scheme, bins: int = BINS
-) -> Int[ndarray, " n"]:
+    confidence: PerRow,
+    scheme: Scheme,
+    bins: int = BINS,
+) -> Codes:
     """Bin of each confidence, from 0.
 
     `width` cuts (0, 1/bins], (1/bins, 2/bins] and so on; `mass` fills bins equally in order of
@@ -90,15 +92,16 @@ def bin_index(
     return index
 
 
-def _top(
-    probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"]
-) -> tuple[Float[ndarray, " n"], Bool[ndarray, " n"]]:
+def _top(probabilities: Probabilities, gold: Codes) -> tuple[PerRow, Bool[ndarray, " n"]]:
     """Confidence of each row's most likely class, and whether that class is the gold one."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == gold
 
 
 def ece_gaps(
-    probabilities: Float[ndarray, "n k"], gold: Int[ndarray, " n"], scheme: Scheme, bins: int = BINS
+    probabilities: Probabilities,
+    gold: Codes,
+    scheme: Scheme,
+    bins: int = BINS,
 ) -> Float[ndarray, "n bins"]:
     """(correct - confidence) of each row, in the column of its bin.
 
@@ -111,8 +114,8 @@ def ece_gaps(
 
 
 def ece(
-    probabilities: Float[ndarray, "n k"],
-    gold: Int[ndarray, " n"],
+    probabilities: Probabilities,
+    gold: Codes,
     scheme: Scheme = "width",
     bins: int = BINS,
 ) -> float:
@@ -124,7 +127,7 @@ def ece(
 
 
 def ece_null(
-    probabilities: Float[ndarray, "n k"],
+    probabilities: Probabilities,
     *,
     draws: int,
     seed: int,
@@ -155,8 +158,8 @@ def ece_null(
 
 
 def reliability(
-    probabilities: Float[ndarray, "n k"],
-    gold: Int[ndarray, " n"],
+    probabilities: Probabilities,
+    gold: Codes,
     scheme: Scheme = "mass",
     bins: int = BINS,
 ) -> list[dict[str, Any]]:
@@ -184,7 +187,7 @@ def codes(verdicts: Sequence[Verdict]) -> Codes:
     return np.asarray([VERDICTS.index(verdict) for verdict in verdicts], dtype=np.int64)
 
 
-def _cell_numbers(gold: Codes, predicted: Codes) -> Int[ndarray, " n"]:
+def _cell_numbers(gold: Codes, predicted: Codes) -> Codes:
     """Place of each row in the flattened confusion matrix, gold-major."""
     return np.asarray(np.asarray(gold, dtype=np.int64) * 3 + predicted)
 
@@ -261,7 +264,11 @@ def rates(gold: Codes, predicted: Codes) -> dict[str, Rate]:
     }
 
 
-def verdict_metrics(gold: Codes, predicted: Codes, domains: Sequence[str]) -> dict[str, Any]:
+def verdict_metrics(
+    gold: Codes,
+    predicted: Codes,
+    domains: Sequence[str],
+) -> dict[str, Any]:
     """All decision metrics of one set of rows as JSON, with the main rates of each domain."""
     names = np.asarray(domains, dtype=np.str_)
     by_domain: dict[str, Any] = {}

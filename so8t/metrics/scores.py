@@ -125,7 +125,11 @@ def number(value: Any) -> float:
         return float("nan")
 
 
-def _text(row: dict[str, Any], key: str, where: str) -> str:
+def _text(
+    row: dict[str, Any],
+    key: str,
+    where: str,
+) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise DataError(
@@ -149,7 +153,11 @@ def _gold(row: dict[str, Any], where: str) -> int | None:
         ) from None
 
 
-def _logits(row: dict[str, Any], readout: str, where: str) -> list[float]:
+def _logits(
+    row: dict[str, Any],
+    readout: str,
+    where: str,
+) -> list[float]:
     values = row.get(readout)
     if not isinstance(values, list) or len(values) != len(VERDICTS):
         raise DataError(

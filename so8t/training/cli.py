@@ -109,7 +109,7 @@ def export_adapter(
     from so8t.template import Template
     from so8t.training import adapter
     from so8t.training.load import base_dir
-    from so8t.training.step import build
+    from so8t.training.trainee import build
 
     folder = database_dir() / "checkpoints" / "train" / run / checkpoint.name_of(step)
     if not checkpoint.is_valid(folder):

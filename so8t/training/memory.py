@@ -155,7 +155,11 @@ def trained_numbers(shape: Shape, train: Train) -> dict[str, int]:
     }
 
 
-def estimate(config: dict[str, Any], train: Train, vocab: int = 0) -> Estimate:
+def estimate(
+    config: dict[str, Any],
+    train: Train,
+    vocab: int = 0,
+) -> Estimate:
     """Count memory and disk of a run.
 
     Args:
@@ -201,7 +205,12 @@ def _stored_bytes(train: Train, wide: int) -> float:
     return WEIGHT_BYTES.get(train.quantization, wide)
 
 
-def _activations(shape: Shape, train: Train, wide: int, tokens: int) -> float:
+def _activations(
+    shape: Shape,
+    train: Train,
+    wide: int,
+    tokens: int,
+) -> float:
     """Bytes kept for the backward pass."""
     layer = _layer_activations(shape, train, wide) * tokens
     if not train.gradient_checkpointing:
@@ -210,7 +219,11 @@ def _activations(shape: Shape, train: Train, wide: int, tokens: int) -> float:
     return shape.layers * tokens * shape.hidden * wide + layer
 
 
-def _layer_activations(shape: Shape, train: Train, wide: int) -> float:
+def _layer_activations(
+    shape: Shape,
+    train: Train,
+    wide: int,
+) -> float:
     """Bytes that one layer keeps per token for its backward pass."""
     states = 4 * shape.hidden + 3 * shape.attention + 2 * shape.keys + 4 * shape.inner
     lora = 0
@@ -257,7 +270,10 @@ def _savings(train: Train) -> Iterator[tuple[dict[str, str], Train]]:
 
 
 def overrides(
-    config: dict[str, Any], train: Train, available: float, vocab: int = 0
+    config: dict[str, Any],
+    train: Train,
+    available: float,
+    vocab: int = 0,
 ) -> list[str] | None:
     """The fewest changes, in order, after which the run fits.
 
@@ -280,7 +296,11 @@ def overrides(
     return None
 
 
-def require_disk(config: dict[str, Any], train: Train, free: float) -> None:
+def require_disk(
+    config: dict[str, Any],
+    train: Train,
+    free: float,
+) -> None:
     """Refuse a run whose checkpoints will not fit on the disk.
 
     Raises:
@@ -297,7 +317,12 @@ def require_disk(config: dict[str, Any], train: Train, free: float) -> None:
         )
 
 
-def require(config: dict[str, Any], train: Train, profile: str, available: float) -> None:
+def require(
+    config: dict[str, Any],
+    train: Train,
+    profile: str,
+    available: float,
+) -> None:
     """Refuse a run that will not fit on the graphics card, before it is started.
 
     Args:

@@ -116,7 +116,12 @@ class PetTap:
         self.total = None
         return total
 
-    def _hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _hook(
+        self,
+        _module: nn.Module,
+        _args: Any,
+        output: Any,
+    ) -> None:
         # Checkpointed layers run again in backward, after `take`: those passes must not count.
         if self.samples is None:
             return
@@ -136,7 +141,11 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, model: Any, heads: Heads | None, use_pet: bool, autocast: torch.dtype | None = None
+        self,
+        model: Any,
+        heads: Heads | None,
+        use_pet: bool,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -240,7 +249,12 @@ class Objective(nn.Module):
         )
 
 
-def weigh(parts: Parts, counts: dict[str, float], weights: Loss, pet_weight: float) -> Tensor:
+def weigh(
+    parts: Parts,
+    counts: dict[str, float],
+    weights: Loss,
+    pet_weight: float,
+) -> Tensor:
     """The micro-batch's share of the step's loss, a scalar.
 
     Args:

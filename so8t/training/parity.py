@@ -13,7 +13,7 @@ as a tiny one:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from so8t.errors import ArtifactError, GateError
 from so8t.training import adapter
 from so8t.training.batches import Example
+from so8t.training.distance import CHUNK, Variant, distance
 from so8t.training.load import DTYPES
 from so8t.training.objective import Objective
 from so8t.training.streamed import Shards, Source, attach, drop_layers, final_states, skeleton
@@ -44,11 +45,6 @@ MASS_LIMIT = 1e-3
 # it.
 WORK = 2e13
 VARIANTS = 5
-# Positions whose logits are held at once.
-CHUNK = 64
-
-# Final states [positions, width] to logits [positions, vocab].
-Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(slots=True)
@@ -92,18 +88,16 @@ class Texts:
         return states[torch.arange(len(self.ends)), self.ends]
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One model's final states over the texts, and how it makes logits of them."""
-
-    states: Float[Tensor, "texts time width"]
-    logits: Logits
-
-
 class Gated:
     """The reference: base (or its quantised image), LoRA, gates and heads, in float32."""
 
-    def __init__(self, base: Path, adapter_folder: Path, source: Source, texts: Texts) -> None:
+    def __init__(
+        self,
+        base: Path,
+        adapter_folder: Path,
+        source: Source,
+        texts: Texts,
+    ) -> None:
         model, self.gates, self.heads = adapter.load(adapter_folder, skeleton(base))
         self.objective = Objective(attach(model, source), self.heads, use_pet=False).eval()
         self.states = final_states(model, texts.ids)
@@ -127,7 +121,12 @@ class Gated:
 class Stock:
     """A stock model whose weights are read from a source."""
 
-    def __init__(self, folder: Path, source: Source, texts: Texts) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        texts: Texts,
+    ) -> None:
         self.model = attach(skeleton(folder), source)
         self.states = final_states(self.model, texts.ids)
         drop_layers(self.model)
@@ -167,7 +166,12 @@ def row_scale(gated: Gated, texts: Texts) -> tuple[float, dict[str, float]]:
     return best, measured[best]
 
 
-def _emission(gated: Gated, token_ids: list[int], texts: Texts, scale: float) -> dict[str, float]:
+def _emission(
+    gated: Gated,
+    token_ids: list[int],
+    texts: Texts,
+    scale: float,
+) -> dict[str, float]:
     """Probability of the reserved tokens, and the share of positions where one of them leads."""
     reserved = torch.tensor(token_ids)
     masses = []
@@ -184,72 +188,21 @@ def _emission(gated: Gated, token_ids: list[int], texts: Texts, scale: float) ->
     }
 
 
-@dataclass(slots=True)
-class Distance:
-    """How far one variant's logits are from another's, over positions.
-
-    Attributes:
-        error: largest absolute difference.
-        largest: largest absolute logit of the first variant.
-        agree: positions at which both have the same most likely token.
-        divergences: KL divergence of each position in nats, piece by piece.
-    """
-
-    error: float = 0.0
-    largest: float = 0.0
-    agree: int = 0
-    divergences: list[Tensor] = field(default_factory=list)
-
-    def add(self, want: Tensor, got: Tensor) -> None:
-        """Count some positions; both are logits [positions, vocab].
-
-        Raises:
-            GateError: a logit is not finite.
-        """
-        if not (torch.isfinite(want).all() and torch.isfinite(got).all()):
-            raise GateError(
-                "a logit is not finite",
-                fix="train again with a lower rate; "
-                "if the base model does this too, its files are damaged",
-            )
-        self.error = max(self.error, float((want - got).abs().max()))
-        self.largest = max(self.largest, float(want.abs().max()))
-        self.agree += int((want.argmax(-1) == got.argmax(-1)).sum())
-        first = want.double().log_softmax(-1)
-        second = got.double().log_softmax(-1)
-        divergence = (first.exp() * (first - second)).sum(-1)
-        # Rounding can make the divergence of equal distributions slightly negative.
-        self.divergences.append(divergence.clamp(min=0.0))
-
-    def facts(self) -> dict[str, float]:
-        """KL divergence in nats and top-1 agreement."""
-        divergence = torch.cat(self.divergences)
-        return {
-            "kl_mean": float(divergence.mean()),
-            "kl_max": float(divergence.max()),
-            "top1_agreement": self.agree / len(divergence),
-        }
-
-
-def distance(texts: Texts, one: Variant, other: Variant) -> Distance:
-    """Compare two variants at every real position."""
-    found = Distance()
-    pieces = torch.split(one.states[texts.real], CHUNK)
-    other_pieces = torch.split(other.states[texts.real], CHUNK)
-    for states, other_states in zip(pieces, other_pieces, strict=True):
-        found.add(one.logits(states), other.logits(other_states))
-    return found
-
-
-def prove(gated: Gated, baked: Stock, base: Stock, texts: Texts, scale: float) -> dict[str, Any]:
+def prove(
+    gated: Gated,
+    baked: Stock,
+    base: Stock,
+    texts: Texts,
+    scale: float,
+) -> dict[str, Any]:
     """Compare the bake, before its cast, with the gated model and with the base.
 
     Raises:
         GateError: baked logits differ from gated ones by more than LIMIT of the largest logit, or
             equal the base's.
     """
-    found = distance(texts, gated.scaled(scale), baked.plain())
-    changed = distance(texts, base.plain(), baked.plain())
+    found = distance(texts.real, gated.scaled(scale), baked.plain())
+    changed = distance(texts.real, base.plain(), baked.plain())
     positions = int(texts.real.sum())
     # Written so that a NaN fails: every comparison with NaN is false.
     if not found.error <= LIMIT * found.largest:
@@ -276,7 +229,13 @@ def prove(gated: Gated, baked: Stock, base: Stock, texts: Texts, scale: float) -
     }
 
 
-def shipped(gated: Gated, out: Path, base: Path, texts: Texts, scale: float) -> dict[str, Any]:
+def shipped(
+    gated: Gated,
+    out: Path,
+    base: Path,
+    texts: Texts,
+    scale: float,
+) -> dict[str, Any]:
     """Compare the written files' logits with the gated model, their names and shapes with the base.
 
     Raises:
@@ -291,7 +250,7 @@ def shipped(gated: Gated, out: Path, base: Path, texts: Texts, scale: float) -> 
             fix="report the architecture",
         )
     written = Stock(out, stored, texts)
-    found = distance(texts, gated.scaled(scale), written.plain())
+    found = distance(texts.real, gated.scaled(scale), written.plain())
     dtypes = sorted({dtype for dtype, _ in shapes.values()})
     facts: dict[str, Any] = {
         "dtypes": dtypes,
@@ -313,7 +272,11 @@ def shipped(gated: Gated, out: Path, base: Path, texts: Texts, scale: float) -> 
 
 
 def drift(
-    base: Path, adapter_folder: Path, gated: Gated, texts: Texts, scale: float
+    base: Path,
+    adapter_folder: Path,
+    gated: Gated,
+    texts: Texts,
+    scale: float,
 ) -> dict[str, Any]:
     """How far the quantised graph that was trained is from the full-precision one that is shipped.
 
@@ -326,7 +289,7 @@ def drift(
         return {"quantization": quantization, "measured": False}
     plain = Shards(base)
     trained = Gated(base, adapter_folder, lambda name: image(name, plain(name)), texts)
-    found = distance(texts, trained.scaled(scale), gated.scaled(scale))
+    found = distance(texts.real, trained.scaled(scale), gated.scaled(scale))
     facts: dict[str, Any] = {"quantization": quantization, "measured": True, **found.facts()}
     was = _head_verdicts(trained, texts)
     now = _head_verdicts(gated, texts)

@@ -35,7 +35,12 @@ SIZE = 32
 REPORTED_RATES = ("accuracy", "false_allow_rate", "allow_rate_on_allow")
 
 
-def cue_examples(text: str, verdict: Verdict, template: Template, system: str) -> list[Example]:
+def cue_examples(
+    text: str,
+    verdict: Verdict,
+    template: Template,
+    system: str,
+) -> list[Example]:
     """The prompt and the cue with each of the three labels; only the label's tokens count."""
     prompt = template.prompt(system, text) + CUE
     start = len(template.ids(prompt))
@@ -77,7 +82,11 @@ def _verdict_facts(gold: ndarray, predicted: ndarray) -> dict[str, float]:
 
 @torch.no_grad()
 def split_facts(
-    objective: Objective, rows: list[Row], template: Template, system: str, progress: Progress
+    objective: Objective,
+    rows: list[Row],
+    template: Template,
+    system: str,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Measure one split on its labelled rows.
 
@@ -117,7 +126,12 @@ def split_facts(
 
 
 def probe(
-    base: Path, folder: Path, prepared: Path, splits: list[str], system: str, progress: Progress
+    base: Path,
+    folder: Path,
+    prepared: Path,
+    splits: list[str],
+    system: str,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Measure the adapter in `folder` on the unquantised model in `base`.
 

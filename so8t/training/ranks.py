@@ -87,7 +87,9 @@ class Ranks:
 
 
 def shard(
-    layers: Iterable[torch.nn.Module], trained: Iterable[Tensor], device: torch.device
+    layers: Iterable[torch.nn.Module],
+    trained: Iterable[Tensor],
+    device: torch.device,
 ) -> None:
     """Let every rank hold its share of each layer's frozen weights.
 

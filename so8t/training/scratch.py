@@ -4,8 +4,7 @@ The model learns the language of the requests and some neighbouring tasks (namin
 intent, the authorisation and the context of a request), never a verdict. What the adapter has to
 learn later is then really new to it.
 
-The tokenizer has the form of Phi-3.5's, so that the demo takes the same way through every stage as
-the real model. Hidden and intermediate sizes are multiples of 256, the block size of K-quants.
+Hidden and intermediate sizes are multiples of 256, the block size of K-quants.
 """
 
 import math
@@ -19,48 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING, Message
-from so8t.errors import DataError
-from so8t.files import atomic_dir, write_json
+from so8t.files import atomic_dir
 from so8t.params import Params, Scratch
 from so8t.progress import Progress
 from so8t.rows import Row, read_rows
 from so8t.template import Template
 from so8t.training.batches import IGNORE, Batch, Example, collate, epoch_order
 from so8t.training.load import settle
+from so8t.training.tokenizer import CONTEXT, END, EOS, train_tokenizer
 
-END = "<|end|>"
-EOS = "<|endoftext|>"
-# Phi-3.5's own added tokens in its own order. All but EOS swallow the white space after them.
-ADDED = [
-    EOS,
-    "<|assistant|>",
-    "<|placeholder1|>",
-    "<|placeholder2|>",
-    "<|placeholder3|>",
-    "<|placeholder4|>",
-    "<|system|>",
-    END,
-    "<|placeholder5|>",
-    "<|placeholder6|>",
-    "<|user|>",
-]
-# SentencePiece writes a space as U+2581.
-SPACE = "\u2581"
-# Longer pieces would swallow whole phrases of the synthetic requests.
-MAX_TOKEN_CHARS = 4
-CHAT = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' and message['content'] %}"
-    "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
-    "{% elif message['role'] == 'user' %}"
-    "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
-    "{% elif message['role'] == 'assistant' %}"
-    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
-CONTEXT = 2048
 CLIP = 1.0
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
@@ -98,7 +64,10 @@ def values_of(factor_lines: str) -> list[str]:
 
 
 def neighbouring_tasks(
-    row: Row, system: str, factor_lines: str, seed: int
+    row: Row,
+    system: str,
+    factor_lines: str,
+    seed: int,
 ) -> Iterator[list[Message]]:
     """Conversations around one row that name its factors, but neither verdict nor rule.
 
@@ -118,146 +87,11 @@ def neighbouring_tasks(
         yield [*head, {"role": "assistant", "content": shuffled}]
 
 
-def train_tokenizer(folder: Path, texts: list[str], size: int) -> None:
-    """Write `tokenizer.json` and its config into `folder`: byte-pair encoding in Phi-3.5's form.
-
-    That form is SentencePiece's, with byte fallback for unknown characters.
-
-    Args:
-        folder: where to write.
-        texts: what the pieces are learnt from.
-        size: tokens in the vocabulary, the added ones included.
-
-    Raises:
-        DataError: `size` is too small for the characters of the texts.
-    """
-    heads = ["<unk>", "<s>", "</s>"]
-    heads += [f"<0x{byte:02X}>" for byte in range(256)]
-    room = size - len(heads) - len(ADDED)
-    pieces = _learn_pieces(texts, room) if room > 0 else []
-    # The learner keeps every character, even beyond the size that it was given.
-    if not 0 < len(pieces) <= room:
-        raise DataError(
-            f"the training text has more characters than fit {size} tokens",
-            fix="raise scratch.vocab_size",
-        )
-    vocabulary = {piece: number for number, piece in enumerate([*heads, *pieces])}
-    merges = _merges(pieces, vocabulary)
-    first_added = size - len(ADDED)
-    for filler in range(len(vocabulary), first_added):
-        vocabulary[f"<unused{filler}>"] = filler
-    write_json(folder / "tokenizer.json", _tokenizer(vocabulary, merges, first_added))
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": False,
-            "add_eos_token": False,
-            "bos_token": "<s>",
-            "eos_token": EOS,
-            "pad_token": EOS,
-            "unk_token": "<unk>",
-            "model_max_length": CONTEXT,
-            "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT,
-        },
-    )
-
-
-def _learn_pieces(texts: list[str], size: int) -> list[str]:
-    """Characters, then merged pieces, in the order they were learnt."""
-    from tokenizers import Tokenizer, models, trainers
-
-    # Line by line: a newline stays a byte, as in Phi-3.5.
-    lines = set()
-    for text in texts:
-        for line in text.split("\n"):
-            if line:
-                lines.add(SPACE + line.replace(" ", SPACE))
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, show_progress=False, max_token_length=MAX_TOKEN_CHARS
-    )
-    learner = Tokenizer(models.BPE())
-    learner.train_from_iterator(sorted(lines), trainer)
-    order = learner.get_vocab()
-    return sorted(order, key=lambda piece: order[piece])
-
-
-def _merges(pieces: list[str], vocabulary: dict[str, int]) -> list[list[str]]:
-    """Every way to make a piece from two shorter ones, earlier pieces first."""
-    merges = []
-    for piece in pieces:
-        for cut in range(1, len(piece)):
-            left = piece[:cut]
-            right = piece[cut:]
-            if left in vocabulary and right in vocabulary:
-                merges.append([left, right])
-    return merges
-
-
-def _tokenizer(
-    vocabulary: dict[str, int], merges: list[list[str]], first_added: int
-) -> dict[str, Any]:
-    """The content of tokenizer.json."""
-    added = [
-        _added(0, "<unk>", rstrip=False),
-        _added(1, "<s>", rstrip=False),
-        _added(2, "</s>", rstrip=True, special=False),
-    ]
-    for number, token in enumerate(ADDED, start=first_added):
-        added.append(_added(number, token, rstrip=token != EOS))
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": SPACE},
-                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
-    }
-
-
-def _added(number: int, content: str, *, rstrip: bool, special: bool = True) -> dict[str, Any]:
-    return {
-        "id": number,
-        "content": content,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": rstrip,
-        "normalized": False,
-        "special": special,
-    }
-
-
 def corpus(
-    rows: list[Row], params: Params, factor_lines: Callable[[str], str], template: Template
+    rows: list[Row],
+    params: Params,
+    factor_lines: Callable[[str], str],
+    template: Template,
 ) -> list[Example]:
     """Everything the base model is trained on.
 
@@ -276,7 +110,12 @@ def corpus(
     return examples
 
 
-def _conversation(messages: list[Message], template: Template, *, whole: bool) -> Example:
+def _conversation(
+    messages: list[Message],
+    template: Template,
+    *,
+    whole: bool,
+) -> Example:
     """A conversation that is learnt as a whole, or its last message alone."""
     start = 1
     if not whole:
@@ -357,7 +196,11 @@ def _config(scratch: Scratch, eos: int) -> Any:
 
 
 def _fit(
-    model: Any, examples: list[Example], scratch: Scratch, seed: int, progress: Progress
+    model: Any,
+    examples: list[Example],
+    scratch: Scratch,
+    seed: int,
+    progress: Progress,
 ) -> float:
     """Train for `scratch.epochs`; return the loss, exponentially smoothed over about 50 steps."""
     per_epoch = len(epoch_order(examples, scratch.batch_size, seed, 0))
@@ -385,14 +228,23 @@ def _fit(
     return average
 
 
-def _rate(step: int, steps: int, rise: int) -> float:
+def _rate(
+    step: int,
+    steps: int,
+    rise: int,
+) -> float:
     """Share of the peak learning rate: linear rise, then cosine to zero."""
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _loss(model: Any, batch: Batch, *, narrow: bool) -> Tensor:
+def _loss(
+    model: Any,
+    batch: Batch,
+    *,
+    narrow: bool,
+) -> Tensor:
     """Mean cross-entropy over the tokens that are learnt; `narrow` computes in bfloat16."""
     targets = batch.labels[:, 1:]
     chosen = targets != IGNORE

@@ -1,8 +1,4 @@
-"""One training run's state, and one optimiser step of it.
-
-`build` makes a `Trainee`: the model under training, its gates and heads, and the optimiser over
-exactly what is trained. `run_step` does one optimiser step: forward and backward passes over the
-micro-batches, clipping, guards, update, and the step's row of the log.
+"""One optimiser step: forward and backward passes, clipping, guards, update, a row of the log.
 
 Every loss part is divided by its count over the whole step, so that accumulation and several
 processes change nothing.
@@ -10,28 +6,21 @@ processes change nothing.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from so8t.errors import ArtifactError, GateError
-from so8t.params import Params, Train
+from so8t.errors import GateError
+from so8t.params import Params
 from so8t.pet import PRESETS, valid_triples
-from so8t.template import Template
-from so8t.training import adapter, gate
+from so8t.training import gate
 from so8t.training.batches import IGNORE, Batch, Example, collate
-from so8t.training.gate import Bank
-from so8t.training.heads import Heads, role_token_ids
-from so8t.training.load import DTYPES, load_for_training
-from so8t.training.objective import Objective, Parts, weigh
+from so8t.training.objective import Parts, weigh
 from so8t.training.ranks import Ranks
+from so8t.training.trainee import Trainee, by_group
 
-BETAS = (0.9, 0.95)
-# Optimiser groups. `lora` also holds the base's own weights in full fine-tuning.
-GROUPS = ("lora", "gate", "head")
 PARTS = ("lm", "safety", "authority", "label", "pet", "pet_raw")
 ANGLES = ("max_angle", "mean_angle", "orthogonality")
 # Steps whose mean loss says from where a loss counts as exploded.
@@ -40,130 +29,6 @@ OPENING = 10
 MONITOR_STEPS = 10
 # Far more than steps times processes, so that neighbouring seeds never meet.
 SEED_STRIDE = 1_000_003
-
-
-@dataclass(slots=True)
-class Trainee:
-    """Everything one training run holds in memory.
-
-    Attributes:
-        objective: the model with its heads and loss.
-        gates: SO(8) gates by layer.
-        bank: lends the gates their rotations for a step.
-        heads: the verdict heads, if there are any.
-        tensors: what is trained, by name.
-        optimizer: AdamW over `tensors`.
-        template: the base's tokenizer and chat template.
-        pad: token id of padding.
-        device: where the model is.
-        rows: the log, one row a step.
-    """
-
-    objective: Objective
-    gates: dict[int, gate.Gate]
-    bank: Bank
-    heads: Heads | None
-    tensors: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
-    template: Template
-    pad: int
-    device: torch.device
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def build(folder: Path, params: Params, template: Template) -> Trainee:
-    """Load the base, put LoRA, gates and heads on it, and make the optimiser.
-
-    Raises:
-        ArtifactError: nothing is trained, or the base cannot be loaded.
-    """
-    settings = params.active.train
-    torch.manual_seed(params.train_seed)
-    model = adapter.attach_lora(load_for_training(folder, settings), settings)
-    gates: dict[int, gate.Gate] = {}
-    if params.gates.enabled:
-        # After LoRA: the gate turns the input of the adapted projection, LoRA included.
-        gates = gate.install(model, params.gates.layers)
-    device: torch.device = next(model.parameters()).device
-    heads = _heads(model.config, params, template, device)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # The embedding is frozen, and a checkpointed layer needs an input with a gradient.
-        model.enable_input_require_grads()
-    objective = Objective(model, heads, use_pet=params.pet.weight > 0, autocast=_autocast(settings))
-    tensors = adapter.trainable(model, heads, full=settings.quantization == "full")
-    if not tensors:
-        raise ArtifactError(
-            "nothing is trained: no LoRA, no gates, no heads",
-            where="params.yaml",
-            fix="set train.lora_r, gates.enabled or heads.enabled",
-        )
-    return Trainee(
-        objective=objective,
-        gates=gates,
-        bank=Bank(gates, heads),
-        heads=heads,
-        tensors=tensors,
-        optimizer=_optimizer(tensors, settings),
-        template=template,
-        pad=int(getattr(model.config, "pad_token_id", None) or 0),
-        device=device,
-    )
-
-
-def _heads(config: Any, params: Params, template: Template, device: torch.device) -> Heads | None:
-    if not params.heads.enabled:
-        return None
-    ids = role_token_ids(params.active.base.tokens, template.tokenizer, config.vocab_size)
-    heads = Heads(config.hidden_size, ids, params.heads.mode, params.train_seed)
-    return heads.to(device)
-
-
-def _autocast(settings: Train) -> torch.dtype | None:
-    """The type to compute in, where it differs from the weights' own.
-
-    Full fine-tuning keeps float32 weights; an adapter's base is stored in the type it computes in.
-    """
-    dtype = DTYPES[settings.compute_dtype]
-    if settings.quantization == "full" and dtype != torch.float32:
-        return dtype
-    return None
-
-
-def _optimizer(tensors: dict[str, Tensor], settings: Train) -> torch.optim.Optimizer:
-    # Weight decay would pull the rotations back towards the identity.
-    rates = {
-        "lora": (settings.lr, settings.weight_decay),
-        "gate": (settings.gate_lr, 0.0),
-        "head": (settings.head_lr, 0.0),
-    }
-    members = _by_group(tensors)
-    groups = []
-    for name, (lr, decay) in rates.items():
-        if members[name]:
-            # `peak` is ours: the schedule multiplies it into `lr` at every step.
-            group = {"params": members[name], "lr": lr, "peak": lr, "weight_decay": decay}
-            groups.append({**group, "name": name})
-    return torch.optim.AdamW(groups, betas=BETAS)
-
-
-def group_of(name: str) -> str:
-    """The optimiser group of a trained tensor.
-
-    All rotations, OFT's included, have the gates' learning rate and no weight decay.
-    """
-    if name.startswith("heads."):
-        return "head"
-    if "so8t_gate" in name or ".oft_" in name:
-        return "gate"
-    return "lora"
-
-
-def _by_group(tensors: dict[str, Tensor]) -> dict[str, list[Tensor]]:
-    members: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
-    for name, tensor in tensors.items():
-        members[group_of(name)].append(tensor)
-    return members
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +59,11 @@ def rate_at(moment: Moment, warmup: float) -> float:
 
 
 def run_step(
-    t: Trainee, micro: list[list[list[Example]]], moment: Moment, params: Params, ranks: Ranks
+    t: Trainee,
+    micro: list[list[list[Example]]],
+    moment: Moment,
+    params: Params,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Do one optimiser step and return its row of the log.
 
@@ -251,7 +120,12 @@ def run_step(
     }
 
 
-def _share(rows: list[list[Example]], whole: Batch, pad: int, ranks: Ranks) -> Batch | None:
+def _share(
+    rows: list[list[Example]],
+    whole: Batch,
+    pad: int,
+    ranks: Ranks,
+) -> Batch | None:
     """This rank's part of a micro-batch, if there are rows for it."""
     if ranks.world == 1:
         return whole
@@ -324,7 +198,7 @@ def _backward(
 def _clip(t: Trainee, limit: float) -> dict[str, float]:
     """Clip the gradient's norm over all groups; return each group's norm before that."""
     norms = {}
-    for name, members in _by_group(t.tensors).items():
+    for name, members in by_group(t.tensors).items():
         grads = [tensor.grad for tensor in members if tensor.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
         norms[f"grad_norm_{name}"] = norm
@@ -333,7 +207,11 @@ def _clip(t: Trainee, limit: float) -> dict[str, float]:
 
 
 def _guard(
-    t: Trainee, sums: dict[str, float], norms: dict[str, float], moment: Moment, params: Params
+    t: Trainee,
+    sums: dict[str, float],
+    norms: dict[str, float],
+    moment: Moment,
+    params: Params,
 ) -> None:
     """Stop before an update that would spoil the weights."""
     loss = sums["loss"]
@@ -367,7 +245,12 @@ def _angles(t: Trainee, moment: Moment) -> dict[str, float]:
 
 
 @torch.no_grad()
-def validate(t: Trainee, valid: list[Example], size: int, ranks: Ranks) -> dict[str, float]:
+def validate(
+    t: Trainee,
+    valid: list[Example],
+    size: int,
+    ranks: Ranks,
+) -> dict[str, float]:
     """Language loss per completion token, and share of right verdicts.
 
     Args:

@@ -99,7 +99,11 @@ def attach(model: Any, source: Source) -> Any:
     return model
 
 
-def _fill_while_running(layer: nn.Module, prefix: str, source: Source) -> None:
+def _fill_while_running(
+    layer: nn.Module,
+    prefix: str,
+    source: Source,
+) -> None:
     """Give a layer its weights just before each forward pass and take them away just after."""
     layer.register_forward_pre_hook(lambda module, _args: _fill(module, prefix, source))
     layer.register_forward_hook(lambda module, _args, _output: _empty(module))
@@ -110,7 +114,11 @@ def _is_stock(name: str) -> bool:
     return not any(own in name for own in (*OWN, "so8t_gate"))
 
 
-def _fill(module: nn.Module, prefix: str, source: Source) -> None:
+def _fill(
+    module: nn.Module,
+    prefix: str,
+    source: Source,
+) -> None:
     for name, old in list(module.named_parameters()):
         if _is_stock(name) and old.is_meta:
             # PEFT keeps the weight that it wraps under `base_layer`.
@@ -124,7 +132,11 @@ def _empty(module: nn.Module) -> None:
             _replace(module, name, old.to("meta"))
 
 
-def _replace(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _replace(
+    module: nn.Module,
+    name: str,
+    tensor: Tensor,
+) -> None:
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)
     owner._parameters[last] = nn.Parameter(tensor, requires_grad=False)

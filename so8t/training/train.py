@@ -21,10 +21,12 @@ from so8t.params import Params, Train
 from so8t.progress import Progress
 from so8t.template import Template
 from so8t.training import adapter, checkpoint, memory, ranks
-from so8t.training.batches import Example, epoch_order, pack, read_examples, statistics
+from so8t.training.batches import Example, read_examples, statistics
 from so8t.training.load import base_dir, decoder_layers, settle
 from so8t.training.ranks import Ranks
-from so8t.training.step import Moment, Trainee, build, run_step, validate
+from so8t.training.schedule import MicroBatches, plan_epoch, total_steps
+from so8t.training.step import Moment, run_step, validate
+from so8t.training.trainee import Trainee, build
 
 # Modules outside this folder that say what a run computes.
 SHARED_CODE = (
@@ -82,15 +84,15 @@ NOT_THE_RUN = {
     "processes",
     "shard",
 }
-# Far more than there are epochs, so that neighbouring seeds never meet.
-SEED_STRIDE = 1_000_003
-
-# Micro-batches of an epoch; each is a list of rows, each row a list of example indices.
-Plan = list[list[list[int]]]
 
 
 def train(
-    base: Path, prepared: Path, out: Path, log_csv: Path, params: Params, progress: Progress
+    base: Path,
+    prepared: Path,
+    out: Path,
+    log_csv: Path,
+    params: Params,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train an adapter; an interrupted run with the same inputs is resumed.
 
@@ -125,7 +127,7 @@ def train(
                 ranks.shard(layers, trainee.tensors.values(), trainee.device)
             _loop(trainee, examples, valid, root, params, progress, siblings)
             chosen = _choose(trainee, root, settings)
-            first_epoch = _plan(examples, settings, params.train_seed, 0)
+            first_epoch = plan_epoch(examples, settings, params.train_seed, 0)
             tokens = statistics(examples, dropped, first_epoch)
             if siblings.leads:
                 found = {"selected_step": chosen, "tokens": tokens}
@@ -150,14 +152,22 @@ def train(
 
 
 def _write_adapter(
-    out: Path, t: Trainee, params: Params, inputs: dict[str, Any], found: dict[str, Any]
+    out: Path,
+    t: Trainee,
+    params: Params,
+    inputs: dict[str, Any],
+    found: dict[str, Any],
 ) -> None:
     """Write the adapter; its config says what it was made from and what was `found`."""
     config = adapter.describe(params, t.heads, inputs["base"], inputs["data"]["train"])
     adapter.save(out, t.objective.model, t.gates, t.heads, {**config, **found})
 
 
-def _preflight(folder: Path, root: Path, params: Params) -> None:
+def _preflight(
+    folder: Path,
+    root: Path,
+    params: Params,
+) -> None:
     """Check disk and graphics memory before anything is loaded."""
     config = read_json(folder / "config.json")
     settings = params.active.train
@@ -177,7 +187,11 @@ def code_of_a_run() -> list[str]:
     return sorted([*loaded, *SHARED_CODE])
 
 
-def inputs_of(base: Path, prepared: Path, params: Params) -> dict[str, Any]:
+def inputs_of(
+    base: Path,
+    prepared: Path,
+    params: Params,
+) -> dict[str, Any]:
     """Everything that defines the run; its digest names the run's directory."""
     settings = params.active.train
     foreign = checkpoint.foreign(settings.resume_from)
@@ -201,62 +215,6 @@ def inputs_of(base: Path, prepared: Path, params: Params) -> dict[str, Any]:
     }
 
 
-def _plan(examples: list[Example], settings: Train, seed: int, epoch: int) -> Plan:
-    """The micro-batches of one epoch: one example a row, or several where rows are packed."""
-    batches = epoch_order(examples, settings.batch_size, seed, epoch)
-    if not settings.packing:
-        return [[[index] for index in batch] for batch in batches]
-    order = []
-    for batch in batches:
-        order += batch
-    bins = pack(examples, order, settings.max_length)
-    # Packing sorts by length: without a shuffle every epoch would begin with the longest examples.
-    random = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
-    shuffled = [bins[index] for index in torch.randperm(len(bins), generator=random).tolist()]
-    size = settings.batch_size
-    return [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-
-
-def _steps_per_epoch(examples: list[Example], settings: Train, seed: int) -> int:
-    return math.ceil(len(_plan(examples, settings, seed, 0)) / settings.accumulation)
-
-
-def total_steps(examples: list[Example], settings: Train, seed: int) -> int:
-    """Optimiser steps of the whole run.
-
-    The last, incomplete accumulation of an epoch counts as one.
-    """
-    return max(1, round(settings.epochs * _steps_per_epoch(examples, settings, seed)))
-
-
-class _Schedule:
-    """The micro-batches of any step, planned one epoch at a time."""
-
-    plan: Plan
-
-    def __init__(self, examples: list[Example], settings: Train, seed: int) -> None:
-        self.examples = examples
-        self.settings = settings
-        self.seed = seed
-        self.per_epoch = _steps_per_epoch(examples, settings, seed)
-        self.epoch = -1
-
-    def micro(self, step: int) -> list[list[list[Example]]]:
-        """Micro-batches of rows of examples."""
-        epoch = step // self.per_epoch
-        if self.epoch != epoch:
-            self.epoch = epoch
-            self.plan = _plan(self.examples, self.settings, self.seed, epoch)
-        at = (step % self.per_epoch) * self.settings.accumulation
-        micro = []
-        for rows in self.plan[at : at + self.settings.accumulation]:
-            micro.append([self._row(indices) for indices in rows])
-        return micro
-
-    def _row(self, indices: list[int]) -> list[Example]:
-        return [self.examples[index] for index in indices]
-
-
 def _loop(
     t: Trainee,
     examples: list[Example],
@@ -268,7 +226,7 @@ def _loop(
 ) -> None:
     """Do every step that is left, with validations and checkpoints between them."""
     settings = params.active.train
-    schedule = _Schedule(examples, settings, params.train_seed)
+    micro_batches = MicroBatches(examples, settings, params.train_seed)
     steps = total_steps(examples, settings, params.train_seed)
     done = _resume(t, root, settings, steps, progress)
     # Nobody may write a checkpoint while another rank still looks for the one to resume.
@@ -278,7 +236,7 @@ def _loop(
         for step in progress.bar(range(done, steps), total=steps - done, what="train", unit="step"):
             began = time.monotonic()
             is_last = step + 1 == steps
-            row = run_step(t, schedule.micro(step), Moment(step, steps), params, siblings)
+            row = run_step(t, micro_batches.of(step), Moment(step, steps), params, siblings)
             validated = is_last or (step + 1) % settings.valid_steps == 0
             if validated:
                 row |= validate(t, valid, settings.batch_size, siblings)
@@ -302,7 +260,13 @@ def _loop(
                 )
 
 
-def _resume(t: Trainee, root: Path, settings: Train, steps: int, progress: Progress) -> int:
+def _resume(
+    t: Trainee,
+    root: Path,
+    settings: Train,
+    steps: int,
+    progress: Progress,
+) -> int:
     """Load the checkpoint to go on from, if any; return the steps that are done.
 
     Raises:
@@ -324,7 +288,12 @@ def _resume(t: Trainee, root: Path, settings: Train, steps: int, progress: Progr
     return done
 
 
-def _tell(progress: Progress, row: dict[str, Any], steps: int, seconds: float) -> None:
+def _tell(
+    progress: Progress,
+    row: dict[str, Any],
+    steps: int,
+    seconds: float,
+) -> None:
     shown = {key: row[key] for key in SHOWN if row[key] is not None}
     rate = round(row["tokens"] / seconds, 1)
     progress.emit("step", step=row["step"], of=steps, **shown, tokens_per_s=rate)
@@ -344,7 +313,11 @@ def _best_steps(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {"best_loss": by_loss["step"], "best_verdict": by_verdict["step"]}
 
 
-def _save(t: Trainee, root: Path, settings: Train) -> None:
+def _save(
+    t: Trainee,
+    root: Path,
+    settings: Train,
+) -> None:
     step = t.rows[-1]["step"]
     state = {"step": step, "rows": t.rows}
     checkpoint.save(root, step, t.tensors, t.optimizer.state_dict(), state)
@@ -352,7 +325,11 @@ def _save(t: Trainee, root: Path, settings: Train) -> None:
     checkpoint.prune(root, settings.keep, best)
 
 
-def _choose(t: Trainee, root: Path, settings: Train) -> int:
+def _choose(
+    t: Trainee,
+    root: Path,
+    settings: Train,
+) -> int:
     """Put the weights of the selected step into the trainee; return that step.
 
     Raises:

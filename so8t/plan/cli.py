@@ -1,95 +1,30 @@
 """`so8t plan`: what each stage will need on this machine, and what is missing.
 
-Times come from a matrix product that is timed here and from operation counts: about 6 N per trained
-token and 2 N per read token for a model of N parameters (Kaplan et al. 2020, arXiv 2001.08361).
-They are right to a factor of two, which is enough for a plan.
-
-Not covered: the time to fetch or install anything.
+Everything is counted from the parameters, the sources and the base model's config; nothing slow is
+started and nothing is written.
 """
 
 import json
 import shutil
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from so8t import params as params_module
 from so8t.errors import So8tError
 from so8t.files import read_json
 from so8t.params import Params
+from so8t.plan.costs import MODELS, Facts, matrix_rate, needs
 from so8t.progress import Progress
 
 # Japanese text, tokenizers of 2k to 32k pieces.
 CHARACTERS_PER_TOKEN = 1.6
 # Tokens of a conversation beside the row's own text.
 TEMPLATE_TOKENS = 25
-# Operations per parameter and token, with and without a backward pass.
-TRAINED = 6.4
-READ = 2.0
-# Share of the measured matrix rate that whole models reach.
-EFFICIENCY = 0.5
-# CPU seconds per 1e9 parameters, measured on Q4_K_M.
-QUANTISE_S_PER_GP = 46.0
-# Bits per weight of each file type.
-BITS = {
-    "F16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.6,
-    "Q5_K_M": 5.7,
-    "Q5_0": 5.5,
-    "Q4_K_M": 4.9,
-    "Q4_K_S": 4.6,
-    "Q4_0": 4.5,
-    "Q4_1": 5.0,
-}
-# Seconds per stage for imports and DVC.
-OVERHEAD_S = 4.0
-# Side of the square matrices that are multiplied to time this machine.
-SIDE = 768
-# Models A and B go through most stages.
-MODELS = 2
+# Where the `synthesize` stage writes.
 SYNTHETIC = "data/raw/synthetic.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """One stage's needs: seconds, bytes of memory and of disk."""
-
-    stage: str
-    seconds: float
-    memory: float
-    disk: float
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the plan is computed from.
-
-    Attributes:
-        parameters: numbers in the base model.
-        rows: rows of each split.
-        tokens_per_row: mean length of a conversation.
-        rate: float32 operations per second of this machine.
-        files: GGUF files that are scored, of both models.
-        training: bytes that training holds.
-    """
-
-    parameters: float
-    rows: dict[str, int]
-    tokens_per_row: float
-    rate: float
-    files: int
-    training: float
-
-    @property
-    def speed(self) -> float:
-        """Operations per second that a whole model reaches."""
-        return self.rate * EFFICIENCY
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +34,6 @@ class Rows:
     counts: dict[str, int]
     characters: float
     missing: list[str]
-
-
-def matrix_rate() -> float:
-    """Floating point operations per second of a float32 matrix product on this machine."""
-    a = np.ones((SIDE, SIDE), dtype=np.float32)
-    best = float("inf")
-    # The best of several tries, because other processes may be busy.
-    for _ in range(20):
-        began = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * SIDE**3 / best
 
 
 def config_of(params: Params) -> dict[str, Any]:
@@ -135,7 +58,11 @@ def config_of(params: Params) -> dict[str, Any]:
     }
 
 
-def facts_of(params: Params, rows: dict[str, int], characters: float) -> Facts:
+def facts_of(
+    params: Params,
+    rows: dict[str, int],
+    characters: float,
+) -> Facts:
     """What the plan is computed from, this machine's speed included.
 
     Args:
@@ -156,92 +83,6 @@ def facts_of(params: Params, rows: dict[str, int], characters: float) -> Facts:
         files=MODELS * len(params.scoring.types),
         training=memory.estimate(config, params.active.train).total,
     )
-
-
-def needs(params: Params, facts: Facts) -> Iterator[Need]:
-    """Every stage of the graph, in order."""
-    rows = sum(facts.rows.values())
-    yield Need("synthesize, prepare", OVERHEAD_S * 2 + rows / 500, 5e8, 3e3 * rows)
-    yield _base(params, facts)
-    yield _train(params, facts)
-    yield _bake(params, facts)
-    yield from _files(params, facts)
-    yield from _results(params, facts)
-
-
-def _base(params: Params, facts: Facts) -> Need:
-    n = facts.parameters
-    scratch = params.active.scratch
-    if scratch is None:
-        # Two bytes a weight are digested at about 500 MB a second; only a description is written.
-        return Need("base", OVERHEAD_S + 2 * n / 5e8, 3e8, 2e7)
-    # Five short tasks a row, together about two and a half times as long as the row.
-    tokens = scratch.epochs * facts.rows["train"] * facts.tokens_per_row * 2.5
-    seconds = tokens * TRAINED * n / facts.speed
-    return Need("base", OVERHEAD_S + seconds, 16 * n + 1e9, 4 * n)
-
-
-def _train(params: Params, facts: Facts) -> Need:
-    n = facts.parameters
-    tokens = params.active.train.epochs * facts.rows["train"] * facts.tokens_per_row
-    seconds = tokens * TRAINED * n / facts.speed
-    return Need("train", OVERHEAD_S + seconds, facts.training, 0.05 * n)
-
-
-def _bake(params: Params, facts: Facts) -> Need:
-    n = facts.parameters
-    # The proof that baked and trained logits are equal reads 64 texts with three variants.
-    seconds = 64 * facts.tokens_per_row * READ * 3 * n / facts.speed
-    # The demo's base is float32, a real one 16-bit.
-    disk = 4 * n if params.active.scratch else 2 * n
-    return Need("bake", OVERHEAD_S + seconds, 2 * n + 1e9, disk)
-
-
-def _files(params: Params, facts: Facts) -> Iterator[Need]:
-    """The stages that make GGUF files and prove them."""
-    n = facts.parameters
-    # Two models of two bytes a weight, written at about 150 MB a second.
-    yield Need("convert", OVERHEAD_S * 2 + 2 * 2 * n / 1.5e8, 3e8, 2 * 2 * n)
-
-    tokens = 0.0
-    memory = 2e8
-    if params.quant.imatrix:
-        tokens = params.quant.imatrix_rows * facts.tokens_per_row
-        memory = 4 * n + 1e9
-    seconds = 2 * (OVERHEAD_S / 2 + tokens * READ * n / facts.speed)
-    yield Need("imatrix", seconds, memory, 1e8)
-
-    types = params.quant.types
-    one = OVERHEAD_S / 4 + QUANTISE_S_PER_GP * n / 1e9 / params.scoring.threads
-    bytes_per_weight = sum(BITS[kind] / 8 for kind in types)
-    yield Need("quantize", 2 * len(types) * one, 5e8, 2 * bytes_per_weight * n)
-
-    # Each prompt is read by the file's engine and by its reference.
-    reading = params.verify.prompts * facts.tokens_per_row * READ * 2 * n / facts.speed
-    yield Need("verify", facts.files * (OVERHEAD_S + reading), 4 * n + 1e9, 0)
-
-
-def _results(params: Params, facts: Facts) -> Iterator[Need]:
-    """The stages that measure the files, and what is written of them."""
-    n = facts.parameters
-    scored = 0
-    for split, count in facts.rows.items():
-        if split != "train":
-            scored += count
-    # Prompts begin alike, and what they share is read once; the labels add a dozen tokens.
-    tail = facts.tokens_per_row * 0.4
-    reading = scored * (tail + 12) * READ * n / facts.speed
-    seconds = facts.files * (OVERHEAD_S / 2 + reading)
-    yield Need("score", seconds, 2 * n + 5e8, 400 * scored * facts.files)
-
-    yield Need("calibrate, evaluate, compare", OVERHEAD_S * (2 * facts.files + 1), 5e8, 1e6)
-
-    wanted = params.evaluation
-    made = wanted.generate_rows * wanted.generate_tokens + wanted.long_rows * wanted.long_tokens
-    seconds = facts.files * OVERHEAD_S + 4 * made * READ * n / facts.speed
-    yield Need("serve", seconds, 2 * n + 5e8, 1e6)
-
-    yield Need("release, report", OVERHEAD_S * 3, 5e8, BITS[params.release.type] / 8 * n)
 
 
 def rows_of(params: Params) -> Rows:
@@ -371,7 +212,12 @@ def plan(as_json: bool) -> None:
         click.echo(f"missing: {line}")
 
 
-def _line(stage: str, seconds: float, memory: str, disk: float) -> str:
+def _line(
+    stage: str,
+    seconds: float,
+    memory: str,
+    disk: float,
+) -> str:
     return f"{stage:<22}{_time(seconds):>10}{memory}{disk / 1e9:>9.2f} GB"
 
 
