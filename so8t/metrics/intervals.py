@@ -67,7 +67,8 @@ def upper_bound(
     """Largest proportion that `k or fewer of n` does not reject at level delta, one-sided."""
     if k >= n:
         return 1.0
-    return float(betaincinv(k + 1, n - k, 1.0 - delta))
+    bound = betaincinv(k + 1, n - k, 1.0 - delta)
+    return float(bound)
 
 
 def lower_bound(
@@ -78,7 +79,8 @@ def lower_bound(
     """Smallest proportion that `k or more of n` does not reject at level delta, one-sided."""
     if k <= 0 or n <= 0:
         return 0.0
-    return float(betaincinv(k, n - k + 1, delta))
+    bound = betaincinv(k, n - k + 1, delta)
+    return float(bound)
 
 
 def rate(hits: ndarray) -> Rate:
@@ -96,8 +98,10 @@ def group_sums(values: Float[ndarray, "n k"], groups: Sequence[str]) -> Float[nd
     """
     _, index = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     rows = np.asarray(values, dtype=np.float64).reshape(len(groups), -1)
+    # -1 without groups: there is then no row.
     count = int(index.max(initial=-1)) + 1
     sums = np.zeros((count, rows.shape[1]))
+    # `sums[index] += rows` would add only one row of each group.
     np.add.at(sums, index, rows)
     return sums
 
@@ -149,7 +153,8 @@ def percentile_interval(
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return None
-    low, high = np.quantile(finite, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    shares = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
+    low, high = np.quantile(finite, shares)
     return [float(low), float(high)]
 
 
@@ -204,7 +209,9 @@ def group_sign_test(
         return 1.0
     change = b.astype(np.int64) - a.astype(np.int64)
     differences = group_sums(change.reshape(-1, 1), groups)[:, 0]
-    sizes = np.abs(differences[differences != 0]).astype(np.int64)
+    # Groups without a difference are the same under either sign.
+    moving = differences[differences != 0]
+    sizes = np.abs(moving).astype(np.int64)
     # mass[s] is the probability that the positive terms add up to s.
     mass = np.ones(1)
     for size in sizes:
@@ -214,9 +221,12 @@ def group_sign_test(
         mass = grown
     # Positive terms of s make the whole sum s - (total - s).
     total = int(sizes.sum())
-    distance = np.abs(2 * np.arange(total + 1) - total)
+    positive = np.arange(total + 1)
+    distance = np.abs(2 * positive - total)
     observed = abs(round(float(differences.sum())))
-    return min(1.0, float(mass[distance >= observed].sum()))
+    p = float(mass[distance >= observed].sum())
+    # Rounding may carry a sum of probabilities just above 1.
+    return min(1.0, p)
 
 
 def swap_test(
@@ -241,13 +251,17 @@ def swap_test(
     rng = np.random.default_rng(seed)
     total_a = sums_a.sum(axis=0)
     total_b = sums_b.sum(axis=0)
-    observed = abs(float((statistic(total_b[None]) - statistic(total_a[None]))[0]))
+    value_a = statistic(total_a[None])
+    value_b = statistic(total_b[None])
+    observed = abs(float((value_b - value_a)[0]))
     difference = sums_b - sums_a
     as_extreme = 0
     for size in _chunks(draws):
-        exchanged = rng.integers(0, 2, size=(size, len(difference))).astype(np.float64)
-        moved = exchanged @ difference
-        values = np.abs(statistic(total_b - moved) - statistic(total_a + moved))
+        exchanged = rng.integers(0, 2, size=(size, len(difference)))
+        moved = exchanged.astype(np.float64) @ difference
+        value_b = statistic(total_b - moved)
+        value_a = statistic(total_a + moved)
+        values = np.abs(value_b - value_a)
         # Written so that a NaN counts as extreme: every comparison with NaN is false.
         as_extreme += int(np.count_nonzero(~(values < observed - ROUNDING)))
     # The observed assignment is one of the possible ones: p is never 0.
@@ -276,8 +290,10 @@ def cell_bootstrap(
     """
     n = len(gold)
     if n == 0:
-        return CellDraws(np.full((draws, 9), np.nan), np.full((draws, 9), np.nan))
-    counts = np.bincount(gold * 9 + a * 3 + b, minlength=27)
+        nothing = np.full((draws, 9), np.nan)
+        return CellDraws(nothing, nothing.copy())
+    cell = gold * 9 + a * 3 + b
+    counts = np.bincount(cell, minlength=27)
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=draws)
     table = drawn.reshape(-1, 3, 3, 3)
     of_a = table.sum(axis=3).reshape(-1, 9)
@@ -329,8 +345,11 @@ class _Power:
 
 def _critical(pairs: int, alpha: float) -> int:
     """Most discordant pairs on the smaller side that still reject; -1 when none do."""
-    tail = bdtr(np.arange(pairs // 2 + 1, dtype=np.float64), pairs, 0.5)
-    return int(np.count_nonzero(2.0 * tail <= alpha)) - 1
+    smaller_side = np.arange(pairs // 2 + 1, dtype=np.float64)
+    tail = bdtr(smaller_side, pairs, 0.5)
+    # The tail grows with the side: those that reject are the first ones.
+    rejecting = int(np.count_nonzero(2.0 * tail <= alpha))
+    return rejecting - 1
 
 
 def minimum_detectable(
@@ -351,13 +370,19 @@ def minimum_detectable(
     Returns:
         The difference, or None if no difference would be found.
     """
+    # The largest difference there can be: every pair is discordant and favours B.
     if n == 0 or _Power(n, 1.0, alpha).of(1.0) < POWER:
         return None
     if discordant > 0:
         power = _Power(n, discordant, alpha)
         if power.of(discordant) >= POWER:
             return _smallest(0.0, discordant, lambda effect: power.of(effect) >= POWER)
-    return _smallest(discordant, 1.0, lambda effect: _Power(n, effect, alpha).of(effect) >= POWER)
+
+    def is_found(effect: float) -> bool:
+        # All discordant pairs favour one side here: their share is the effect.
+        return _Power(n, effect, alpha).of(effect) >= POWER
+
+    return _smallest(discordant, 1.0, is_found)
 
 
 def _smallest(

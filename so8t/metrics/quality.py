@@ -38,8 +38,10 @@ def softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
     rows = np.where(finite, rows, 0.0)
     # A difference beyond float64 becomes -inf, whose exponential is 0: that is right.
     with np.errstate(over="ignore"):
-        raised = np.exp((rows - rows.max(axis=-1, keepdims=True)) / temperature)
-    return np.where(finite, raised / raised.sum(axis=-1, keepdims=True), np.nan)
+        below_largest = rows - rows.max(axis=-1, keepdims=True)
+        raised = np.exp(below_largest / temperature)
+    total = raised.sum(axis=-1, keepdims=True)
+    return np.where(finite, raised / total, np.nan)
 
 
 def log_loss(probabilities: Probabilities, gold: Codes) -> float:
@@ -50,15 +52,17 @@ def log_loss(probabilities: Probabilities, gold: Codes) -> float:
     """
     if len(gold) == 0:
         return float("nan")
-    of_gold = probabilities[np.arange(len(gold)), gold]
+    every = np.arange(len(gold))
     smallest = np.finfo(np.float64).tiny
-    return float(-np.log(np.maximum(of_gold, smallest)).mean())
+    of_gold = np.maximum(probabilities[every, gold], smallest)
+    return float(-np.log(of_gold).mean())
 
 
 def brier_rows(probabilities: Probabilities, gold: Codes) -> PerRow:
     """Squared distance of each row from its one-hot gold class, 0 to 2."""
     one_hot = np.eye(probabilities.shape[1])[gold]
-    return np.asarray(np.square(probabilities - one_hot).sum(axis=1))
+    distance = np.square(probabilities - one_hot)
+    return np.asarray(distance.sum(axis=1))
 
 
 def brier(probabilities: Probabilities, gold: Codes) -> float:
@@ -87,8 +91,9 @@ def bin_index(
     count = len(confidence)
     # A stable order, so that equal confidences do not depend on the sorting algorithm.
     order = np.argsort(confidence, kind="stable")
+    rank = np.arange(count)
     index = np.empty(count, dtype=np.int64)
-    index[order] = np.arange(count) * bins // max(count, 1)
+    index[order] = rank * bins // max(count, 1)
     return index
 
 
@@ -109,7 +114,9 @@ def ece_gaps(
     """
     confidence, correct = _top(probabilities, gold)
     gaps = np.zeros((len(gold), bins))
-    gaps[np.arange(len(gold)), bin_index(confidence, scheme, bins)] = correct - confidence
+    every = np.arange(len(gold))
+    index = bin_index(confidence, scheme, bins)
+    gaps[every, index] = correct - confidence
     return gaps
 
 
@@ -147,14 +154,21 @@ def ece_null(
         return {"mean": None, "q95": None}
     rng = np.random.default_rng(seed)
     confidence = probabilities.max(axis=1)
+    # Which row is in which bin does not change between draws; only what is right does.
     members = np.zeros((count, bins))
-    members[np.arange(count), bin_index(confidence, scheme, bins)] = 1.0
+    every = np.arange(count)
+    index = bin_index(confidence, scheme, bins)
+    members[every, index] = 1.0
     values = []
     for _ in range(draws):
         correct = rng.random(count) < confidence
         by_bin = (correct - confidence) @ members
-        values.append(float(np.abs(by_bin).sum() / count))
-    return {"mean": float(np.mean(values)), "q95": float(np.quantile(values, 0.95))}
+        error = np.abs(by_bin).sum() / count
+        values.append(float(error))
+    return {
+        "mean": float(np.mean(values)),
+        "q95": float(np.quantile(values, 0.95)),
+    }
 
 
 def reliability(
@@ -189,12 +203,15 @@ def codes(verdicts: Sequence[Verdict]) -> Codes:
 
 def _cell_numbers(gold: Codes, predicted: Codes) -> Codes:
     """Place of each row in the flattened confusion matrix, gold-major."""
-    return np.asarray(np.asarray(gold, dtype=np.int64) * 3 + predicted)
+    # int64: an empty list would otherwise become float64, which cannot index.
+    wide = np.asarray(gold, dtype=np.int64)
+    return np.asarray(wide * 3 + predicted)
 
 
 def cells(gold: Codes, predicted: Codes) -> Float[ndarray, "n 9"]:
     """One-hot of (gold, predicted) per row, gold-major; column sums are the confusion matrix."""
-    return np.asarray(np.eye(9)[_cell_numbers(gold, predicted)].reshape(-1, 9))
+    one_hot = np.eye(9)[_cell_numbers(gold, predicted)]
+    return np.asarray(one_hot.reshape(-1, 9))
 
 
 def confusion(gold: Codes, predicted: Codes) -> Int[ndarray, "3 3"]:
@@ -217,14 +234,17 @@ def macro_f1_of(counts: Float[ndarray, "draws 9"]) -> Float[ndarray, " draws"]:
     # F1 = 2 hits / (gold + predicted).
     total = matrix.sum(axis=1) + matrix.sum(axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(total > 0, 2.0 * hits / total, 0.0)
-        return np.asarray(f1.sum(axis=1) / (total > 0).sum(axis=1))
+        occurs = total > 0
+        f1 = np.where(occurs, 2.0 * hits / total, 0.0)
+        classes = occurs.sum(axis=1)
+        return np.asarray(f1.sum(axis=1) / classes)
 
 
 def macro_f1(gold: Codes, predicted: Codes) -> float:
     """Mean F1 over the classes that occur; NaN for no rows."""
-    counts = confusion(gold, predicted).reshape(1, 9).astype(np.float64)
-    return float(macro_f1_of(counts)[0])
+    counts = confusion(gold, predicted).reshape(1, 9)
+    values = macro_f1_of(counts.astype(np.float64))
+    return float(values[0])
 
 
 def per_class(gold: Codes, predicted: Codes) -> dict[str, dict[str, Any]]:
@@ -235,7 +255,9 @@ def per_class(gold: Codes, predicted: Codes) -> dict[str, dict[str, Any]]:
         is_gold = gold == index
         is_predicted = predicted == index
         hits = int(matrix[index, index])
-        total = int(matrix[index].sum() + matrix[:, index].sum())
+        of_gold = matrix[index].sum()
+        of_predicted = matrix[:, index].sum()
+        total = int(of_gold + of_predicted)
         table[verdict.value] = {
             "precision": rate(is_gold[is_predicted]).to_dict(),
             "recall": rate(is_predicted[is_gold]).to_dict(),
@@ -277,7 +299,9 @@ def verdict_metrics(
         found = rates(gold[inside], predicted[inside])
         by_domain[name] = {key: found[key].to_dict() for key in PER_DOMAIN}
     f1 = macro_f1(gold, predicted)
-    overall = {key: value.to_dict() for key, value in rates(gold, predicted).items()}
+    overall = {}
+    for key, value in rates(gold, predicted).items():
+        overall[key] = value.to_dict()
     return {
         "n": len(gold),
         **overall,

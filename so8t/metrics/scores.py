@@ -83,6 +83,7 @@ class Scores:
                 where=where,
                 fix="score these rows first, with a label",
             )
+        # A copy: `replace` would share the array with the original.
         gold = self.gold.copy()
         for name, code in labels.items():
             gold[place[name]] = code
@@ -188,7 +189,10 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
             continue
         kept.ids.append(name)
         kept.gold.append(gold)
-        kept.domains.append(_text(row, "domain", where) if row.get("domain") else UNNAMED)
+        domain = UNNAMED
+        if row.get("domain"):
+            domain = _text(row, "domain", where)
+        kept.domains.append(domain)
         kept.groups.append(_text(row, "group", where))
         kept.logits.append(_logits(row, readout, where))
         kept.residual.append(number(row.get("residual")))

@@ -94,6 +94,7 @@ def rows_of(params: Params) -> Rows:
         counts = {}
         for split, share in params.data.split.model_dump().items():
             counts[split] = round(share * params.synthesize.rows)
+        # About what the generator's rows measure.
         return Rows(counts, characters=200.0, missing=[])
     found = prepare(params.data, params.seed, None, Progress("plan"))
     counts = {}
@@ -101,7 +102,8 @@ def rows_of(params: Params) -> Rows:
         if split != "total":
             counts[split] = count
     characters = 0
-    for length, count in (found.lengths["text"] + found.lengths["response"]).items():
+    lengths = found.lengths["text"] + found.lengths["response"]
+    for length, count in lengths.items():
         characters += length * count
     missing = []
     certificate = certifiable(found, params.calibration)
@@ -111,7 +113,8 @@ def rows_of(params: Params) -> Rows:
             f"each domain needs {certificate['needed_unsafe_groups']} independent unsafe groups, "
             f"missing {certificate['missing']}; the card will close the ALLOW gate"
         )
-    return Rows(counts, characters / max(1, sum(found.kept.values())), missing)
+    kept = max(1, sum(found.kept.values()))
+    return Rows(counts, characters / kept, missing)
 
 
 def _is_synthetic_still_missing(params: Params) -> bool:
@@ -124,13 +127,16 @@ def missing_things(params: Params, disk: float) -> list[str]:
     """What would stop the run: no base model, or too little room for `disk` bytes and a tenth."""
     found = []
     base = params.active.base
-    if base.kind == "local" and not (Path(base.path or "") / "config.json").is_file():
+    config = Path(base.path or "") / "config.json"
+    if base.kind == "local" and not config.is_file():
         found.append(
             f"base model not found at {base.path}: set profiles.{params.profile}.base.path"
         )
     free = shutil.disk_usage(Path.cwd()).free
+    # A tenth more, because temporary files stand beside what they will replace.
     if free < disk * 1.1:
-        found.append(f"{disk / 1e9:.1f} GB of disk are needed, {free / 1e9:.1f} GB are free here")
+        needed = f"{disk / 1e9:.1f} GB of disk are needed"
+        found.append(f"{needed}, {free / 1e9:.1f} GB are free here")
     return found
 
 
@@ -147,6 +153,7 @@ def graphics_note(params: Params) -> str:
     if not torch.cuda.is_available():
         return f"no CUDA device: training runs on the CPU ({needed})"
     name = torch.cuda.get_device_name(0)
+    # The whole card: a plan is made before anything else runs on it.
     total = torch.cuda.get_device_properties(0).total_memory
     wanted = memory.overrides(config, settings, float(total))
     advice = ""
@@ -154,7 +161,8 @@ def graphics_note(params: Params) -> str:
         advice = "; it does not fit"
     elif wanted:
         advice = f"; it fits with {' '.join(wanted)}"
-    return f"{name}, {total / memory.GIB:.1f} GiB; {needed}{advice}"
+    size = f"{total / memory.GIB:.1f} GiB"
+    return f"{name}, {size}; {needed}{advice}"
 
 
 def whole_plan(params: Params) -> dict[str, Any]:
@@ -200,14 +208,17 @@ def plan(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=1))
         return
-    millions = result["parameters"] / 1e6
-    click.echo(f"profile {result['profile']}: {millions:,.1f} M parameters; rows {result['rows']}")
+    size = f"{result['parameters'] / 1e6:,.1f} M parameters"
+    click.echo(f"profile {result['profile']}: {size}; rows {result['rows']}")
     click.echo(result["graphics"])
-    click.echo(f"{'stage':<22}{'time':>10}{'memory':>12}{'disk':>12}")
+    click.echo("stage".ljust(22) + "time".rjust(10) + "memory".rjust(12) + "disk".rjust(12))
     for need in result["stages"]:
-        memory = f"{need['memory'] / 1e9:>9.1f} GB"
-        click.echo(_line(need["stage"], need["seconds"], memory, need["disk"]))
-    click.echo(_line("all", result["seconds"], f"{'':>12}", result["disk"]))
+        memory = f"{need['memory'] / 1e9:.1f} GB"
+        line = _line(need["stage"], need["seconds"], memory, need["disk"])
+        click.echo(line)
+    # Stages run one after the other: their memory does not add up.
+    line = _line("all", result["seconds"], "", result["disk"])
+    click.echo(line)
     for line in result["missing"]:
         click.echo(f"missing: {line}")
 
@@ -218,7 +229,9 @@ def _line(
     memory: str,
     disk: float,
 ) -> str:
-    return f"{stage:<22}{_time(seconds):>10}{memory}{disk / 1e9:>9.2f} GB"
+    duration = _time(seconds)
+    room = f"{disk / 1e9:.2f} GB"
+    return f"{stage:<22}{duration:>10}{memory:>12}{room:>12}"
 
 
 def _time(seconds: float) -> str:

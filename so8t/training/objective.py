@@ -83,8 +83,7 @@ class _Roles(NamedTuple):
 class PetTap:
     """Forward hooks on the decoder's layers that sum PET while the hidden states are alive.
 
-    Keeping every layer's states for a penalty at the end would cost as much memory as the
-    activations themselves.
+    Keeping every layer's states until the end would cost the memory of all of them.
     """
 
     samples: Tensor | None
@@ -125,9 +124,13 @@ class PetTap:
         # Checkpointed layers run again in backward, after `take`: those passes must not count.
         if self.samples is None:
             return
+        # Some decoders return (states, cache), others the states alone.
         states = output[0] if isinstance(output, tuple) else output
         sums = pet.penalty_sums(states, self.samples, self.valid)
-        self.total = sums if self.total is None else self.total + sums
+        if self.total is None:
+            self.total = sums
+        else:
+            self.total = self.total + sums
 
 
 class Objective(nn.Module):
@@ -151,7 +154,9 @@ class Objective(nn.Module):
         self.model = model
         self.heads = heads
         self.autocast = autocast
-        self.tap = PetTap(model) if use_pet else None
+        self.tap = None
+        if use_pet:
+            self.tap = PetTap(model)
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch time width"]:
         """Final normed hidden states.
@@ -170,6 +175,7 @@ class Objective(nn.Module):
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """Full-vocabulary logits as the baked model will give them."""
         output = bare(self.model).get_output_embeddings()
+        # The last norm may leave the states in another type than the matrix has.
         plain: Tensor = output(hidden.to(output.weight.dtype))
         if self.heads is None:
             return plain
@@ -186,6 +192,7 @@ class Objective(nn.Module):
         lm, lm_count = self._language(hidden, batch)
         label = self._label(hidden, batch)
         roles = self._roles(hidden, batch)
+        judged = label if self.heads is None else roles
         return Parts(
             lm=lm,
             safety=roles.safety,
@@ -194,8 +201,8 @@ class Objective(nn.Module):
             pet=pet_sums[0],
             pet_raw=pet_sums[1],
             lm_count=lm_count,
-            verdict_hits=label.right if self.heads is None else roles.right,
-            verdict_count=label.prompts if self.heads is None else roles.prompts,
+            verdict_hits=judged.right,
+            verdict_count=judged.prompts,
         )
 
     def _language(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -220,6 +227,7 @@ class Objective(nn.Module):
 
     def _label(self, hidden: Tensor, batch: Batch) -> _Label:
         rows, positions, prompts = batch.spelt.unbind(1)
+        # float(): softmax over a whole vocabulary loses too much in 16 bits.
         logits = self.logits(hidden[rows, positions - 1]).float()
         targets = batch.ids[rows, positions]
         misses = (logits.argmax(1) != targets).long()

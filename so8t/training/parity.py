@@ -85,7 +85,8 @@ class Texts:
 
     def at_ends(self, states: Float[Tensor, "texts time width"]) -> Float[Tensor, "texts width"]:
         """The states at the ends of prompts."""
-        return states[torch.arange(len(self.ends)), self.ends]
+        rows = torch.arange(len(self.ends))
+        return states[rows, self.ends]
 
 
 class Gated:
@@ -99,7 +100,9 @@ class Gated:
         texts: Texts,
     ) -> None:
         model, self.gates, self.heads = adapter.load(adapter_folder, skeleton(base))
-        self.objective = Objective(attach(model, source), self.heads, use_pet=False).eval()
+        # eval: dropout would make every pass another one.
+        attach(model, source)
+        self.objective = Objective(model, self.heads, use_pet=False).eval()
         self.states = final_states(model, texts.ids)
         drop_layers(model)
 
@@ -109,6 +112,7 @@ class Gated:
     ) -> Float[Tensor, "positions vocab"]:
         """Full-vocabulary logits with the reserved columns scaled."""
         logits = self.objective.logits(states)
+        # Scaling a column of logits is what scaling a row of the output matrix does.
         if self.heads is not None and scale != 1.0:
             logits[:, self.heads.token_ids] *= scale
         return logits
@@ -178,8 +182,10 @@ def _emission(
     leads = []
     for states in torch.split(gated.states[texts.real], CHUNK):
         logits = gated.logits(states, scale)
-        masses.append(logits.softmax(-1)[:, token_ids].sum(-1))
-        leads.append(torch.isin(logits.argmax(-1), reserved).float())
+        probabilities = logits.softmax(-1)
+        masses.append(probabilities[:, token_ids].sum(-1))
+        leading = torch.isin(logits.argmax(-1), reserved)
+        leads.append(leading.float())
     mass = torch.cat(masses)
     return {
         "mean_mass": float(mass.mean()),
@@ -288,16 +294,25 @@ def drift(
     if image is None:
         return {"quantization": quantization, "measured": False}
     plain = Shards(base)
-    trained = Gated(base, adapter_folder, lambda name: image(name, plain(name)), texts)
+
+    def quantised(name: str) -> Tensor:
+        return image(name, plain(name))
+
+    trained = Gated(base, adapter_folder, quantised, texts)
     found = distance(texts.real, trained.scaled(scale), gated.scaled(scale))
-    facts: dict[str, Any] = {"quantization": quantization, "measured": True, **found.facts()}
+    facts: dict[str, Any] = {
+        "quantization": quantization,
+        "measured": True,
+        **found.facts(),
+    }
     was = _head_verdicts(trained, texts)
     now = _head_verdicts(gated, texts)
     if was is not None and now is not None:
         # Code 0 is ALLOW: flips towards it are the dangerous ones.
+        to_allow = (was != 0) & (now == 0)
         facts["verdicts"] = len(was)
         facts["verdict_flips"] = int((was != now).sum())
-        facts["flips_to_allow"] = int(((was != 0) & (now == 0)).sum())
+        facts["flips_to_allow"] = int(to_allow.sum())
     return facts
 
 
@@ -305,7 +320,8 @@ def _head_verdicts(model: Gated, texts: Texts) -> Int[Tensor, " texts"] | None:
     """Verdict codes that the heads read at the ends of the prompts."""
     if model.heads is None:
         return None
-    roles: Tensor = model.heads(texts.at_ends(model.states))
+    states = texts.at_ends(model.states)
+    roles: Tensor = model.heads(states)
     return roles[:, :3].argmax(-1)
 
 
@@ -333,8 +349,11 @@ def quantised_image(
     def int8(name: str, weight: Tensor) -> Tensor:
         if not _is_quantised(name, weight):
             return weight
-        step = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127.0
-        return (weight.float() / step).round() * step
+        wide = weight.float()
+        largest = wide.abs().amax(1, keepdim=True)
+        # A row of zeros would divide by zero.
+        step = largest.clamp(min=1e-12) / 127.0
+        return (wide / step).round() * step
 
     return {"nf4": nf4, "int8": int8}.get(quantization)
 

@@ -47,27 +47,34 @@ def cue_examples(
     gold = VERDICTS.index(verdict)
     examples = []
     for label in VERDICTS:
-        ids = tuple(template.ids(f"{prompt}{label}\n"))
-        examples.append(Example(ids, start, gold, -1))
+        # The newline ends the label, as in a real answer.
+        ids = template.ids(f"{prompt}{label}\n")
+        examples.append(Example(tuple(ids), start, gold, authority=-1))
     return examples
 
 
 def _negative_log_likelihood(objective: Objective, batch: Batch) -> Float[Tensor, " batch"]:
     """Of the completion tokens of each row, summed, in nats."""
     hidden = objective.hidden(batch)
+    # The state at position t predicts the token at t + 1.
     targets = batch.labels[:, 1:]
     chosen = targets != IGNORE
-    logits = objective.logits(hidden[:, :-1][chosen]).float()
+    states = hidden[:, :-1][chosen]
+    logits = objective.logits(states).float()
     losses = cross_entropy(logits, targets[chosen], reduction="none")
+    # Masking has flattened the rows: each loss goes back to its own.
     rows = chosen.nonzero()[:, 0]
     return torch.zeros(len(targets)).index_add(0, rows, losses)
 
 
 def _head_verdicts(objective: Objective, batch: Batch) -> Int[Tensor, " batch"]:
     assert objective.heads is not None
-    states = objective.hidden(batch)[batch.ends[:, 0], batch.ends[:, 1]]
+    rows, positions = batch.ends.unbind(1)
+    states = objective.hidden(batch)[rows, positions]
     roles: Tensor = objective.heads(states)
-    return roles[:, :3].argmax(-1)
+    # The two columns after the verdicts are the authorities.
+    verdicts = roles[:, : len(VERDICTS)]
+    return verdicts.argmax(-1)
 
 
 def _verdict_facts(gold: ndarray, predicted: ndarray) -> dict[str, float]:
@@ -75,6 +82,7 @@ def _verdict_facts(gold: ndarray, predicted: ndarray) -> dict[str, float]:
     found = rates(gold, predicted)
     for name in REPORTED_RATES:
         value = found[name].value
+        # A rate over no rows has no value, and the split then has no such entry.
         if value is not None:
             facts[name] = value
     return facts
@@ -103,25 +111,35 @@ def split_facts(
     for start in progress.bar(range(0, len(labelled), SIZE), what="probe", unit="batch"):
         piece = labelled[start : start + SIZE]
         cued = []
+        answered = []
         for row, verdict in piece:
             cued += cue_examples(row.text, verdict, template, system)
-        losses = _negative_log_likelihood(objective, collate([[one] for one in cued], 0))
+            answered.append(example_of(row, template, system))
+        # Padding counts nowhere, so that any token id will do.
+        cues = collate([[example] for example in cued], pad=0)
+        losses = _negative_log_likelihood(objective, cues)
         cue_scores.append(-losses.reshape(-1, len(VERDICTS)))
-        whole = collate([[example_of(row, template, system)] for row, _ in piece], 0)
-        loss += float(_negative_log_likelihood(objective, whole).sum())
-        tokens += int((whole.labels[:, 1:] != IGNORE).sum())
+        whole = collate([[example] for example in answered], pad=0)
+        losses = _negative_log_likelihood(objective, whole)
+        loss += float(losses.sum())
+        learnt = whole.labels[:, 1:] != IGNORE
+        tokens += int(learnt.sum())
         if objective.heads is not None:
             head_verdicts.append(_head_verdicts(objective, whole))
     cue = torch.cat(cue_scores)
-    cue_facts = _verdict_facts(gold, cue.argmax(-1).numpy())
-    cue_facts["log_loss"] = float(cross_entropy(cue, torch.from_numpy(gold)))
+    chosen = cue.argmax(-1).numpy()
+    cue_facts = _verdict_facts(gold, chosen)
+    # Among the three labels alone: cross-entropy normalises their log-probabilities.
+    log_loss = cross_entropy(cue, torch.from_numpy(gold))
+    cue_facts["log_loss"] = float(log_loss)
     facts: dict[str, Any] = {
         "rows": len(labelled),
         "language_loss": loss / tokens,
         "cue": cue_facts,
     }
     if head_verdicts:
-        facts["heads"] = _verdict_facts(gold, torch.cat(head_verdicts).numpy())
+        read = torch.cat(head_verdicts).numpy()
+        facts["heads"] = _verdict_facts(gold, read)
     return facts
 
 
@@ -150,15 +168,15 @@ def probe(
     model, gates, heads = adapter.load(folder, load_full(base))
     objective = Objective(model, heads, use_pet=False).eval()
     template = Template.of(base)
+    # Reported so that the arms of a comparison can be matched by size.
     adapter_numbers = 0
     for name, tensor in model.named_parameters():
         if any(part in name for part in OWN):
             adapter_numbers += tensor.numel()
-    trained = {
-        "adapter": adapter_numbers,
-        "gates": sum(gate.theta.numel() for gate in gates.values()),
-        "heads": sum(tensor.numel() for tensor in heads.parameters()) if heads else 0,
-    }
+    gate_numbers = sum(gate.theta.numel() for gate in gates.values())
+    head_numbers = 0
+    if heads is not None:
+        head_numbers = sum(tensor.numel() for tensor in heads.parameters())
     found = {}
     for name in splits:
         rows = list(read_rows(prepared / f"{name}.jsonl"))
@@ -167,6 +185,10 @@ def probe(
         "schema": SCHEMA,
         "base_sha256": config["base_sha256"],
         "step": config["selected_step"],
-        "trained": trained,
+        "trained": {
+            "adapter": adapter_numbers,
+            "gates": gate_numbers,
+            "heads": head_numbers,
+        },
         "splits": found,
     }

@@ -54,7 +54,11 @@ class Ranks:
         members = list(tensors)
         grads = []
         for tensor in members:
-            grads.append(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+            grad = tensor.grad
+            if grad is None:
+                # Every rank must bring a buffer of the same length.
+                grad = torch.zeros_like(tensor)
+            grads.append(grad)
         # One buffer: hundreds of small messages would each wait for the network.
         buffer = torch.cat([grad.float().reshape(-1) for grad in grads])
         dist.all_reduce(buffer)
@@ -118,10 +122,13 @@ def join() -> Ranks:
     if world == 1:
         return Ranks(0, 1)
     has_cuda = torch.cuda.is_available()
+    backend = "gloo"
     if has_cuda:
+        # Otherwise every process would take the first card.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "nccl"
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if has_cuda else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
@@ -149,6 +156,7 @@ def launch(command: list[str], processes: int) -> None:
     """
     received: list[int] = []
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # `--`: what follows is the stage's own, not torchrun's.
     arguments = [*torchrun, f"--nproc_per_node={processes}", "--", *command]
     with subprocess.Popen(arguments) as child:
 
@@ -160,6 +168,7 @@ def launch(command: list[str], processes: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, forward)
         try:
+            # A signal that was passed on is answered by a checkpoint, which takes its time.
             code = child.wait()
         finally:
             for number, handler in before.items():

@@ -39,8 +39,9 @@ def read_log(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise DataError("file not found", where=str(path), fix=TRAIN_AGAIN) from None
     rows = []
+    lines = csv.DictReader(io.StringIO(text))
     # Line 1 is the head.
-    for number, line in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+    for number, line in enumerate(lines, start=2):
         rows.append(_numbers(line, f"{path}:{number}"))
     if not rows:
         raise DataError("the training log holds no step", where=str(path), fix=TRAIN_AGAIN)
@@ -48,11 +49,14 @@ def read_log(path: Path) -> list[Row]:
 
 
 def _numbers(line: dict[str, str], where: str) -> Row:
+    row: Row = {}
     try:
-        return {key: float(value) if value else None for key, value in line.items()}
+        for key, value in line.items():
+            row[key] = float(value) if value else None
     # A TypeError is a line with more cells than the head has.
     except (ValueError, TypeError):
         raise DataError("a cell is not a number", where=where, fix=TRAIN_AGAIN) from None
+    return row
 
 
 def _known(rows: list[Row], key: str) -> list[float]:
@@ -69,12 +73,15 @@ def _mean(rows: list[Row], key: str) -> float | None:
     values = _known(rows, key)
     if not values:
         return None
-    return round(sum(values) / len(values), 6)
+    # Six decimals are enough for a file that people read.
+    mean = sum(values) / len(values)
+    return round(mean, 6)
 
 
 def _largest(rows: list[Row], key: str) -> float | None:
     finite = [value for value in _known(rows, key) if math.isfinite(value)]
-    return max(finite) if finite else None
+    # A run that explodes still has a report: NaN and infinity cannot be written as JSON.
+    return max(finite, default=None)
 
 
 def _validation(row: Row) -> dict[str, Any]:
@@ -99,7 +106,8 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         last_validation = _validation(validated[-1])
     norms = {}
     for key in NORMS:
-        norms[key.removeprefix("grad_norm_")] = _largest(rows, key)
+        group = key.removeprefix("grad_norm_")
+        norms[group] = _largest(rows, key)
     return {
         "schema": SCHEMA,
         "steps": int(last["step"] or 0),
@@ -141,11 +149,15 @@ def speed(events: Path) -> list[Row]:
     for line in events.read_text(encoding="utf-8").splitlines():
         try:
             event = json.loads(line)
-            found[int(event["step"])] = float(event["tokens_per_s"])
+            step = int(event["step"])
+            found[step] = float(event["tokens_per_s"])
         # A killed run may leave half a line, and other events have no speed.
         except (json.JSONDecodeError, KeyError):
             continue
-    return [{"step": float(step), "tokens_per_s": value} for step, value in sorted(found.items())]
+    rows: list[Row] = []
+    for step, value in sorted(found.items()):
+        rows.append({"step": float(step), "tokens_per_s": value})
+    return rows
 
 
 def to_csv(rows: list[Row]) -> str:

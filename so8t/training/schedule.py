@@ -33,9 +33,13 @@ def plan_epoch(
     bins = pack(examples, order, settings.max_length)
     # Packing sorts by length: without a shuffle every epoch would begin with the longest examples.
     random = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
-    shuffled = [bins[index] for index in torch.randperm(len(bins), generator=random).tolist()]
+    shuffle = torch.randperm(len(bins), generator=random).tolist()
+    shuffled = [bins[index] for index in shuffle]
     size = settings.batch_size
-    return [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+    plan = []
+    for start in range(0, len(shuffled), size):
+        plan.append(shuffled[start : start + size])
+    return plan
 
 
 def _steps_per_epoch(
@@ -43,7 +47,9 @@ def _steps_per_epoch(
     settings: Train,
     seed: int,
 ) -> int:
-    return math.ceil(len(plan_epoch(examples, settings, seed, 0)) / settings.accumulation)
+    # Every epoch has as many as the first: only their order differs.
+    first = plan_epoch(examples, settings, seed, 0)
+    return math.ceil(len(first) / settings.accumulation)
 
 
 def total_steps(
@@ -55,7 +61,9 @@ def total_steps(
 
     The last, incomplete accumulation of an epoch counts as one.
     """
-    return max(1, round(settings.epochs * _steps_per_epoch(examples, settings, seed)))
+    per_epoch = _steps_per_epoch(examples, settings, seed)
+    # `train.epochs` may be a fraction, and even a tiny one trains.
+    return max(1, round(settings.epochs * per_epoch))
 
 
 class MicroBatches:

@@ -48,10 +48,13 @@ def wordings(rows: list[Row]) -> list[str]:
     for row in rows:
         if row.thinking:
             # The last line of the thinking names the rule that decides.
-            rules.add((row.verdict, row.thinking.splitlines()[-1]))
+            rule = row.thinking.splitlines()[-1]
+            rules.add((row.verdict, rule))
     texts = []
     for verdict, rule in sorted(rules):
-        texts.append(f"{CUE}{verdict}\n{THINKING_HEADING}{rule}\n\n{FINAL_HEADING}")
+        opening = f"{CUE}{verdict}\n"
+        thinking = f"{THINKING_HEADING}{rule}\n\n"
+        texts.append(f"{opening}{thinking}{FINAL_HEADING}")
     return texts * WORDINGS
 
 
@@ -75,7 +78,10 @@ def neighbouring_tasks(
     orders. Any value may then come first, so that the state at the end of the prompt must know them
     all, and that is where the verdict will be read.
     """
-    head = [{"role": "system", "content": system}, {"role": "user", "content": row.text}]
+    head = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": row.text},
+    ]
     yield [*head, {"role": "assistant", "content": f"{THINKING_HEADING}{factor_lines}"}]
     random = torch.Generator().manual_seed(seed)
     values = values_of(factor_lines)
@@ -117,16 +123,19 @@ def _conversation(
     whole: bool,
 ) -> Example:
     """A conversation that is learnt as a whole, or its last message alone."""
+    # Nothing stands before the first token that it could be predicted from.
     start = 1
     if not whole:
         prompt = template.render(messages[:-1], prompt=True)
         start = len(template.ids(prompt))
-    return Example(tuple(template.ids(template.render(messages))), start, -1, -1)
+    ids = template.ids(template.render(messages))
+    return Example(tuple(ids), prompt=start, verdict=-1, authority=-1)
 
 
 def _sentence(text: str, template: Template) -> Example:
     """A text outside any conversation."""
-    return Example(tuple(template.ids(f"{text}{END}\n{EOS}")), 1, -1, -1)
+    ids = template.ids(f"{text}{END}\n{EOS}")
+    return Example(tuple(ids), prompt=1, verdict=-1, authority=-1)
 
 
 def make_base(
@@ -215,14 +224,19 @@ def _fit(
     for step in progress.bar(range(steps), total=steps, what="base", unit="step"):
         if step % per_epoch == 0:
             order = epoch_order(examples, scratch.batch_size, seed, step // per_epoch)
-        optimizer.param_groups[0]["lr"] = scratch.lr * _rate(step, steps, rise)
-        batch = collate([[examples[index]] for index in order[step % per_epoch]], pad=0)
+        group = optimizer.param_groups[0]
+        group["lr"] = scratch.lr * _rate(step, steps, rise)
+        rows = [[examples[index]] for index in order[step % per_epoch]]
+        # Padding is never a target, so that any token id will do.
+        batch = collate(rows, pad=0)
         loss = _loss(model, batch, narrow=scratch.dtype == "bfloat16")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
+        value = loss.item()
+        # From the first loss on: a start at 0 would take a hundred steps to forget.
+        average = value if step == 0 else 0.98 * average + 0.02 * value
         if step % 20 == 0:
             progress.emit("step", step=step, of=steps, loss=round(average, 4))
     return average
@@ -236,7 +250,9 @@ def _rate(
     """Share of the peak learning rate: linear rise, then cosine to zero."""
     if step < rise:
         return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    fall = max(1, steps - rise)
+    angle = math.pi * (step - rise) / fall
+    return 0.5 * (1 + math.cos(angle))
 
 
 def _loss(
@@ -251,5 +267,6 @@ def _loss(
     with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
         out = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
         # Logits of the learnt positions alone: the vocabulary is wide beside this model.
-        logits = model.lm_head(out.last_hidden_state[:, :-1][chosen])
+        states = out.last_hidden_state[:, :-1][chosen]
+        logits = model.lm_head(states)
         return functional.cross_entropy(logits.float(), targets[chosen])

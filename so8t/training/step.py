@@ -55,7 +55,8 @@ def rate_at(moment: Moment, warmup: float) -> float:
     if moment.step < rise:
         return (moment.step + 1) / rise
     fall = max(1, moment.steps - rise)
-    return 0.5 * (1.0 + math.cos(math.pi * (moment.step - rise) / fall))
+    angle = math.pi * (moment.step - rise) / fall
+    return 0.5 * (1.0 + math.cos(angle))
 
 
 def run_step(
@@ -82,7 +83,8 @@ def run_step(
     rate = rate_at(moment, settings.warmup_ratio)
     for group in t.optimizer.param_groups:
         group["lr"] = group["peak"] * rate
-    pet_weight = PRESETS[params.pet.preset].weight(params.pet.weight, moment.progress)
+    phases = PRESETS[params.pet.preset]
+    pet_weight = phases.weight(params.pet.weight, moment.progress)
     # Dropout becomes a function of step and rank, so that a resumed run drops the same numbers.
     number = moment.step * ranks.world + ranks.rank
     torch.manual_seed(params.train_seed * SEED_STRIDE + number)
@@ -91,8 +93,10 @@ def run_step(
     mine = []
     for rows, batch in zip(micro, whole, strict=True):
         mine.append(_share(rows, batch, t.pad, ranks))
-    # With a sharded base a rank without rows must still take part in every pass.
-    spare = collate(micro[0][:1], t.pad) if settings.shard else None
+    spare = None
+    if settings.shard:
+        # With a sharded base a rank without rows must still take part in every pass.
+        spare = collate(micro[0][:1], t.pad)
 
     counts = _counts(t, whole)
 
@@ -149,14 +153,19 @@ def idle(row: list[Example], pad: int) -> Batch:
 def _counts(t: Trainee, micro: list[Batch]) -> dict[str, float]:
     """How many terms each loss part has over the whole step, all ranks together."""
     counts = dict.fromkeys(PARTS, 0)
+    tap = t.objective.tap
     for batch in micro:
         # The first token of a row is never predicted.
-        counts["lm"] += int((batch.labels[:, 1:] >= 0).sum())
+        targets = batch.labels[:, 1:]
+        counts["lm"] += int((targets >= 0).sum())
+        # Negative classes are unknown ones.
         counts["safety"] += int((batch.verdicts >= 0).sum())
         counts["authority"] += int((batch.authorities >= 0).sum())
         counts["label"] += len(batch.spelt)
-        if t.objective.tap is not None:
-            counts["pet"] += int(valid_triples(batch.samples).sum()) * t.objective.tap.layers
+        if tap is not None:
+            triples = int(valid_triples(batch.samples).sum())
+            # The same triples are penalised after every layer.
+            counts["pet"] += triples * tap.layers
     counts["pet_raw"] = counts["pet"]
     return {name: float(count) for name, count in counts.items()}
 
@@ -178,20 +187,24 @@ def _backward(
         loss_of: the loss of a micro-batch's parts.
     """
     sums = dict.fromkeys(("loss", *PARTS), 0.0)
+    parts: Parts
     with t.bank.step():
         for batch in micro:
             if batch is None:
                 if spare is not None:
-                    nothing = 0.0 * t.objective(spare.to(t.device)).lm
-                    nothing.backward()
+                    parts = t.objective(spare.to(t.device))
+                    # Times zero: the pass happens, and the gradients stay.
+                    nothing = 0.0 * parts.lm
+                    nothing.backward()  # type: ignore[no-untyped-call]
                 continue
-            parts: Parts = t.objective(batch.to(t.device))
+            parts = t.objective(batch.to(t.device))
             loss = loss_of(parts)
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += loss.item()
             for name in PARTS:
                 part: Tensor = getattr(parts, name)
-                sums[name] += float(part.detach()) / max(counts[name], 1.0)
+                count = max(counts[name], 1.0)
+                sums[name] += float(part.detach()) / count
     return sums
 
 
@@ -200,9 +213,12 @@ def _clip(t: Trainee, limit: float) -> dict[str, float]:
     norms = {}
     for name, members in by_group(t.tensors).items():
         grads = [tensor.grad for tensor in members if tensor.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
-        norms[f"grad_norm_{name}"] = norm
-    torch.nn.utils.clip_grad_norm_(list(t.tensors.values()), limit)
+        norms[f"grad_norm_{name}"] = 0.0
+        if grads:
+            norms[f"grad_norm_{name}"] = float(torch.nn.utils.get_total_norm(grads))
+    # Over all groups together, so that the update keeps its direction.
+    trained = list(t.tensors.values())
+    torch.nn.utils.clip_grad_norm_(trained, limit)
     return norms
 
 
@@ -217,8 +233,12 @@ def _guard(
     loss = sums["loss"]
     fix = "lower train.lr, train.gate_lr or train.head_lr; the last checkpoint is kept"
     # Norms are checked too: a finite loss can have a gradient that is not.
-    if not all(math.isfinite(value) for value in (loss, *norms.values())):
-        measured = {name: float(f"{value:.4g}") for name, value in (sums | norms).items()}
+    watched = [loss, *norms.values()]
+    if not all(math.isfinite(value) for value in watched):
+        measured = {}
+        for name, value in (sums | norms).items():
+            # Four digits: the message is for people.
+            measured[name] = float(f"{value:.4g}")
         raise GateError(
             f"the loss or its gradient is not finite ({measured})", where=moment.label, fix=fix
         )
@@ -238,8 +258,10 @@ def _guard(
 
 def _angles(t: Trainee, moment: Moment) -> dict[str, float]:
     """The gates' monitors, measured now or, between measurements, as in the row before."""
-    due = moment.step % MONITOR_STEPS == 0 or moment.step + 1 >= moment.steps
-    if due or not t.rows:
+    is_due = moment.step % MONITOR_STEPS == 0
+    is_last = moment.step + 1 >= moment.steps
+    # A resumed run has the rows of its checkpoint; only a new one has none.
+    if is_due or is_last or not t.rows:
         return gate.monitors(t.gates)
     return {name: t.rows[-1][name] for name in ANGLES}
 
@@ -261,12 +283,15 @@ def validate(
     """
     t.objective.eval()
     totals = dict.fromkeys(("lm", "lm_count", "verdict_hits", "verdict_count"), 0.0)
-    batches = [valid[start : start + size] for start in range(0, len(valid), size)]
+    batches = []
+    for start in range(0, len(valid), size):
+        batches.append(valid[start : start + size])
     with t.bank.step():
         for turn in range(0, len(batches), ranks.world):
             mine = turn + ranks.rank
             if mine < len(batches):
-                batch = collate([[example] for example in batches[mine]], t.pad)
+                rows = [[example] for example in batches[mine]]
+                batch = collate(rows, t.pad)
             else:
                 # A sharded base needs every rank in every pass.
                 batch = idle([valid[0]], t.pad)

@@ -21,6 +21,8 @@ from so8t.training.load import OWN, bare, decoder_layers
 
 # Gives the tensor of a stock weight's name, such as `model.layers.0.self_attn.o_proj.weight`.
 Source = Callable[[str], Tensor]
+# dtype as safetensors writes it, such as `F32`, and shape.
+Kind = tuple[str, tuple[int, ...]]
 INDEX = "model.safetensors.index.json"
 
 
@@ -49,14 +51,16 @@ class Shards:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
-    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def shapes(self) -> dict[str, Kind]:
         """(dtype, shape) of every tensor by name, in name order; no tensor is read."""
-        found: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for shard in sorted(set(self._file_of.values())):
+        found: dict[str, Kind] = {}
+        shards = sorted(set(self._file_of.values()))
+        for shard in shards:
             with self._open(shard) as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     piece = file.get_slice(name)
-                    found[name] = piece.get_dtype(), tuple(piece.get_shape())
+                    shape = tuple(piece.get_shape())
+                    found[name] = (piece.get_dtype(), shape)
         return dict(sorted(found.items()))
 
 
@@ -64,7 +68,9 @@ def shard_names(folder: Path) -> list[str]:
     """The safetensors files of a folder, in name order."""
     if not (folder / INDEX).is_file():
         return ["model.safetensors"]
-    return sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    # A large model is cut into several files; its index says which tensor is in which.
+    index = read_json(folder / INDEX)
+    return sorted(set(index["weight_map"].values()))
 
 
 def skeleton(folder: Path) -> Any:
@@ -77,7 +83,8 @@ def skeleton(folder: Path) -> Any:
             config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
         )
     # Rotary tables are buffers that no file holds: they must be computed, not loaded.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    rotary = type(model.model.rotary_emb)
+    model.model.rotary_emb = rotary(config=model.config)
     return model.eval().requires_grad_(False)
 
 
@@ -91,6 +98,7 @@ def attach(model: Any, source: Source) -> Any:
     _fill(inner.model.embed_tokens, "model.embed_tokens.", source)
     _fill(inner.model.norm, "model.norm.", source)
     if getattr(inner.config, "tie_word_embeddings", False):
+        # The file holds one matrix for both.
         inner.lm_head.weight = inner.model.embed_tokens.weight
     else:
         _fill(inner.lm_head, "lm_head.", source)
@@ -111,7 +119,8 @@ def _fill_while_running(
 
 def _is_stock(name: str) -> bool:
     """Whether a parameter is the base model's, and not of LoRA, OFT or a gate."""
-    return not any(own in name for own in (*OWN, "so8t_gate"))
+    ours = (*OWN, "so8t_gate")
+    return not any(part in name for part in ours)
 
 
 def _fill(
@@ -122,13 +131,14 @@ def _fill(
     for name, old in list(module.named_parameters()):
         if _is_stock(name) and old.is_meta:
             # PEFT keeps the weight that it wraps under `base_layer`.
-            tensor = source(prefix + name.replace(".base_layer", "")).float()
-            _replace(module, name, tensor)
+            stock_name = prefix + name.replace(".base_layer", "")
+            _replace(module, name, source(stock_name).float())
 
 
 def _empty(module: nn.Module) -> None:
     for name, old in list(module.named_parameters()):
         if _is_stock(name):
+            # A meta tensor keeps shape and type and holds no memory.
             _replace(module, name, old.to("meta"))
 
 
@@ -137,6 +147,7 @@ def _replace(
     name: str,
     tensor: Tensor,
 ) -> None:
+    # A new parameter: a meta tensor has no storage that values could be copied into.
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)
     owner._parameters[last] = nn.Parameter(tensor, requires_grad=False)

@@ -74,6 +74,7 @@ def train_tokenizer(
     vocabulary = {piece: number for number, piece in enumerate([*heads, *pieces])}
     merges = _merges(pieces, vocabulary)
     first_added = size - len(ADDED)
+    # Short texts have few pieces; the added tokens must still have the last ids.
     for filler in range(len(vocabulary), first_added):
         vocabulary[f"<unused{filler}>"] = filler
     write_json(folder / "tokenizer.json", _tokenizer(vocabulary, merges, first_added))
@@ -109,6 +110,7 @@ def _learn_pieces(texts: list[str], size: int) -> list[str]:
     )
     learner = Tokenizer(models.BPE())
     learner.train_from_iterator(sorted(lines), trainer)
+    # Ids are given in the order of learning.
     order = learner.get_vocab()
     return sorted(order, key=lambda piece: order[piece])
 

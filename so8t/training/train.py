@@ -109,8 +109,10 @@ def train(
         GateError: the loss is not finite or has exploded; the last checkpoint is kept.
     """
     settings = params.active.train
+    # Before anything is loaded: each rank must know its own graphics card.
     siblings = ranks.join()
     settle(settings.threads)
+    # The base stage leaves a large local model where it is and describes it.
     folder = base_dir(params.active.base, base)
     template = Template.of(folder)
     system = params.data.system
@@ -129,10 +131,12 @@ def train(
             chosen = _choose(trainee, root, settings)
             first_epoch = plan_epoch(examples, settings, params.train_seed, 0)
             tokens = statistics(examples, dropped, first_epoch)
+            # Two ranks that write one folder would undo each other.
             if siblings.leads:
                 found = {"selected_step": chosen, "tokens": tokens}
                 _write_adapter(out, trainee, params, inputs, found)
                 write_text(log_csv, csv_text(COLUMNS, trainee.rows, numbers=".8g"))
+            # Every rank returns only when the adapter is there.
             siblings.wait()
     finally:
         ranks.leave()
@@ -295,6 +299,7 @@ def _tell(
     seconds: float,
 ) -> None:
     shown = {key: row[key] for key in SHOWN if row[key] is not None}
+    # Tokens of all ranks: it is the speed of the run, not of a process.
     rate = round(row["tokens"] / seconds, 1)
     progress.emit("step", step=row["step"], of=steps, **shown, tokens_per_s=rate)
 
@@ -319,6 +324,7 @@ def _save(
     settings: Train,
 ) -> None:
     step = t.rows[-1]["step"]
+    # With its rows, so that the log of a resumed run is whole.
     state = {"step": step, "rows": t.rows}
     checkpoint.save(root, step, t.tensors, t.optimizer.state_dict(), state)
     best = {checkpoint.name_of(number) for number in _best_steps(t.rows).values()}

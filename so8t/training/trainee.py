@@ -66,6 +66,7 @@ def build(
         ArtifactError: nothing is trained, or the base cannot be loaded.
     """
     settings = params.active.train
+    # LoRA draws its start values from the global generator.
     torch.manual_seed(params.train_seed)
     model = adapter.attach_lora(load_for_training(folder, settings), settings)
     gates: dict[int, gate.Gate] = {}
@@ -94,6 +95,7 @@ def build(
         tensors=tensors,
         optimizer=_optimizer(tensors, settings),
         template=template,
+        # Padding is masked everywhere, so that any id will do where a config names none.
         pad=int(getattr(model.config, "pad_token_id", None) or 0),
         device=device,
     )
