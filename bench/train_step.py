@@ -30,7 +30,7 @@ from so8t.training.gate import Bank
 from so8t.training.heads import Heads
 from so8t.training.load import keep_cpu_weights_plain
 from so8t.training.objective import Objective, weigh
-from so8t.training.step import BETAS
+from so8t.training.trainee import BETAS
 
 OUT = Path(__file__).parent / "results" / "train_step.jsonl"
 VOCAB, WIDTH, INNER, HEADS = 2048, 3072, 8192, 32

@@ -32,7 +32,7 @@ COMMANDS = {
         "Put a request to the released model: decision and, if allowed, the answer.",
     ),
     "plan": Command(
-        "so8t.plan",
+        "so8t.plan.cli",
         "plan",
         "What each stage will need and what is missing, before anything slow.",
     ),

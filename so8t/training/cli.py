@@ -164,6 +164,11 @@ def export_adapter(
     Raises:
         ArtifactError: no such checkpoint, or params.yaml now describes other tensors.
     """
+    from so8t.template import Template
+    from so8t.training import adapter
+    from so8t.training.load import base_dir
+    from so8t.training.trainee import build
+
     folder = checkpoint.runs_root("train") / run / checkpoint.name_of(step)
     if not checkpoint.is_valid(folder):
         raise ArtifactError(

@@ -321,7 +321,7 @@ def other_files(root: Path) -> dict[str, Any]:
         },
     }
     write_json(root / "reports/metrics/prepare.json", prepare)
-    from so8t.report.training import read_log, summarise, thin, to_csv
+    from so8t.training.report import read_log, summarise, thin, to_csv
 
     log = root / "data/train_log.csv"
     head = (

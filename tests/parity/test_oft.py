@@ -11,7 +11,7 @@ from so8t.progress import Progress
 from so8t.template import Template
 from so8t.training import adapter, bake, memory, parity, train
 from so8t.training.batches import example_of
-from so8t.training.step import build, group_of
+from so8t.training.trainee import build, group_of
 from tests.fakes.tuning import params, prepared, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity

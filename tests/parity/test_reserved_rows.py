@@ -17,7 +17,7 @@ from so8t.training import adapter
 from so8t.training.bake import bake
 from so8t.training.batches import collate, example_of
 from so8t.training.heads import role_token_ids
-from so8t.training.step import build
+from so8t.training.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity

@@ -10,7 +10,8 @@ from so8t.training.bake import bake
 from so8t.training.batches import collate, example_of, read_examples, statistics
 from so8t.training.objective import Objective, weigh
 from so8t.training.ranks import Ranks
-from so8t.training.step import Moment, build, run_step, validate
+from so8t.training.step import Moment, run_step, validate
+from so8t.training.trainee import build
 from tests.fakes.tuning import ROOT, params, prepared, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
