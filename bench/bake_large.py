@@ -144,10 +144,10 @@ def make_adapter(base: Path, folder: Path) -> None:
 
 def bake(base: Path, adapter_folder: Path, out: Path) -> None:
     """Bake with the full proof: parity before the cast, the cast's cost, and the drift of NF4."""
+    from so8t.baking.bake import bake as run
+    from so8t.base.batches import Example
     from so8t.progress import Progress
     from so8t.template import Template
-    from so8t.training.bake import bake as run
-    from so8t.training.batches import Example
 
     template = Template.of(base)
     examples = [Example(tuple(template.ids(text)[:160]), 8, -1, -1) for text in TEXTS]

@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
+from so8t.base.batches import Example, collate
+from so8t.base.load import keep_cpu_weights_plain
 from so8t.params import Loss
 from so8t.training import gate
-from so8t.training.batches import Example, collate
 from so8t.training.gate import Bank
 from so8t.training.heads import Heads
-from so8t.training.load import keep_cpu_weights_plain
 from so8t.training.objective import Objective, weigh
 from so8t.training.trainee import BETAS
 

@@ -21,13 +21,13 @@ FILE = click.Path(path_type=Path)
 def main(base: Path, adapter: Path, texts: Path, out: Path) -> None:
     with stage("bake") as run:
         # Heavy imports stand inside, so that `--help` needs no torch.
+        from so8t.baking.bake import bake
+        from so8t.base.batches import example_of
+        from so8t.model_folder import weights_dir
         from so8t.rows import read_rows
         from so8t.template import Template
-        from so8t.training.bake import bake
-        from so8t.training.batches import example_of
-        from so8t.training.load import base_dir
 
-        folder = base_dir(run.params.active.base, base)
+        folder = weights_dir(run.params.active.base, base)
         template = Template.of(folder)
         system = run.params.data.system
         rows = islice(read_rows(texts), run.params.verify.prompts)

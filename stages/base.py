@@ -19,7 +19,7 @@ def main(train_split: Path, out: Path) -> None:
         base = run.params.active.base
         # Each kind imports its own code: verifying a directory needs no training.
         if base.kind == "local":
-            from so8t.training.base import link_base
+            from so8t.base.local import link_base
 
             facts = link_base(base, out, run.progress)
             run.summary = (
@@ -27,8 +27,8 @@ def main(train_split: Path, out: Path) -> None:
                 f"{facts['files']} files verified"
             )
         else:
-            from so8t.data.grammar import factor_lines
-            from so8t.training.scratch import make_base
+            from so8t.base.scratch import make_base
+            from so8t.synthetic.grammar import factor_lines
 
             facts = make_base(train_split, out, run.params, factor_lines, run.progress)
             run.summary = (

@@ -19,8 +19,8 @@ def main(model_dir: Path, out: Path, model: str, bake: Path | None) -> None:
     with stage("convert", model) as run:
         # Imported here, so that a wrong argument is refused before anything is loaded.
         from so8t.gguf.convert.key_values import true_keys
-        from so8t.gguf.convert.source import weights_dir
         from so8t.gguf.convert.write import convert_recorded
+        from so8t.model_folder import weights_dir
 
         active = run.params.active
         source = model_dir

@@ -26,13 +26,14 @@ PATH = click.Path(path_type=Path)
 def main(base: Path, adapter: Path, prepared: Path, out: Path, splits: tuple[str, ...]) -> None:
     """Write OUT, JSON."""
     with stage("probe") as run:
+        from so8t.base.load import settle
         from so8t.files import write_json
-        from so8t.training.load import base_dir, settle
+        from so8t.model_folder import weights_dir
         from so8t.training.probe import probe
 
         settle(run.params.active.train.threads)
         found = probe(
-            base_dir(run.params.active.base, base),
+            weights_dir(run.params.active.base, base),
             adapter,
             prepared,
             list(splits),

@@ -12,8 +12,8 @@ from so8t.stage import stage
 def main(out: Path) -> None:
     """Write OUT, one JSON row per line."""
     with stage("synthesize") as run:
-        from so8t.data.synthesize import generate
         from so8t.files import write_jsonl
+        from so8t.synthetic.synthesize import generate
 
         wanted = run.params.synthesize
         split = run.params.data.split

@@ -38,8 +38,8 @@ def main(
 ) -> None:
     with stage("verify", f"{model}-{kind}") as run:
         from so8t.files import write_json
-        from so8t.gguf.convert.source import weights_dir
         from so8t.gguf.verify.verify import Subject, require, summary, verify
+        from so8t.model_folder import weights_dir
 
         # The base stage does not copy a local model: its output only describes the files.
         if hf and model == "a":

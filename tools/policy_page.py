@@ -5,13 +5,13 @@
 
 from collections.abc import Iterable
 
-from so8t.data import vocabulary
-from so8t.data.policy import POWER, RULES, Rule
+from so8t.synthetic import vocabulary
+from so8t.synthetic.policy import POWER, RULES, Rule
 
 HEAD = """# 仕分けの方針 / Triage policy
 
-この頁は `so8t/data/policy.py` の表から作られます（`make docs`）。
-This page is made from the table in `so8t/data/policy.py` (`make docs`).
+この頁は `so8t/synthetic/policy.py` の表から作られます（`make docs`）。
+This page is made from the table in `so8t/synthetic/policy.py` (`make docs`).
 
 ## 日本語
 
@@ -45,7 +45,7 @@ costs one step of trust. The table is read from the top; the first rule that app
 TAIL = """
 ## 自分の方針にするには / Your own policy
 
-1. `so8t/data/policy.py` の `RULES` と `so8t/data/vocabulary.py` の資料名・言い回しを書き換えます。
+1. `so8t/synthetic/policy.py` の `RULES` と `so8t/synthetic/vocabulary.py` の資料名・言い回しを書き換えます。
    Edit `RULES` and the assets and phrasings.
 2. `make docs` でこの頁を作り直し、`dvc repro` を実行します。行、番号、分割、検査はすべて作り直されます。 Run `make docs`, then `dvc repro`.
 3. `reports/data.md` で、一つの要因だけで当たる割合（五割以下）と文字 n-gram の正解率を確かめます。

@@ -20,12 +20,7 @@ from so8t.calibration.certify import (
     reasons_of,
     strata_of,
 )
-from so8t.calibration.measure import (
-    founding_metrics,
-    founding_rule,
-    headline_rates,
-    measure,
-)
+from so8t.calibration.measure import founding_metrics, founding_rule, headline_rates, measure
 from so8t.calibration.thresholds import ABOVE_ALL, Stratum, best_alpha, one_per_group
 from so8t.card import Card, build, decided_codes
 from so8t.metrics import Scores

@@ -14,13 +14,7 @@ from so8t import metrics
 from so8t.card import Probabilities, decided_codes, most_likely
 from so8t.metrics import Scores
 from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, cells, macro_f1_of
-from so8t.metrics.resample import (
-    Statistic,
-    brier_score,
-    ece_score,
-    group_interval,
-    nll_score,
-)
+from so8t.metrics.resample import Statistic, brier_score, ece_score, group_interval, nll_score
 from so8t.params import Calibration
 from so8t.verdict import Thresholds
 

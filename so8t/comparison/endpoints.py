@@ -20,14 +20,7 @@ from scipy.special import ndtri
 from so8t import metrics
 from so8t.card import DecidedRows
 from so8t.metrics.intervals import POWER, McNemar, percentile_interval, upper_bound
-from so8t.metrics.quality import (
-    ALLOW,
-    DENY,
-    ESCALATE,
-    Codes,
-    cells,
-    macro_f1_of,
-)
+from so8t.metrics.quality import ALLOW, DENY, ESCALATE, Codes, cells, macro_f1_of
 from so8t.metrics.resample import (
     Resampled,
     brier_score,

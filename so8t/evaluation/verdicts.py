@@ -19,16 +19,7 @@ from numpy import ndarray
 from so8t import metrics
 from so8t.card import DecidedRows, Probabilities, most_likely
 from so8t.metrics import Scores
-from so8t.metrics.quality import (
-    ALLOW,
-    BINS,
-    DENY,
-    ESCALATE,
-    Codes,
-    Scheme,
-    cells,
-    macro_f1_of,
-)
+from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, Scheme, cells, macro_f1_of
 from so8t.metrics.resample import (
     Resampled,
     Statistic,

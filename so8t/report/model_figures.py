@@ -11,13 +11,7 @@ from matplotlib.figure import Figure
 
 from so8t.drawing import blank
 from so8t.report.context import HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Context
-from so8t.report.plotting import (
-    COLOURS,
-    GREY,
-    SPLIT_COLOURS,
-    floats,
-    tables_by_model,
-)
+from so8t.report.plotting import COLOURS, GREY, SPLIT_COLOURS, floats, tables_by_model
 from so8t.report.sources import Records
 
 # Scores without an upper end, which would dwarf rates on one axis.

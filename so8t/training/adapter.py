@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from so8t.base.load import OWN
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import atomic_dir, read_json, sha256_file, write_json, write_text
 from so8t.params import Params, Train
 from so8t.rotation import BLOCK
 from so8t.training.gate import Gate, install
 from so8t.training.heads import Heads
-from so8t.training.load import OWN
 from so8t.training.streamed import Source
 
 SCHEMA = "so8t.adapter/1"

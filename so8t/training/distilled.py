@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from so8t.base.load import first_line, small_files
 from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_json
-from so8t.training.load import first_line, small_files
 from so8t.training.streamed import Shards, skeleton
 
 # Keys under which checkpoints hold their tensors and their settings; the first that fits is used.

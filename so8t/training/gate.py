@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from so8t import rotation
+from so8t.base.load import bare, chosen_layers, decoder_layers, o_projection
 from so8t.errors import ArtifactError
 from so8t.training.heads import Heads
-from so8t.training.load import bare, chosen_layers, decoder_layers, o_projection
 
 
 class Gate(nn.Module):

@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from so8t import pet
+from so8t.base.batches import IGNORE, Batch
+from so8t.base.load import bare, decoder_layers
 from so8t.params import Loss
-from so8t.training.batches import IGNORE, Batch
 from so8t.training.heads import Heads
-from so8t.training.load import bare, decoder_layers
 
 # Completion tokens per piece of cross-entropy. It bounds the logits that are held at once.
 CHUNK = 1024

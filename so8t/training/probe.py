@@ -18,14 +18,14 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from so8t.base.batches import IGNORE, Batch, Example, collate, example_of
+from so8t.base.load import OWN, load_full
 from so8t.chat import CUE
 from so8t.metrics import macro_f1, rates
 from so8t.progress import Progress
 from so8t.rows import Row, read_rows
 from so8t.template import Template
 from so8t.training import adapter
-from so8t.training.batches import IGNORE, Batch, Example, collate, example_of
-from so8t.training.load import OWN, load_full
 from so8t.training.objective import Objective
 from so8t.verdict import VERDICTS, Verdict
 

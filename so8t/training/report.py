@@ -160,6 +160,11 @@ def speed(events: Path) -> list[Row]:
     return rows
 
 
+def speeds_csv(rows: list[Row]) -> str:
+    """CSV of `speed`; the header alone where nothing was measured on this machine."""
+    return csv_text(["step", "tokens_per_s"], rows, numbers=".8g")
+
+
 def to_csv(rows: list[Row]) -> str:
     """CSV with the columns of the first row."""
     return csv_text(list(rows[0]), rows, numbers=".8g")

@@ -7,11 +7,8 @@ import math
 
 import torch
 
+from so8t.base.batches import EPOCH_SEED_STRIDE, Example, epoch_order, pack
 from so8t.params import Train
-from so8t.training.batches import Example, epoch_order, pack
-
-# Far more than there are epochs, so that neighbouring seeds never meet.
-SEED_STRIDE = 1_000_003
 
 # Micro-batches of an epoch; each is a list of rows, each row a list of example indices.
 Plan = list[list[list[int]]]
@@ -32,7 +29,7 @@ def plan_epoch(
         order += batch
     bins = pack(examples, order, settings.max_length)
     # Packing sorts by length: without a shuffle every epoch would begin with the longest examples.
-    random = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
+    random = torch.Generator().manual_seed(seed * EPOCH_SEED_STRIDE + epoch)
     shuffle = torch.randperm(len(bins), generator=random).tolist()
     shuffled = [bins[index] for index in shuffle]
     size = settings.batch_size

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file, sha256_tree
+from so8t.model_folder import weights_dir
 from so8t.params import Params
 from so8t.template import Template
 from so8t.training import adapter, checkpoint
-from so8t.training.load import base_dir
 from so8t.training.trainee import build
 
 # --- listing ---
@@ -130,7 +130,7 @@ def export_adapter(
             where=str(folder),
             fix="`so8t checkpoints list` shows what there is",
         )
-    source = base_dir(params.active.base, base)
+    source = weights_dir(params.active.base, base)
     # params.yaml says what to build; a checkpoint of other tensors is refused, not bent to fit.
     trainee = build(source, params, Template.of(source))
     checkpoint.restore_tensors(folder, trainee.tensors)

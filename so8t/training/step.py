@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from so8t.base.batches import EPOCH_SEED_STRIDE, IGNORE, Batch, Example, collate
 from so8t.errors import GateError
 from so8t.params import Params
 from so8t.pet import PRESETS, valid_triples
 from so8t.training import gate
-from so8t.training.batches import IGNORE, Batch, Example, collate
 from so8t.training.objective import Parts, weigh
 from so8t.training.ranks import Ranks
 from so8t.training.trainee import Trainee, by_group
@@ -27,8 +27,6 @@ ANGLES = ("max_angle", "mean_angle", "orthogonality")
 OPENING = 10
 # Rotation angles are measured this often: they take an eigenvalue problem for every block.
 MONITOR_STEPS = 10
-# Far more than steps times processes, so that neighbouring seeds never meet.
-SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def run_step(
     pet_weight = phases.weight(params.pet.weight, moment.progress)
     # Dropout becomes a function of step and rank, so that a resumed run drops the same numbers.
     number = moment.step * ranks.world + ranks.rank
-    torch.manual_seed(params.train_seed * SEED_STRIDE + number)
+    torch.manual_seed(params.train_seed * EPOCH_SEED_STRIDE + number)
     t.objective.train()
     whole = [collate(rows, t.pad) for rows in micro]
     mine = []

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from so8t.base.load import OWN, bare, decoder_layers
 from so8t.files import read_json
-from so8t.training.load import OWN, bare, decoder_layers
 
 # Gives the tensor of a stock weight's name, such as `model.layers.0.self_attn.o_proj.weight`.
 Source = Callable[[str], Tensor]

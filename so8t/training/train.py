@@ -8,21 +8,21 @@ same loop, and the first one writes.
 
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from so8t.base.batches import Example, read_examples, statistics
+from so8t.base.load import decoder_layers, settle
 from so8t.errors import ArtifactError, Interrupted
 from so8t.files import csv_text, read_json, sha256_file, sha256_tree, write_text
+from so8t.model_folder import weights_dir
 from so8t.params import Params, Train
 from so8t.progress import Progress
 from so8t.template import Template
 from so8t.training import adapter, checkpoint, memory, ranks
-from so8t.training.batches import Example, read_examples, statistics
-from so8t.training.load import base_dir, decoder_layers, settle
 from so8t.training.ranks import Ranks
 from so8t.training.schedule import MicroBatches, plan_epoch, total_steps
 from so8t.training.step import Moment, run_step, validate
@@ -113,7 +113,7 @@ def train(
     siblings = ranks.join()
     settle(settings.threads)
     # The base stage leaves a large local model where it is and describes it.
-    folder = base_dir(params.active.base, base)
+    folder = weights_dir(params.active.base, base)
     template = Template.of(folder)
     system = params.data.system
     limit = settings.max_length
@@ -184,11 +184,14 @@ def _preflight(
 def code_of_a_run() -> list[str]:
     """Names of the modules whose code says what a run computes.
 
-    They are those of this folder that the process has loaded, and what they share with other
-    stages. Plumbing (files, errors, progress) is left out: it changes no step.
+    They are all of the folders `training` and `base`, and what those share with other stages.
+    Plumbing (files, errors, progress) is left out: it changes no step.
     """
-    loaded = [name for name in sys.modules if name.startswith("so8t.training.")]
-    return sorted([*loaded, *SHARED_CODE])
+    library = Path(__file__).parents[1]
+    names = list(SHARED_CODE)
+    for folder in ("base", "training"):
+        names += [f"so8t.{folder}.{path.stem}" for path in (library / folder).glob("[a-z]*.py")]
+    return sorted(names)
 
 
 def inputs_of(

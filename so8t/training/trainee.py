@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from so8t.base.load import DTYPES, load_for_training
 from so8t.errors import ArtifactError
 from so8t.params import Params, Train
 from so8t.template import Template
 from so8t.training import adapter, gate
 from so8t.training.gate import Bank
 from so8t.training.heads import Heads, role_token_ids
-from so8t.training.load import DTYPES, load_for_training
 from so8t.training.objective import Objective
 
 # Optimiser groups. `lora` also holds the base's own weights in full fine-tuning.

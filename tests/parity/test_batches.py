@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from so8t.base.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
+from so8t.base.load import load_full
 from so8t.errors import DataError
 from so8t.template import Template
-from so8t.training.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
-from so8t.training.load import load_full
 from so8t.training.objective import Objective, weigh
 from tests.fakes.tuning import params, prepared, rows, tiny_base
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from so8t.baking.bake import bake
+from so8t.base.batches import collate, example_of
 from so8t.errors import ArtifactError
 from so8t.gguf.convert import key_values
 from so8t.gguf.convert.write import Recipe, convert
@@ -14,8 +16,6 @@ from so8t.params import RoleTokens, spare_row
 from so8t.progress import Progress
 from so8t.template import Template
 from so8t.training import adapter
-from so8t.training.bake import bake
-from so8t.training.batches import collate, example_of
 from so8t.training.heads import role_token_ids
 from so8t.training.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from so8t.baking import parity
+from so8t.baking.bake import bake
+from so8t.base.batches import collate, example_of, read_examples, statistics
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.training import adapter, parity, train
-from so8t.training.bake import bake
-from so8t.training.batches import collate, example_of, read_examples, statistics
+from so8t.training import adapter, train
 from so8t.training.objective import Objective, weigh
 from so8t.training.ranks import Ranks
 from so8t.training.step import Moment, run_step, validate

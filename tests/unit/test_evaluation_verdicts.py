@@ -11,13 +11,7 @@ import pytest
 
 from so8t.card import DecidedRows
 from so8t.evaluation import evaluate
-from so8t.evaluation.verdicts import (
-    Bootstrap,
-    curve,
-    probability_metrics,
-    readouts,
-    split_metrics,
-)
+from so8t.evaluation.verdicts import Bootstrap, curve, probability_metrics, readouts, split_metrics
 from so8t.metrics import Scores, softmax
 
 BOOT = Bootstrap(200, 7)

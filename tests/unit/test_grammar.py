@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from so8t.data import vocabulary
-from so8t.data.grammar import factor_lines, phrase_counts
-from so8t.data.policy import RULES, Cell, cells, decide
 from so8t.data.probe import keyword_verdict, ngram, score, single_factor
 from so8t.data.splits import place
-from so8t.data.synthesize import BALANCED, _is_held_out, generate
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
 from so8t.params import load
 from so8t.rows import SPLITS, Row
+from so8t.synthetic import vocabulary
+from so8t.synthetic.grammar import factor_lines, phrase_counts
+from so8t.synthetic.policy import RULES, Cell, cells, decide
+from so8t.synthetic.synthesize import BALANCED, _is_held_out, generate
 from so8t.verdict import VERDICTS, Authority, Verdict
 from tools.policy_page import page
 
@@ -78,7 +78,7 @@ def test_classes_are_balanced_in_every_domain(rows: list[dict]) -> None:
 
 def test_two_fresh_processes_give_the_same_bytes(tmp_path: Path) -> None:
     code = (
-        "import json,sys;from so8t.data.synthesize import generate;"
+        "import json,sys;from so8t.synthetic.synthesize import generate;"
         "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1)]"
     )
     digests = set()

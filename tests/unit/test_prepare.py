@@ -16,12 +16,12 @@ from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
 from so8t.data.page import page_text
 from so8t.data.prepare import Counts, prepare
 from so8t.data.splits import DRAWN, split_of
-from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
 from so8t.rows import SPLITS, read_rows
+from so8t.synthetic.synthesize import generate
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
 DATA = PARAMS.data
@@ -463,8 +463,8 @@ def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_path: Path) -> None:
+    from so8t.base.batches import example_of
     from so8t.template import Template
-    from so8t.training.batches import example_of
     from tests.fakes.tiny_models import train_bpe
 
     splits, counts = run(tmp_path, (synthetic[:60], "auto", 1.0))

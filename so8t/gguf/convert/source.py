@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
-from so8t.params import Base
 
 Json = dict[str, Any]  # a JSON object
 Array = NDArray[Any]  # uint16 (the bits of BF16), float16 or float32
@@ -92,31 +91,6 @@ def read_config(directory: Path, name: str = "config.json", *, required: bool = 
     if not isinstance(value, dict):
         raise ArtifactError("not a JSON object", where=str(path), fix=FETCH_AGAIN)
     return value
-
-
-def weights_dir(base: Base, linked: Path) -> Path:
-    """The directory that holds the base model's weights.
-
-    `linked`, the base stage's output, when the model was made from scratch. A local model stays
-    where it is (`base.path`), and `linked` only lists its files.
-
-    Raises:
-        ArtifactError: a file is missing, or has another size than the base stage recorded.
-    """
-    if base.kind == "scratch" or base.path is None:
-        return linked
-    folder = Path(base.path)
-    recorded = read_config(linked, "so8t_base.json")["files"]
-    # Sizes, not digests: this runs before every conversion, and a model may have 100 GB.
-    for name, fact in recorded.items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != fact["bytes"]:
-            raise ArtifactError(
-                "the base model changed since it was verified",
-                where=str(file),
-                fix="dvc repro base",
-            )
-    return folder
 
 
 class Source:

@@ -11,8 +11,8 @@ what is right (`policy`).
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from so8t.data import vocabulary
-from so8t.data.policy import POWER, Cell, Rule, decide
+from so8t.synthetic import vocabulary
+from so8t.synthetic.policy import POWER, Cell, Rule, decide
 from so8t.verdict import Verdict
 
 SLOTS = ("intent", "authorisation", "context", "frame")  # elements that have paraphrases

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from so8t import rotation
+from so8t.baking import parity
+from so8t.base.batches import Example
+from so8t.base.load import shard_names, small_files
 from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_json, sha256_tree, write_json
+from so8t.model_folder import MANIFEST
 from so8t.progress import Progress
-from so8t.training import adapter, parity
-from so8t.training.batches import Example
-from so8t.training.load import MANIFEST, shard_names, small_files
+from so8t.training import adapter
 from so8t.training.streamed import Shards, Source
 
 REPORT = "so8t_bake.json"

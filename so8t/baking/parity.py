@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from so8t.base.batches import Example
+from so8t.base.load import DTYPES
 from so8t.errors import ArtifactError, GateError
 from so8t.training import adapter
-from so8t.training.batches import Example
 from so8t.training.distance import CHUNK, Variant, distance
-from so8t.training.load import DTYPES
 from so8t.training.objective import Objective
 from so8t.training.streamed import Shards, Source, attach, drop_layers, final_states, skeleton
 

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from so8t.data import vocabulary
-from so8t.data.balance import BALANCED, Balance, Wordings
-from so8t.data.grammar import (
+from so8t.errors import ParamsError
+from so8t.files import sha256_json
+from so8t.synthetic import vocabulary
+from so8t.synthetic.balance import BALANCED, Balance, Wordings
+from so8t.synthetic.grammar import (
     Phrases,
     Scenario,
     factors_of,
@@ -33,9 +35,7 @@ from so8t.data.grammar import (
     text_of,
     thinking_of,
 )
-from so8t.data.policy import Cell, cells, decide
-from so8t.errors import ParamsError
-from so8t.files import sha256_json
+from so8t.synthetic.policy import Cell, cells, decide
 
 Item = TypeVar("Item")
 HeldOut = Literal["", "cells", "phrases"]

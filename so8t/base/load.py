@@ -13,14 +13,13 @@ from torch import nn
 
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import read_json
-from so8t.params import Base, Train
+from so8t.params import Train
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Parts of the names of parameters that PEFT adds and trains.
 OWN = (".lora_", ".oft_")
 # Describes a local base, whose weights stay where they are: names, sizes and digests of all its
-# files. It lies beside copies of the small ones (see so8t.training.base).
-MANIFEST = "so8t_base.json"
+# files. It lies beside copies of the small ones (see so8t.base.local).
 # Says which of several safetensors files holds which weight.
 INDEX = "model.safetensors.index.json"
 # Endings of the small files that belong to a model: config, tokenizer, chat template, licence.
@@ -45,33 +44,6 @@ def settle(threads: int) -> None:
 
 
 # --- folders ---
-
-
-def base_dir(base: Base, linked: Path) -> Path:
-    """The directory that holds the base's weights.
-
-    Args:
-        base: the `base` section of params.yaml.
-        linked: models/base. It holds the weights itself (kind: scratch), or only describes the
-            local directory that does (kind: local).
-
-    Raises:
-        ArtifactError: a file of the local directory is gone or has another size than described.
-    """
-    if base.kind == "scratch":
-        return linked
-    folder = Path(base.path or "")
-    manifest = read_json(linked / MANIFEST, fix="dvc repro base")
-    # Sizes only: digests would read gigabytes at the start of every stage.
-    for name, fact in manifest["files"].items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != fact["bytes"]:
-            raise ArtifactError(
-                "the base model changed since it was verified",
-                where=str(file),
-                fix="dvc repro base",
-            )
-    return folder
 
 
 def shard_names(folder: Path) -> list[str]:

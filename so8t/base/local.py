@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from so8t.base.load import SMALL_FILES, shard_names
 from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_json, sha256_file, write_json
+from so8t.model_folder import MANIFEST
 from so8t.params import Base
 from so8t.progress import Progress
-from so8t.training.load import MANIFEST, SMALL_FILES, shard_names
 
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 # Bytes. Tokenizers of large vocabularies have some 10 MB; a larger file is none of the files that

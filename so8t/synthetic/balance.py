@@ -7,8 +7,8 @@ away; `Wordings` keeps groups apart, so that near-duplicates do not cross splits
 from collections import defaultdict
 from typing import Any, TypeAlias
 
-from so8t.data.grammar import Scenario, text_of
-from so8t.data.policy import Cell
+from so8t.synthetic.grammar import Scenario, text_of
+from so8t.synthetic.policy import Cell
 from so8t.verdict import VERDICTS
 
 BALANCED = Cell._fields

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from so8t.base.batches import EPOCH_SEED_STRIDE, IGNORE, Batch, Example, collate, epoch_order
+from so8t.base.load import settle
+from so8t.base.tokenizer import CONTEXT, END, EOS, train_tokenizer
 from so8t.chat import CUE, FINAL_HEADING, THINKING_HEADING, Message
 from so8t.files import atomic_dir
 from so8t.params import Params, Scratch
 from so8t.progress import Progress
 from so8t.rows import Row, read_rows
 from so8t.template import Template
-from so8t.training.batches import IGNORE, Batch, Example, collate, epoch_order
-from so8t.training.load import settle
-from so8t.training.tokenizer import CONTEXT, END, EOS, train_tokenizer
 
 CLIP = 1.0
 BETAS = (0.9, 0.95)
@@ -34,8 +34,6 @@ WEIGHT_DECAY = 0.01
 SHUFFLES = 4
 # How often each rule is read. An output row that no text ever asks for cannot be raised later.
 WORDINGS = 16
-# Far more than there are rows, so that no two (seed, row) pairs share a generator's seed.
-SEED_STRIDE = 1_000_003
 
 
 def wordings(rows: list[Row]) -> list[str]:
@@ -109,7 +107,7 @@ def corpus(
     examples = [_sentence(text, template) for text in sentences]
     for index, row in enumerate(rows):
         lines = factor_lines(row.thinking) if row.thinking else row.text
-        seed = params.seed * SEED_STRIDE + index
+        seed = params.seed * EPOCH_SEED_STRIDE + index
         tasks = neighbouring_tasks(row, params.data.system, lines, seed)
         for number, messages in enumerate(tasks):
             examples.append(_conversation(messages, template, whole=number == 0))

@@ -1,0 +1,1 @@
+"""Adapter, rotations and heads folded into a stock model, and the proof that it computes the same."""
