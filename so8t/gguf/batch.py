@@ -78,6 +78,9 @@ class _Job:
 def read_batch(path: Path) -> Batch:
     """Read models.yaml.
 
+    Args:
+        path: the file; what it may hold is `Batch`.
+
     Raises:
         ParamsError: every mistake at once.
     """

@@ -262,6 +262,9 @@ BY_NAME = {spec.name: spec for spec in KEYS}
 def typed(values: dict[str, Value]) -> Keys:
     """Give each value the type of the table.
 
+    Args:
+        values: by the key's full name.
+
     Raises:
         ArtifactError: a key that is not in the table.
     """

@@ -243,6 +243,7 @@ def _pieces_from_json(model: Json, pieces: Pieces, size: int, directory: Path) -
     vocabulary = model["vocab"]
     _require_in_range(list(vocabulary.values()), size, directory)
     ranks: dict[str, int] = {}
+    # Several merges may make one piece; the first of them is applied first.
     for rank, merge in enumerate(model["merges"]):
         # Older files have "a b", newer ones ["a", "b"].
         pair = merge if isinstance(merge, list) else merge.split(" ", 1)
@@ -318,6 +319,7 @@ def _common_keys(model: str, rule: str, pieces: Pieces) -> Keys:
 
 def _special_keys(directory: Path, tokenizer: Json, size: int, *, merges: bool) -> Keys:
     """Merges, ids of special tokens, whether they are added to a text, and the chat template."""
+    # gguf reads the special tokens from whichever of the model's files has them.
     special = SpecialVocab(directory, load_merges=merges, n_vocab=size)
     # Stated even where nothing asks for it, because llama.cpp's own default is often to add one.
     special.add_special_token.setdefault("bos", not tokenizer)

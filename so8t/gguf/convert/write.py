@@ -120,6 +120,10 @@ def general_name(name: str, vocabulary: Vocabulary) -> str:
     `phi3`. That is right for Phi-3's SentencePiece vocabulary and wrong for every other one, so the
     name is made to say which it is.
 
+    Args:
+        name: what the model is called.
+        vocabulary: whose the file is.
+
     Raises:
         ArtifactError: no spelling of the name avoids the rule.
     """
@@ -148,6 +152,7 @@ def _target(item: Planned, wanted: GGMLQuantizationType) -> Target:
         # A row must be whole blocks. llama.cpp's converter writes such a tensor as F16 too.
         if item.shape[-1] % block_size:
             kind = GGMLQuantizationType.F16
+    # The shape in which the last dimension is counted in bytes.
     byte_shape = quant_shape_to_byte_shape(item.shape, kind)
     return Target(item, kind, math.prod(byte_shape))
 
@@ -156,6 +161,7 @@ def _lay_out(
     model: Model, vocabulary: Vocabulary, recipe: Recipe, targets: list[Target]
 ) -> GGUFWriter:
     """A writer with the tensor table and all keys; nothing is written yet."""
+    # gguf cuts by the size of tensors, and writes `split.*` keys where it cuts.
     writer = GGUFWriter(None, model.prefix, split_max_size=recipe.split_bytes)
     for target in targets:
         _add_tensor(writer, target)

@@ -275,6 +275,7 @@ def fallbacks(tensors: list[TensorInfo], kind: str) -> dict[str, str]:
 
 def bits_per_weight(tensors: list[TensorInfo]) -> float:
     """Bits per number over the whole file; 0 for a file without numbers."""
+    # Norms count too: this is what the file costs per number of the model.
     n_numbers = sum(math.prod(tensor.shape) for tensor in tensors)
     n_bytes = sum(tensor.n_bytes for tensor in tensors)
     if not n_numbers:

@@ -131,6 +131,7 @@ def stored(
         n_vocab: columns of the table.
         rows_of: logits of one probe, [len(probe.positions), n_vocab].
     """
+    # Known beforehand, so that rows need not be collected and stacked.
     total = sum(len(probe.positions) for probe in probes)
     # On the disk: a vocabulary of 200,000 makes 50 MB of logits per probe.
     with tempfile.NamedTemporaryFile(prefix="so8t-logits-", suffix=".f32") as file:
@@ -145,7 +146,13 @@ def stored(
 
 @contextmanager
 def engine_table(path: Path, probes: list[Probe], scoring: Scoring) -> Iterator[Floats]:
-    """The table of a GGUF file; the model is out of memory when it is yielded."""
+    """The table of a GGUF file; the model is out of memory when it is yielded.
+
+    Args:
+        path: the file.
+        probes: what is evaluated.
+        scoring: settings of the engine.
+    """
     # A cache of keys and values in F16 would add an error of its own to every comparison.
     with (
         Engine(path, n_ctx=scoring.n_ctx, threads=scoring.threads, kv="f32") as engine,
@@ -161,7 +168,15 @@ def engine_rows(engine: Engine) -> Callable[[Probe], Floats]:
 
 
 def hf_rows(directory: Path, threads: int) -> Callable[[Probe], Floats]:
-    """Logits of the Hugging Face model in float32 on the CPU."""
+    """Logits of the Hugging Face model in float32 on the CPU.
+
+    Args:
+        directory: the model.
+        threads: of the CPU.
+
+    Returns:
+        A function from a probe to its logits, [len(probe.positions), vocabulary].
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -260,6 +275,7 @@ def _verdict_agreement(
 
 def _verdict_probabilities(table: Floats, ends: list[int], verdict_ids: list[int]) -> Doubles:
     """Probabilities of the verdicts among themselves, [probes, 3]."""
+    # Only these rows and columns are read from the disk.
     logits = np.asarray(table[ends][:, verdict_ids], dtype=np.float64)
     return _softmax(logits)
 

@@ -157,6 +157,7 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
     tokenizer = Tokenizer.from_file(str(described_by))
     # llama.cpp normalises nothing; a tokenizer with NFC is compared on text that is NFC already.
     only_nfc = (described.get("normalizer") or {}).get("type") == "NFC"
+    # Special tokens are mixed in, because what follows one is where whitespace rules act.
     added = described.get("added_tokens") or []
     specials = [entry["content"] for entry in added]
     stripping = [entry["content"] for entry in added if entry.get("rstrip")]

@@ -145,7 +145,14 @@ def require(findings: Findings, where: Path) -> None:
 
 
 def key_problems(keys: Keys) -> list[str]:
-    """Missing keys that a reader needs, and `so8t.*` keys that are unknown or of a wrong type."""
+    """Missing keys that a reader needs, and `so8t.*` keys that are unknown or of a wrong type.
+
+    Args:
+        keys: all keys of the file; those of llama.cpp are passed over.
+
+    Returns:
+        One sentence per problem.
+    """
     problems = []
     for spec in BY_NAME.values():
         if spec.kind in NEEDED_KINDS and spec.name not in keys:
