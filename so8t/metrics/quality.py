@@ -20,10 +20,15 @@ from so8t.verdict import VERDICTS, Verdict
 BINS = 15
 # How bins are cut: of equal width, or holding equally many rows.
 Scheme = Literal["width", "mass"]
+# A verdict code for each row.
 Codes = Int[ndarray, " n"]
+# A distribution over k classes for each row.
 Probabilities = Float[ndarray, "n k"]
+# One number for each row.
 PerRow = Float[ndarray, " n"]
+# Codes in the order of VERDICTS.
 ALLOW, ESCALATE, DENY = range(3)
+# Rates that are also reported for each domain.
 PER_DOMAIN = ("false_allow_rate", "allow_rate_on_allow", "accuracy")
 
 
@@ -35,6 +40,7 @@ def softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
     """
     rows = np.asarray(logits, dtype=np.float64)
     finite = np.isfinite(rows).all(axis=-1, keepdims=True)
+    # Zeros in place of such rows, so that no warning comes of them; NaN follows at the end.
     rows = np.where(finite, rows, 0.0)
     # A difference beyond float64 becomes -inf, whose exponential is 0: that is right.
     with np.errstate(over="ignore"):
@@ -111,6 +117,12 @@ def ece_gaps(
     """(correct - confidence) of each row, in the column of its bin.
 
     The expected calibration error is sum |column sums| / n; in this form it can be bootstrapped.
+
+    Args:
+        probabilities: of each class.
+        gold: code of the right class.
+        scheme: how bins are cut.
+        bins: how many.
     """
     confidence, correct = _top(probabilities, gold)
     gaps = np.zeros((len(gold), bins))
@@ -126,7 +138,11 @@ def ece(
     scheme: Scheme = "width",
     bins: int = BINS,
 ) -> float:
-    """Expected calibration error of the top class (Guo et al. 2017, arXiv 1706.04599)."""
+    """Expected calibration error of the top class (Guo et al. 2017, arXiv 1706.04599).
+
+    It is the mean, over bins of confidence and weighted by their rows, of how far the share of
+    right rows is from the mean confidence; 0 to 1, and NaN for no rows.
+    """
     if len(gold) == 0:
         return float("nan")
     by_bin = ece_gaps(probabilities, gold, scheme, bins).sum(axis=0)
@@ -145,6 +161,13 @@ def ece_null(
 
     It is not 0, because a finite sample never fits exactly; a measured ECE means something only
     above it.
+
+    Args:
+        probabilities: of the model that is judged.
+        draws: how often gold classes are drawn from them.
+        seed: of the random generator.
+        scheme: how bins are cut.
+        bins: how many.
 
     Returns:
         `mean` and `q95` (the 95 % quantile) over draws of the gold classes; None for no rows.
@@ -183,6 +206,7 @@ def reliability(
     table = []
     for number in range(bins):
         inside = index == number
+        # An empty bin has no mean.
         if not inside.any():
             continue
         table.append(
@@ -291,7 +315,13 @@ def verdict_metrics(
     predicted: Codes,
     domains: Sequence[str],
 ) -> dict[str, Any]:
-    """All decision metrics of one set of rows as JSON, with the main rates of each domain."""
+    """All decision metrics of one set of rows as JSON, with the main rates of each domain.
+
+    Args:
+        gold: codes of the labels.
+        predicted: codes of the decisions.
+        domains: domain of each row.
+    """
     names = np.asarray(domains, dtype=np.str_)
     by_domain: dict[str, Any] = {}
     for name in sorted(set(domains)):
@@ -299,6 +329,7 @@ def verdict_metrics(
         found = rates(gold[inside], predicted[inside])
         by_domain[name] = {key: found[key].to_dict() for key in PER_DOMAIN}
     f1 = macro_f1(gold, predicted)
+    # NaN is no JSON: without rows macro-F1 becomes null.
     overall = {}
     for key, value in rates(gold, predicted).items():
         overall[key] = value.to_dict()

@@ -53,7 +53,7 @@ class Scores:
         return len(self.ids)
 
     def where(self, mask: Bool[ndarray, " n"]) -> "Scores":
-        """The rows where `mask` is true."""
+        """The rows where `mask` is true; `unlabelled` stays that of the whole split."""
         keep = np.flatnonzero(mask)
         return replace(
             self,
@@ -176,6 +176,7 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
         DataError: missing file or field, unknown label, an id twice; `where` is `file:line`.
     """
     kept = _Columns()
+    # An id twice would count one request twice, and every rate with it.
     seen: set[str] = set()
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
@@ -206,6 +207,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         ArtifactError: missing, or not of the schema we know.
     """
     path = folder / "meta.json"
+    # Older formats are refused, because a field that they lack may decide what a number means.
     meta = read_json(path, fix="run the `score` stage")
     known = isinstance(meta, dict) and meta.get("schema") == SCHEMA
     if not known or not all(meta.get(key) for key in IDENTITY):
