@@ -167,7 +167,8 @@ class Train(Section):
             raise ValueError("quantization: full trains the base itself: set adapter: lora")
         if self.shard and self.quantization != "none":
             raise ValueError(
-                "shard: true shares out an unquantised frozen base: set quantization: none, or shard: false (4-bit bases fit everywhere)"
+                "shard: true shares out an unquantised frozen base: set quantization: none, "
+                "or shard: false (4-bit bases fit everywhere)"
             )
         if self.quantization == "full" and self.lora_r:
             raise ValueError("quantization: full trains the base itself: set lora_r: 0")
