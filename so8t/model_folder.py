@@ -1,4 +1,4 @@
-"""Where the base model's weights lie: made by the base stage, or a folder of the user's that it describes."""
+"""Where the base model's weights lie: in the base stage's output, or in the user's folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What must not enter the repository: private keys, large files, text that is not UTF-8. For pre-commit and `make check`.
+"""What must not enter the repository: private keys and large files.
 
 python -m tools.check_files [FILE ...]     without files: everything that git tracks
 """

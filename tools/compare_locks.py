@@ -1,9 +1,9 @@
-"""Do two runs of the graph hold the same results? Compare the digests of every output in two dvc.lock files.
+"""Do two runs of the graph hold the same results? Compares the digests in two dvc.lock files.
 
-    python -m tools.compare_locks OLD/dvc.lock dvc.lock
-    python -m tools.compare_locks <(git show 46b74cf:dvc.lock) dvc.lock --renamed data/served=data/generated
+    git show 46b74cf:dvc.lock > old.lock
+    python -m tools.compare_locks old.lock dvc.lock --renamed data/served=data/generated
 
-Outputs are matched by path. Timings (`speed-*`) and what quotes them differ from run to run and are listed apart.
+Outputs are matched by path. Timings (`speed-*`) differ from run to run and are counted apart.
 Exits 1 when any other output differs, or is in one file only.
 """
 

@@ -1,1 +1,1 @@
-"""Adapter, rotations and heads folded into a stock model, and the proof that it computes the same."""
+"""Adapter, rotations and heads folded into a stock model, with the proof of equality."""

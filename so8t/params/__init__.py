@@ -146,7 +146,7 @@ class Params(Section):
         return self
 
     def key_in_force(self, key: str) -> str:
-        """The dotted key whose change takes effect: the profile's own, where the profile sets it."""
+        """The dotted key whose change takes effect: the profile's own, where it sets one."""
         profile = self.profiles[self.profile].model_dump()
         is_hidden = key in set(keys_set_by(profile))
         return f"profiles.{self.profile}.{key}" if is_hidden else key

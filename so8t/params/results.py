@@ -1,4 +1,4 @@
-"""Sections about what follows training: quantised types, readings, certificate, metrics, release, report."""
+"""Sections about what follows training: types, readings, certificate, metrics, release."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ class Quant(Section):
 
     types: list[QuantType] = Field(min_length=1)
     imatrix: bool = Field(
-        description="weigh the columns of each weight by how strongly training conversations use them"
+        description="weigh each weight's columns by how much training conversations use them"
     )
     imatrix_rows: int = Field(
         ge=1, description="training conversations that the importance matrix is computed from"
@@ -84,7 +84,7 @@ class Calibration(Section):
         description="above this mass outside the labels the decision is ESCALATE (cue readout)"
     )
     unparsed_max: Share = Field(
-        description="share of rows without a readable verdict above which nothing counts as measured"
+        description="share of unreadable verdicts above which nothing counts as measured"
     )
     bootstrap: int = Field(ge=100, description="draws for intervals that are not binomial")
     temperature: Temperature

@@ -44,7 +44,7 @@ class Loss(Section):
     )
     label_weight: float = Field(
         ge=0.0,
-        description="once more the language loss of the tokens that spell the verdict after the cue",
+        description="the language loss of the tokens that spell the verdict, once more",
     )
 
 
@@ -56,7 +56,10 @@ class Names(Section):
 
 
 class RoleTokens(Section):
-    """Reserved vocabulary tokens whose lm_head rows carry the heads; `[PADn]` names row n of the matrices where no token has it."""
+    """Reserved vocabulary tokens whose lm_head rows carry the heads.
+
+    `[PADn]` names row n of the matrices, where no token has that row.
+    """
 
     allow: str
     escalate: str
@@ -66,7 +69,9 @@ class RoleTokens(Section):
 
 
 def spare_row(name: str, tokens: int, rows: int) -> int | None:
-    """The id that `[PADn]` names (llama.cpp's own text for such rows), if it lies behind the vocabulary's last token.
+    """The id that `[PADn]` names, if it lies behind the vocabulary's last token.
+
+    `[PADn]` is llama.cpp's own text for rows that no token has.
 
     Args:
         tokens: ids that the tokenizer uses, its highest plus one.
@@ -115,7 +120,7 @@ class Train(Section):
     )
     compute_dtype: Literal["float32", "bfloat16", "float16"]
     adapter: Literal["lora", "oft"] = Field(
-        description="oft = PEFT's OFT, exact Cayley, block 8, rate gate_lr, on lora_targets; for comparison"
+        description="oft = PEFT's OFT (exact Cayley, block 8, rate gate_lr), to compare with"
     )
     lora_r: int = Field(ge=0, description="0 = no LoRA")
     lora_alpha: Positive
@@ -142,23 +147,23 @@ class Train(Section):
         description="which step's weights become the adapter"
     )
     resume_from: str | None = Field(
-        description="null = newest valid checkpoint; step-N of this run; or a checkpoint folder of another run"
+        description="null = newest valid checkpoint; or step-N; or another run's checkpoint"
     )
     explode: float = Field(
         gt=1.0,
-        description="stop when a step's loss exceeds this multiple of the mean of the first ten steps",
+        description="stop at a loss above this multiple of the first ten steps' mean",
     )
     launcher: Literal["none", "torchrun"] = Field(
         description="torchrun = `processes` processes on this machine"
     )
     processes: int = Field(ge=1)
     shard: bool = Field(
-        description="FSDP: with several processes, each holds its share of the frozen base's layers; quantization: none"
+        description="FSDP: each process holds its share of the frozen, unquantised base"
     )
     valid_steps: int = Field(ge=1)
     threads: Count = Field(description="CPU threads; 0 = torch's own choice")
     seed: int | None = Field(
-        description="of training alone (start values, order, dropout); null = the file's seed, which also makes data and base"
+        description="of training alone; null = the file's seed, which also makes data and base"
     )
 
     @model_validator(mode="after")
@@ -168,6 +173,7 @@ class Train(Section):
         if self.shard and self.quantization != "none":
             raise ValueError(
                 "shard: true shares out an unquantised frozen base: set quantization: none, "
+                "or shard: false (4-bit bases fit everywhere)"
                 "or shard: false (4-bit bases fit everywhere)"
             )
         if self.quantization == "full" and self.lora_r:
