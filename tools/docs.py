@@ -31,7 +31,8 @@ def params_page() -> str:
         NOTE,
         "# Parameters",
         "",
-        "Every key must be spelled; any other key is an error. Values are the shipped ones.",
+        "Every key below must be in params.yaml, and any other key is an error. The values are those "
+        "of the shipped file.",
         "",
         "| key | type | value | meaning |",
         "|---|---|---|---|",
@@ -57,7 +58,8 @@ def _rows(model: type[BaseModel], values: dict[str, Any], prefix: str) -> list[s
         if key == "profiles":
             rows += _profile_rows(value)
         elif section is not None and isinstance(value, dict):
-            meaning = (section.__doc__ or "").strip()
+            # On one line: a line end would end the table.
+            meaning = " ".join((section.__doc__ or "").split())
             rows.append(f"| **{prefix}{key}** | | | {meaning} |")
             rows += _rows(section, value, f"{prefix}{key}.")
         else:
@@ -158,13 +160,13 @@ def errors_page() -> str:
         NOTE,
         "# Errors and exit codes",
         "",
-        "DVC prints a stage's code (`exited with 5`) and itself returns 255. "
-        "Each error says what, where and what to type next.",
+        "Each error says what is wrong, where, and what to type next. When a stage fails, DVC prints "
+        "the stage's code (`exited with 5`) and itself returns 255.",
         "",
         "| code | class | when |",
         "|---|---|---|",
-        "| 1 | (a bug: traceback) | not caught, on purpose |",
-        "| 2 | click usage | wrong arguments |",
+        "| 1 | (none) | a bug of this project: its traceback is shown |",
+        "| 2 | (none) | wrong arguments on the command line |",
     ]
     for kind in sorted(_error_classes(), key=lambda kind: kind.exit_code):
         when = (kind.__doc__ or "").strip()
