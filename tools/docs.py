@@ -31,8 +31,8 @@ def params_page() -> str:
         NOTE,
         "# Parameters",
         "",
-        "Every key below must be in params.yaml, and any other key is an error. The values are those "
-        "of the shipped file.",
+        "Every key below must be in params.yaml, and any other key is an error. The values are "
+        "those of the shipped file.",
         "",
         "| key | type | value | meaning |",
         "|---|---|---|---|",
@@ -160,8 +160,8 @@ def errors_page() -> str:
         NOTE,
         "# Errors and exit codes",
         "",
-        "Each error says what is wrong, where, and what to type next. When a stage fails, DVC prints "
-        "the stage's code (`exited with 5`) and itself returns 255.",
+        "Each error says what is wrong, where, and what to type next. When a stage fails, DVC "
+        "prints the stage's code (`exited with 5`) and itself returns 255.",
         "",
         "| code | class | when |",
         "|---|---|---|",

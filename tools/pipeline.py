@@ -12,8 +12,8 @@ from so8t.params import parse_yaml
 
 HEAD = """# The pipeline
 
-What runs after what, drawn from dvc.yaml. A stage that is repeated over models or types has one box \
-here; `dvc dag` draws each by itself. Dependencies on
+What runs after what, drawn from dvc.yaml. A stage that is repeated over models or types has one \
+box here; `dvc dag` draws each by itself. Dependencies on
 code are left out. Stages marked *alone* have the machine for themselves under `so8t repro -j`. \
 Words: [glossary.md](glossary.md).
 """

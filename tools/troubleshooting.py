@@ -113,9 +113,9 @@ SITUATIONS = (
             "outweighs the language loss."
         ),
         happens=(
-            "A loss or gradient that is not finite, or that explodes, stops training. Its parts are "
-            "named, and the last checkpoint is kept. `so8t doctor --stage bake` compares the first "
-            "with the last tenth of the log."
+            "A loss or gradient that is not finite, or that explodes, stops training. Its parts "
+            "are named, and the last checkpoint is kept. `so8t doctor --stage bake` compares the "
+            "first with the last tenth of the log."
         ),
         do=(
             (
@@ -152,8 +152,8 @@ SITUATIONS = (
         cause="The F16 file is damaged, or libllama failed.",
         happens=(
             "The source's seal is checked first, because libllama quantises damaged data without a "
-            "warning. The message ends with the last lines of libllama's log. The F16 file is never "
-            "passed off as the result."
+            "warning. The message ends with the last lines of libllama's log. The F16 file is "
+            "never passed off as the result."
         ),
         do=(
             "`dvc repro convert`, then `dvc repro quantize`",
@@ -166,8 +166,8 @@ SITUATIONS = (
         says="unsafe groups needed",
         code=5,
         cause=(
-            "There are too few data, not too few iterations: a 5 % certificate takes 59 independent "
-            "groups of unsafe requests in each domain."
+            "There are too few data, not too few iterations: a 5 % certificate takes 59 "
+            "independent groups of unsafe requests in each domain."
         ),
         happens=(
             "The card is written with status `not_certified`, allows nothing, and says how many "
