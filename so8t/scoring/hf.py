@@ -20,6 +20,7 @@ from so8t.chat import CUE
 from so8t.errors import ArtifactError
 from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.reader import Reading, mass_of, residual_of, summed_log_probability
+from so8t.template import chat_template
 from so8t.verdict import AUTHORITIES, VERDICTS
 
 FIX = "give a directory that `transformers` can load: config.json, safetensors, tokenizer files"
@@ -78,7 +79,7 @@ class HfVocabulary:
 
     def keys(self) -> dict[str, Any]:
         """Template, BOS and EOS under the names that a GGUF has."""
-        keys: dict[str, Any] = {"tokenizer.chat_template": self._tokenizer.chat_template}
+        keys: dict[str, Any] = {"tokenizer.chat_template": chat_template(self.path)}
         ids = {
             "tokenizer.ggml.bos_token_id": self._tokenizer.bos_token_id,
             "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id,
