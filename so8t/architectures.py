@@ -50,6 +50,11 @@ class Architecture:
     has_window: bool = True
 
     @property
+    def gguf_name(self) -> str:
+        """llama.cpp's name, with which the keys of a file begin."""
+        return str(gguf.MODEL_ARCH_NAMES[self.arch])
+
+    @property
     def is_phi3(self) -> bool:
         """Whether llama.cpp runs it as phi3 (Phi-3, Phi-3.5, Phi-4-mini)."""
         return bool(self.arch == gguf.MODEL_ARCH.PHI3)
@@ -143,7 +148,7 @@ class Model:
     @property
     def prefix(self) -> str:
         """GGUF name of the architecture."""
-        return str(gguf.MODEL_ARCH_NAMES[self.arch])
+        return self.row.gguf_name
 
     @property
     def is_phi3(self) -> bool:

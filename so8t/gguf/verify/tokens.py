@@ -22,6 +22,7 @@ from so8t.errors import ArtifactError
 from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 from so8t.model_folder import read_object
+from so8t.template import read_tokenizer
 
 # What this project writes, then numbers, spaces of every kind, line ends, emoji, scripts, control
 # characters and code: each has been tokenised differently by some converter.
@@ -144,8 +145,6 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
     Raises:
         ArtifactError: the source has no tokenizer.json.
     """
-    from tokenizers import Tokenizer
-
     described_by = source / "tokenizer.json"
     if not described_by.is_file():
         raise ArtifactError(
@@ -154,7 +153,7 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
             fix="copy it from the base model",
         )
     described = read_object(source, "tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(described_by))
+    tokenizer = read_tokenizer(described_by)
     # llama.cpp normalises nothing; a tokenizer with NFC is compared on text that is NFC already.
     only_nfc = (described.get("normalizer") or {}).get("type") == "NFC"
     # Special tokens are mixed in, because what follows one is where whitespace rules act.
