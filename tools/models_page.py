@@ -33,7 +33,7 @@ TESTED_TOKENIZERS = {
     "qwen2": ("phi3", "qwen2", "qwen3"),
     "llama-bpe": ("llama", "mistral"),
     "gpt-4o": ("phi4",),
-    SCORES: ("phi35",),
+    SCORES: ("phi35", "phi3-scores"),
 }
 # Parameters of the test `SOURCES`.
 TESTED_TYPES = {"F32": ("float32",), "F16": ("float16",), "BF16": ("bfloat16",)}
