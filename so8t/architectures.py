@@ -254,13 +254,13 @@ def read_model(config: Json, where: Path) -> Model:
             where=str(where),
             fix="give the model's own config.json",
         )
-    wrong = _wrong_numbers(config)
+    model = Model(row, config, rope_settings.settings_of(config))
+    wrong = _wrong_numbers(config) or _contradictions(model)
     if wrong:
         raise ArtifactError(
             "; ".join(wrong), where=str(where), fix="give the model's own config.json"
         )
-    model = Model(row, config, rope_settings.settings_of(config))
-    refusals = [*_contradictions(model), *_rope_refusals(model), *_refusals(model)]
+    refusals = [*_rope_refusals(model), *_refusals(model)]
     if refusals:
         raise ArtifactError("; ".join(refusals), where=str(where), fix=fix)
     return model
