@@ -263,6 +263,8 @@ REFERENCE_MODELS = {  # name -> (builder, the split rule that the reference is t
     "qwen2": (lambda d: other(d, "qwen2"), "qwen2"),
     "qwen3": (lambda d: other(d, "qwen3", tie_word_embeddings=True), "qwen2"),
 }
+
+
 def by_scores(directory: Path) -> Path:
     """A Phi-3 whose tokenizer merges by scores and falls back to bytes: the demo's own form."""
     from so8t.base.tokenizer import train_tokenizer
