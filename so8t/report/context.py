@@ -95,6 +95,10 @@ class Context:
         """Metrics of one file."""
         return self.sources.file(f"reports/metrics/evaluate-{model}-{kind}.json")
 
+    def timed(self, model: str, kind: str) -> ResultFile:
+        """Times and memory of one file; for the speed page alone."""
+        return self.sources.file(f"reports/metrics/speed-{model}-{kind}.json")
+
     def verified(self, model: str, kind: str) -> ResultFile:
         """Verification of one file."""
         return self.sources.file(f"reports/metrics/verify-{model}-{kind}.json")
@@ -106,6 +110,10 @@ class Context:
     def table(self, model: str, name: str) -> Records:
         """One CSV table of a model at the released type; empty when it does not exist."""
         return self.sources.table(f"reports/plots/{model}-{self.type}/{name}.csv")
+
+    def times(self, model: str) -> Records:
+        """Single verdict times of a model at the released type; for the speed page alone."""
+        return self.sources.table(f"reports/plots/speed-{model}-{self.type}/latency.csv")
 
     def drift(self, model: str, kind: str) -> ResultFile:
         """The part of ab.json about one file's drift from F16."""

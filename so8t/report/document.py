@@ -9,6 +9,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import PurePosixPath
 
 from so8t.report.sources import Line, Number
 
@@ -61,7 +62,15 @@ class Figure:
     caption: str
 
 
-Block = Heading | Paragraph | Items | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A line that leads to a page beside this one."""
+
+    text: str
+    target: str
+
+
+Block = Heading | Paragraph | Items | Table | Figure | Link
 
 
 @dataclass(slots=True)
@@ -141,6 +150,9 @@ def _html_block(block: Block, figures: Mapping[str, str]) -> str:
             return _html_table(block)
         case Figure():
             return _html_figure(block, figures[block.name])
+        case Link(text, target):
+            # By name only: the HTML page is one file that may lie somewhere without the others.
+            return f"<p>{escape(text)}: {escape(target)}</p>"
 
 
 def _html_line(line: Line) -> str:
@@ -205,7 +217,10 @@ def _markdown_block(block: Block, figures: str) -> str:
         case Table():
             return _markdown_table(block)
         case Figure(name, caption):
-            return f"![{caption}]({figures}/{name}.svg)\n\n<sub>{caption}</sub>"
+            path = PurePosixPath(figures, f"{name}.svg")
+            return f"![{caption}]({path})\n\n<sub>{caption}</sub>"
+        case Link(text, target):
+            return f"[{text}]({target})"
 
 
 def cell(line: Line) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from so8t.drawing import blank
 from so8t.report.context import HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Context
-from so8t.report.plotting import COLOURS, GREY, SPLIT_COLOURS, floats, tables_by_model
+from so8t.report.plotting import COLOURS, GREY, SPLIT_COLOURS, floats
 from so8t.report.sources import Records
 
 # Scores without an upper end, which would dwarf rates on one axis.
@@ -84,7 +84,7 @@ def _starred(context: Context, names: list[str]) -> list[str]:
 
 def latency(context: Context) -> Figure | None:
     """Distribution of verdict times, with median and 95th percentile."""
-    tables = tables_by_model(context, "latency")
+    tables = {model: context.times(model) for model in MODELS}
     if not any(tables.values()):
         return None
     figure, ((axes,),) = blank(height=3.2)

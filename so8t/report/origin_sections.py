@@ -125,14 +125,19 @@ def limits(context: Context) -> list[Block]:
     return [context.heading("h_limits"), Items(items)]
 
 
-def provenance(context: Context) -> list[Block]:
-    """Every file that was read, with its digest."""
+def provenance(context: Context, note: str = "sources_note") -> list[Block]:
+    """Every file that was read so far, with its digest.
+
+    Args:
+        context: whose sources are listed.
+        note: the sentence that says where each number's origin is.
+    """
     rows = []
     for file, digest in sorted(context.sources.files.items()):
         if digest is not None:
             rows.append(row(file, digest[:SHOWN_DIGITS]))
     return [
         context.heading("h_sources"),
-        Paragraph((context.words("sources_note"),)),
+        Paragraph((context.words(note),)),
         Table([context.words("file"), "SHA-256"], rows, measured=False),
     ]

@@ -137,10 +137,6 @@ def _readouts(context: Context) -> Table:
     for name in READOUT_RATES:
         keys = [f"/{readout}/{name}" for readout in READOUTS]
         rows.append(context.rate_row(name, readouts, keys))
-    speed = context.released.at("/speed")
-    prefill_time = context.percentile(speed, "/verdict_s/p50", "milliseconds")
-    cue_time = context.percentile(speed, "/cue_s/p50", "milliseconds")
-    rows.append(row(words("verdict_p50"), prefill_time, cue_time))
     # The prefill readout compares three rows with each other, so it leaves nothing over.
     mean = readouts.show("/cue/residual/mean", "percent")
     p95 = readouts.show("/cue/residual/p95", "percent")

@@ -221,6 +221,19 @@ NOTES: Pairs = {
         "各数値のファイルとキーは report.json に、HTML では数値にマウスを置くと見えます。",
         "File and key of every number are in report.json, and in the HTML page on hover.",
     ),
+    "speed_link": (
+        "速度とメモリ（機械ごとに異なるので別の頁にあります）",
+        "Speed and memory, on a page of their own because they differ from machine to machine",
+    ),
+    "speed_note": (
+        "この実行をした機械での測定です。報告のほかの数値は、機械が違ってもここには左右されません。",
+        "Measured on the machine that made this run; no other number of the report depends on it.",
+    ),
+    "report_link": ("評価報告に戻る", "Back to the evaluation report"),
+    "speed_sources_note": (
+        "各数値のファイルとキーは speed.json にあります。",
+        "File and key of every number are in speed.json.",
+    ),
     "source": ("出所: {files}", "Source: {files}"),
     "table_missing": ("{head}: {not_run}", "{head}: {not_run}"),
     "figure_missing": ("図 {name}: {not_run}", "Figure {name}: {not_run}"),

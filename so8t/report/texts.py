@@ -21,6 +21,7 @@ WORDS: Pairs = {
     **labels.CALIBRATION,
     **labels.TYPES,
     **labels.RUNNING,
+    **labels.SPEED,
     **labels.TRAINING,
     **labels.DATA,
     **labels.FIGURES,

@@ -34,12 +34,6 @@ PLAIN = (
     Measure("plain_chance", "/retention/plain/chance_chrf", "score"),
     Measure("plain_marked", "/retention/plain/marked"),
 )
-SPEED = (
-    Measure("prefill_speed", "/speed/prefill_tokens_per_s/p50", "score"),
-    Measure("decode_speed", "/speed/decode_tokens_per_s/p50", "score"),
-    Measure("verdict_p50", "/speed/verdict_s/p50", "milliseconds"),
-    Measure("verdict_p95", "/speed/verdict_s/p95", "milliseconds"),
-)
 
 
 def types(context: Context) -> list[Block]:
@@ -116,15 +110,12 @@ def running(context: Context) -> list[Block]:
         _unstable_row(context, files),
         *_rates(context, PLAIN, files),
         _plain_able_row(context, files),
-        *_speeds(context, files),
-        _memory_row(context, files),
     ]
     head = [context.words("metric"), *columns]
     return [
         context.heading("h_running"),
         Table(head, rows, context.from_files(*files)),
         retention(context),
-        context.figure("latency"),
     ]
 
 
@@ -135,14 +126,6 @@ def _rates(
     rows = []
     for measure in measures:
         cells = [file.rate(measure.key, measure.style) for file in files]
-        rows.append(row(context.words(measure.name), *cells))
-    return rows
-
-
-def _speeds(context: Context, files: list[ResultFile]) -> list[list[Line]]:
-    rows = []
-    for measure in SPEED:
-        cells = [context.percentile(file, measure.key, measure.style) for file in files]
         rows.append(row(context.words(measure.name), *cells))
     return rows
 
@@ -167,8 +150,3 @@ def _plain_able_row(context: Context, files: list[ResultFile]) -> list[Line]:
         able = file.value("/retention/plain/beyond_chance")
         cells.append(context.words(answers.get(able, "unknown")))
     return row(context.words("plain_able"), *cells)
-
-
-def _memory_row(context: Context, files: list[ResultFile]) -> list[Line]:
-    cells = [file.cell("/speed/peak_rss_bytes", "size") for file in files]
-    return row(context.words("memory"), *cells)
