@@ -50,7 +50,7 @@ def main(old: Path, new: Path, renamed: tuple[str, ...]) -> None:
             differing.append(path)
             print(f"{_word(before.get(path), after.get(path)):9} {path}")
     timed = [path for path in differing if is_timed(path)]
-    same = len(after) - len(differing)
+    same = sum(before.get(path) == digest for path, digest in after.items())
     print(f"{len(after)} outputs, {same} the same, {len(timed)} differing are timings")
     sys.exit(1 if len(timed) < len(differing) else 0)
 

@@ -226,7 +226,7 @@ NOTES: Pairs = {
         "Speed and memory, on a page of their own because they differ from machine to machine",
     ),
     "speed_note": (
-        "この実行をした機械での測定です。報告のほかの数値は、機械が違ってもここには左右されません。",
+        "この実行をした機械での測定値です。報告のほかの数値は、これに左右されません。",
         "Measured on the machine that made this run; no other number of the report depends on it.",
     ),
     "report_link": ("評価報告に戻る", "Back to the evaluation report"),
