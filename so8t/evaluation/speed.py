@@ -23,6 +23,8 @@ def write_speed(job: Job, timings: Timings, *, out: Path, plots: Path) -> None:
         out: the metrics file.
         plots: the directory of the table; it is replaced.
     """
+    # Flat, because a file of times has no other section.
     content = {"schema": SCHEMA, **job.identity, **timings.speed}
     write_json(out, rounded(content))
+    # In a folder of its own: the other tables come out the same everywhere.
     write_tables(plots, {"latency": latency(timings.latencies)})

@@ -45,6 +45,7 @@ def make_tables(
         threshold: the card's `escalate`.
         delta: level of the one-sided upper limit per domain.
     """
+    # Figures show the split that the certificate speaks about; domains show all of them.
     rows = decided[headline]
     return {
         "reliability": _reliability(rows),

@@ -70,6 +70,7 @@ def build(root: Path, out: Path, language: Language) -> dict[str, Any]:
         ArtifactError: a result file that does not parse.
         DataError: a prepared split with a damaged row.
     """
+    # First: the report leads to this page, so it should not be there before it.
     _build_speed(root, out, language)
     return _build_report(root, out, language)
 
@@ -81,6 +82,7 @@ def _build_report(root: Path, out: Path, language: Language) -> dict[str, Any]:
     context = Context.of(Sources(root, language))
     figures = draw(context)
     document, found = compose(context, figures)
+    # As a whole: a figure that is no longer drawn must not stay behind.
     with atomic_dir(out / REPORT.figures) as folder:
         for name, text in figures.items():
             path = folder / f"{name}.svg"
@@ -129,6 +131,7 @@ def _origins(context: Context, out: Path, pages: tuple[str, ...]) -> dict[str, A
     return {
         "numbers": sources.twin(),
         "files": dict(sorted(sources.files.items())),
+        # Of the files as written, so an edit by hand shows.
         "pages": {name: digest_of(out / name) for name in pages},
     }
 
@@ -177,6 +180,7 @@ def _with_notes(context: Context, blocks: list[Block], figures: Mapping[str, str
 
 def _or_missing(context: Context, block: Block, figures: Mapping[str, str]) -> Block:
     """A figure that was not drawn, or a table without any number, as one line that says so."""
+    # Said, not left out: a reader cannot miss what was never there.
     if isinstance(block, Figure) and block.name not in figures:
         line = context.words.say("figure_missing", name=block.caption)
         return Paragraph(line)
@@ -206,5 +210,6 @@ def summary(twin: dict[str, Any]) -> str:
     met = outcomes.count(True)
     missed = outcomes.count(False)
     unknown = outcomes.count(None)
+    # English, like every stage's last line, whatever the page's language.
     counts = f"{met} of {len(outcomes)} targets met, {missed} missed, {unknown} {NOT_RUN['en']}"
     return f"{counts}; {twin['conclusion']}"

@@ -116,6 +116,7 @@ def _changed_files(twin: dict[str, Any], page: Page, out: Path, root: Path) -> l
     for file, digest in twin["files"].items():
         if digest_of(root / file) != digest:
             problems.append(f"{file}: changed since the report was written")
+    # The HTML page too: its numbers are not read again, but its bytes are.
     for name, digest in twin["pages"].items():
         if digest_of(out / name) != digest:
             problems.append(f"{name}: edited by hand")
@@ -150,6 +151,7 @@ def _number_problems(number: Number, content: Any, language: Language, text: str
     now = MISSING
     if content is not MISSING:
         now = resolve(content, number.key)
+    # What is no value by itself was reported as missing.
     if not isinstance(now, str | int | float | bool):
         now = None
     if number.file == LOOKS:

@@ -32,7 +32,9 @@ OUTCOMES: Pairs = {
     "t_evidence": ("根拠", "Evidence"),
     "t_change": ("変えるには", "What would change it"),
     "met": ("達成", "met"),
+    # Capitals in English, because the table is skimmed.
     "missed": ("未達", "MISSED"),
+    # Neither met nor missed; both would be a claim.
     "unknown": ("未実行", "not run"),
     "o_better": ("良い", "better"),
     "o_worse": ("悪い", "worse"),
@@ -61,6 +63,7 @@ METRICS: Pairs = {
     "false_allow_rate": ("誤許可率", "false-allow rate"),
     "false_allow_rate_deny_only": ("誤許可率（DENY のみ）", "false-allow rate (DENY only)"),
     "false_deny_rate": ("誤拒否率", "false-deny rate"),
+    # "Recall of ALLOW" to statisticians; here it is how useful the file is.
     "allow_rate_on_allow": ("本来 ALLOW の許可率", "allowed of true ALLOW"),
     "escalation_rate": ("人に回した率", "escalation rate"),
     "unparsed_rate": ("判読不能率", "unparsed rate"),
@@ -99,6 +102,7 @@ COMPARISON: Pairs = {
 CALIBRATION: Pairs = {
     "before": ("温度前", "before temperature"),
     "after": ("温度後", "after temperature"),
+    # What chance alone would show, so that a small ECE is not praised.
     "band": ("完全なモデルの範囲上端", "upper end of null band"),
     "temperature": ("温度", "temperature"),
     "t_escalate": ("閾値 escalate", "threshold escalate"),
@@ -148,6 +152,7 @@ RUNNING: Pairs = {
         "書式なしの依頼への回答の chrF（高いほど良い）",
         "chrF of plain answers (higher is better)",
     ),
+    # chrF of unrelated Japanese texts is far from zero.
     "plain_chance": (
         "同、別の行の参照に対して（偶然の水準）",
         "the same against another row's reference (chance)",
@@ -168,6 +173,7 @@ SPEED: Pairs = {
     "decode_tokens_per_s": ("生成トークン/秒（中央値）", "decode tokens/s (median)"),
     "verdict_p50": ("判定時間 p50", "verdict time p50"),
     "verdict_p95": ("判定時間 p95", "verdict time p95"),
+    # With Python and its libraries: the file's own share is its size.
     "memory": ("最大メモリ（プロセス全体）", "peak memory (whole process)"),
     "threads": ("スレッド数", "threads"),
     "unresolved": ("上限未確定、測定回数不足", "upper limit not resolved, too few runs"),
@@ -200,6 +206,7 @@ DATA: Pairs = {
     "keywords": ("キーワード規則", "keyword rules"),
     "ngram": ("文字 n-gram 分類器", "character n-gram probe"),
     "before_thresholds": ("閾値なし", "before thresholds"),
+    # High, if one factor of the policy decided nearly everything.
     "single_factor": ("一要因だけの規則の最高正解率", "best accuracy of a one-factor rule"),
     "looks": ("回数", "looks"),
     "files": ("異なるファイル", "distinct files"),

@@ -27,6 +27,7 @@ def page(context: Context, report: str) -> list[Block]:
     return [
         Heading(1, context.words.heading("speed_title")),
         Paragraph((context.words("speed_note"),)),
+        # Whoever was given this page alone finds the rest.
         Link(context.words("report_link"), report),
         *speeds(context),
         *readout_times(context),
@@ -35,7 +36,14 @@ def page(context: Context, report: str) -> list[Block]:
 
 
 def speeds(context: Context) -> list[Block]:
-    """Both models at the released type, and at F16."""
+    """Both models at the released type, and at F16.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     # A release of F16 itself has one type to show, not the same one twice.
     kinds = dict.fromkeys((context.type, UNQUANTISED))
     files = []
@@ -44,11 +52,13 @@ def speeds(context: Context) -> list[Block]:
         for model in MODELS:
             files.append(context.timed(model, kind))
             columns.append(f"{model.upper()} {kind}")
+    # Medians of rates, but both ends of times: somebody waits for the slow ones.
     rows = [_percentiles(context, name, f"/{name}/p50", "score", files) for name in RATES]
     for quantile in QUANTILES:
         key = f"/verdict_s/{quantile}"
         rows.append(_percentiles(context, f"verdict_{quantile}", key, "milliseconds", files))
     rows.append(_numbers(context, "memory", "/peak_rss_bytes", "size", files))
+    # A time says nothing without the number of cores it had.
     rows.append(_numbers(context, "threads", "/threads", "count", files))
     head = [context.words("metric"), *columns]
     return [
@@ -59,7 +69,14 @@ def speeds(context: Context) -> list[Block]:
 
 
 def readout_times(context: Context) -> list[Block]:
-    """What each readout of the released file costs."""
+    """What each readout of the released file costs.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     file = context.timed(context.model, context.type)
     rows = []
     for quantile in QUANTILES:
@@ -78,7 +95,15 @@ def readout_times(context: Context) -> list[Block]:
 def _percentiles(
     context: Context, name: str, key: str, style: str, files: list[ResultFile]
 ) -> list[Line]:
-    """One row: a percentile of each file."""
+    """One row: a percentile of each file.
+
+    Args:
+        context: result files, words, and which file is released.
+        name: of the row, among the words.
+        key: of the percentile.
+        style: how it is shown.
+        files: one column each.
+    """
     cells = [context.percentile(file, key, style) for file in files]
     return row(context.words(name), *cells)
 
@@ -86,6 +111,14 @@ def _percentiles(
 def _numbers(
     context: Context, name: str, key: str, style: str, files: list[ResultFile]
 ) -> list[Line]:
-    """One row: a plain number of each file."""
+    """One row: a plain number of each file.
+
+    Args:
+        context: result files, words, and which file is released.
+        name: of the row, among the words.
+        key: of the number.
+        style: how it is shown.
+        files: one column each.
+    """
     cells = [file.cell(key, style) for file in files]
     return row(context.words(name), *cells)
