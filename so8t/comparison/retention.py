@@ -68,7 +68,7 @@ def retention(
     """The section `retention` of ab.json.
 
     Args:
-        a: answers of A, as the stage `serve` writes them.
+        a: answers of A, as the stage `generate` writes them.
         b: answers of B.
         draws: of the bootstrap and of the exchange test.
         seed: of both.
@@ -89,7 +89,7 @@ def retention(
             raise DataError(
                 "A and B did not answer the same rows",
                 where=str(b),
-                fix="run `dvc repro serve`",
+                fix="run `dvc repro generate`",
             )
         table_a = _table(first, kind)
         table_b = _table(second, kind)

@@ -209,7 +209,7 @@ def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
 
     The prefill readout takes the verdict from three reserved rows of the output matrix at the end
     of the prompt; the cue readout continues the prompt with a fixed text (the cue) and takes the
-    labels' probabilities after it. How long each takes is in the section `speed` (`verdict_s`,
+    labels' probabilities after it. How long each takes is in the file `speed-*.json` (`verdict_s`,
     `cue_s`).
 
     Args:

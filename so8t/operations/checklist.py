@@ -297,7 +297,7 @@ STAGES: dict[str, list[tuple[str, Check]]] = {
     "verify": [_GGUF],
     "score": [_GGUF],
     "calibrate": [_GGUF],
-    "serve": [_GGUF],
+    "generate": [_GGUF],
     "evaluate": [_GGUF, _CARD],
     "compare": [_CARD],
     "release": [_GGUF, _CARD],

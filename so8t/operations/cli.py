@@ -24,7 +24,7 @@ STAGE_NAMES = (
     "verify",
     "score",
     "calibrate",
-    "serve",
+    "generate",
     "evaluate",
     "compare",
     "release",

@@ -35,6 +35,7 @@ class Manifest(_Part):
     """One released file: which it is, how it is prompted, how long it may speak."""
 
     schema_: Literal["so8t.release/1"] = Field(alias="schema")
+    # Which of the pair: A is the base, B the retrained model.
     model: Literal["a", "b"]
     type: str = Field(min_length=1)
     # A name in the release folder; a path could lead out of it.
@@ -42,8 +43,10 @@ class Manifest(_Part):
     name: str = Field(min_length=1)
     system: str
     format: Literal["heading", "quadruple"]
+    # What binds the three together; `check` compares it with the file itself.
     semantic_digest: str = Field(min_length=1)
     template_sha256: str = Field(min_length=1)
+    # Most tokens of each part of an answer, so that no request holds the machine for ever.
     think_tokens: int = Field(ge=1)
     answer_tokens: int = Field(ge=1)
     replies: Texts
@@ -54,22 +57,35 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         ArtifactError: missing or not of this schema.
+
+    Args:
+        folder: of the release.
     """
     path = folder / NAME
     try:
         return Manifest.model_validate(read_json(path, fix=FIX))
     except ValidationError as error:
+        # Fields only: the whole message of pydantic would hide them.
         wrong = ", ".join(_field_of(problem["loc"]) for problem in error.errors())
         raise ArtifactError(f"not a {SCHEMA} manifest: {wrong}", where=str(path), fix=FIX) from None
 
 
 def _field_of(location: tuple[int | str, ...]) -> str:
-    """Where in the file a problem is, such as `replies.deny`."""
+    """Where in the file a problem is, such as `replies.deny`.
+
+    Args:
+        location: keys and places, as pydantic names them.
+    """
     return ".".join(map(str, location)) or "(file)"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a release's manifest atomically."""
+    """Write a release's manifest atomically.
+
+    Args:
+        folder: of the release.
+        manifest: what is written.
+    """
     write_json(folder / NAME, manifest.model_dump(by_alias=True))
 
 
@@ -84,6 +100,9 @@ def check(folder: Path) -> str:
 
     Raises:
         ArtifactError: a part is missing, damaged, or of another release.
+
+    Args:
+        folder: of the release.
     """
     # These bring numpy and the GGUF reader, which a reader of manifests does not need.
     from so8t.card import read as read_card
@@ -91,6 +110,7 @@ def check(folder: Path) -> str:
 
     manifest = read_manifest(folder)
     card = read_card(folder / CARD)
+    # Before the digest, which would call a half-copied file another file.
     check_seal(folder / manifest.file)
     found = semantic_digest(folder / manifest.file)
     if card.semantic_digest != found:
@@ -109,9 +129,17 @@ def check(folder: Path) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of what is served: file, card, Modelfile (where there is one)."""
+    """SHA-256 of what is served: file, card, Modelfile (where there is one).
+
+    Args:
+        folder: of the release.
+
+    Returns:
+        SHA-256 by file name.
+    """
     manifest = read_manifest(folder)
     names = [manifest.file, CARD]
+    # Ollama cannot carry every prompt, so a release may have none.
     if (folder / MODELFILE).is_file():
         names.append(MODELFILE)
     return {name: sha256_file(folder / name) for name in names}

@@ -168,6 +168,26 @@ def test_the_model_card_reads_every_number_from_its_file(work: Path) -> None:
     assert metrics == {"false_allow_rate": 0.0123, "f1": 0.9}
 
 
+def test_the_model_card_quotes_no_time_and_says_where_times_are(work: Path) -> None:
+    metrics = work / "metrics"
+    for out, seconds in (("one", 0.0123), ("two", 0.0456)):
+        timed = {"verdict_s": {"p50": {"value": seconds, "n": 24, "ci95": [0.01, 0.05]}}}
+        (metrics / "speed-b-Q4_K_M.json").write_text(json.dumps(timed), encoding="utf-8")
+        assert run(work, card_of(work), out) == 0
+    one, two = ((work / name / "README.md").read_text(encoding="utf-8") for name in ("one", "two"))
+    assert one == two
+    assert "`reports/speed.md`" in one
+
+
+def test_the_model_card_says_how_the_comparison_ended(work: Path) -> None:
+    # The code of so8t.comparison.compare, which is what ab.json has.
+    ended = {"conclusion": {"code": "b_better", "split": "test_iid"}}
+    (work / "metrics" / "ab.json").write_text(json.dumps(ended), encoding="utf-8")
+    run(work, card_of(work))
+    text = (work / "release" / "README.md").read_text(encoding="utf-8")
+    assert "| conclusion | b_better | `ab.json` `/conclusion/code` |" in text
+
+
 def test_what_was_not_measured_is_not_a_number() -> None:
     assert modelcard.shown(None) == modelcard.shown({"value": None, "ci95": []}) == "not run"
     assert modelcard.shown({"value": 0.5, "n": 4, "ci95": [0.1, 0.9]}) == "0.5 (0.100-0.900, n = 4)"
