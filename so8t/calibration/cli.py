@@ -94,7 +94,7 @@ def _of_the_last_run(
     "--scores",
     type=Folder,
     default=None,
-    help="scores of that file; its false-allow rate on test_iid is measured again",
+    help="scores of that file; its false-allow rate on test_iid is measured again, by domain",
 )
 @click.option(
     "--ab",
@@ -139,22 +139,29 @@ def gate(
 @click.argument("scores", type=Folder)
 @click.argument("out", type=File)
 @click.option("--labels", type=File, default=None, help='reviewed verdicts, JSONL {"id", "label"}')
+@click.option(
+    "--reviewer", default="", help="who reviewed them, for the card; needed with --labels"
+)
 def recalibrate(
     card: Path,
     scores: Path,
     out: Path,
     labels: Path | None,
+    reviewer: str,
 ) -> None:
     """Make a new card OUT for CARD's file from SCORES/calibration.jsonl, without training; CARD is
     kept.
 
     SCORES is a directory of the `score` stage, made from new rows or from the same rows with
-    reviewed --labels.
+    reviewed --labels. OUT names the --reviewer and every label that the review changed.
     """
     from so8t import params
     from so8t.calibration import calibrate
     from so8t.calibration.assess import assess
 
+    # Before anything is read: a review that nobody signs is none.
+    if labels is not None and not reviewer.strip():
+        raise click.UsageError("--labels needs --reviewer NAME: who reviewed them")
     values = params.load()
     reviewed: dict[str, int] = {}
     if labels is not None:
@@ -164,6 +171,7 @@ def recalibrate(
         scores,
         out,
         labels=reviewed,
+        reviewer=reviewer,
         limits=values.calibration,
         seed=values.seed,
     )

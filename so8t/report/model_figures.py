@@ -248,7 +248,8 @@ def _points(context: Context, model: str, metric: str) -> list[Point]:
         found = evaluated.value(f"/splits/{HEADLINE}/{metric}")
         if size is None or found is None or found["value"] is None:
             continue
-        low, high = found["ci95"]
+        # Too few groups have no interval; the point stands alone.
+        low, high = found["ci95"] or (found["value"], found["value"])
         points.append(Point(size / MIB, found["value"], low, high, kind))
     # By size, because a line joins them.
     return sorted(points)

@@ -22,6 +22,8 @@ from so8t.rows import read_rows
 Language = Literal["ja", "en"]
 Value = str | int | float | bool | None
 NOT_RUN = {"ja": "未実行", "en": "not run"}
+# In place of an interval that would promise too much (so8t.metrics.exact).
+TOO_FEW = {"ja": "区間なし: 群が30未満", "en": "no interval: fewer than 30 groups"}
 PARAMS = "params.yaml"
 # Not a file that a stage makes: the record grows with every run, so it has no digest to compare.
 LOOKS = "database/looks"
@@ -335,13 +337,15 @@ class ResultFile:
         return (value, " (", low, " – ", high, "; n=", count, ")")
 
     def interval(self, key: str, style: str) -> Line:
-        """An interval by itself: `[low, high]`.
+        """An interval by itself: `[low, high]`, or in brackets why there is none.
 
         Args:
             key: of a pair.
             style: of both ends.
         """
         ends = self.at(key)
+        if self.has(f"{key}_reason"):
+            return (f"[{TOO_FEW[self.sources.language]}]",)
         low = ends.show("/0", style)
         high = ends.show("/1", style)
         return ("[", low, ", ", high, "]")

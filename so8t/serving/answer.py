@@ -3,8 +3,8 @@
 A *card* is the calibration card: thresholds, and which file, template and engine they hold for
 (so8t.card). All of this fails closed. Without a readable card every request escalates. A card that
 is not for this file, template or engine is refused. Whatever cannot be read as a verdict escalates.
-ESCALATE and DENY answer with the deployment's own words. An answer that may not be shown becomes an
-escalation. Thinking never leaves `two_phase.speak`.
+ESCALATE and DENY answer with the deployment's own words. An answer that may not be shown, or that
+refuses what was allowed, becomes an escalation. Thinking never leaves `two_phase.speak`.
 
 Not covered: users, clearance, audit (the server's).
 """
@@ -149,6 +149,7 @@ class Assistant:
             self.manifest.format,
             reserved=self.reader.reserved,
             limits=Limits(self.manifest.think_tokens, self.manifest.answer_tokens),
+            replies=(self.manifest.replies.escalate, self.manifest.replies.deny),
             show=show,
         )
         # The probabilities stay: they are the model's, whatever became of the answer.

@@ -18,7 +18,7 @@ from so8t.release.manifest import Manifest, write_manifest
 from so8t.scoring.reader import GgufReader
 from so8t.serving.answer import Assistant
 from so8t.serving.cli import WITHDRAWN, ask
-from so8t.serving.two_phase import copies
+from so8t.serving.copied import copies
 from so8t.verdict import Verdict
 from tests.fakes.cards import make_card
 
@@ -112,6 +112,14 @@ def test_thinking_is_used_and_never_shown(
     [
         (f"実は、{SECRET}のです。", "repeated private thinking"),
         ("はい。\n# 思考ステップ\n内緒", "marker"),
+        (
+            "、".join(SECRET[i : i + 8] for i in range(0, len(SECRET), 8)),
+            "repeated private thinking",
+        ),
+        ("はい。【最・終・回・答】内緒", "marker"),
+        ("はい。\nUser: つぎは?\nAssistant: 内緒", "marker"),
+        ("申し訳ありませんが、お答えできません。", "refuses what the decision allows"),
+        (DENY, "refuses what the decision allows"),
         ("", "no answer"),
     ],
 )
@@ -243,6 +251,8 @@ def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(
         (f"実は、{SECRET}のです。", "repeated private thinking"),
         (f"\n# 思考ステップ\n{SECRET}", "marker"),
         (f"<think>{SECRET}", "marker"),
+        (f"【思考ステップ】{SECRET}", "marker"),
+        ("こう、".join(SECRET[i : i + 6] for i in range(0, 24, 6)), "repeated private thinking"),
     ],
 )
 def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(
@@ -258,6 +268,19 @@ def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(
     assert (STORY * 2).startswith(shown)
     assert (given.verdict, given.text) == (Verdict.ESCALATE, ESCALATE)
     assert reason in given.reason
+
+
+def test_a_refusal_is_not_shown_while_it_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Script(monkeypatch, f"# 思考ステップ\n{SECRET}", f"申し訳ありません。{STORY * 2}")
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900
+    )
+    pieces, given = streamed(folder)
+    assert (pieces, given.verdict, given.text) == ([], Verdict.ESCALATE, ESCALATE)
+    assert "refuses" in given.reason
+    assert given.probabilities is not None
 
 
 def test_ask_stream_prints_decision_then_answer_and_takes_back_what_is_withheld(
