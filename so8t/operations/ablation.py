@@ -22,7 +22,7 @@ from typing import Any
 
 from so8t.errors import ParamsError, ToolError
 from so8t.files import read_jsonl, sha256_tree
-from so8t.operations.git import changed_files, dvc, file_at, git
+from so8t.operations.git import changed_files, dvc, git, object_at
 from so8t.operations.sweep import POLL_S, Queue, keep_working, read_queue
 from so8t.params import Params, load
 
@@ -261,8 +261,8 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
     commit = commit_of(run, root)
     if commit is None:
         return False
-    measured = file_at(commit, FOUND, root)
-    if measured is None:
+    measured = object_at(commit, FOUND, root)
+    if not measured:
         return False
     row = {
         "arm": run.arm,
@@ -271,7 +271,7 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
         "profile": profile,
         "commit": git("rev-parse", "--short", "HEAD", root=root),
         "date": datetime.now(UTC).date().isoformat(),
-        **json.loads(measured),
+        **measured,
     }
     path = root / RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -383,7 +383,9 @@ def clean_for_queue(root: Path = Path()) -> None:
     Raises:
         ToolError: tracked files differ from HEAD.
     """
-    changed = [name for name in changed_files(root) if not name.startswith(OWN_OUTPUT)]
+    # What is beside the project in its repository, no training reads.
+    expected = (*OWN_OUTPUT, "../")
+    changed = [name for name in changed_files(root) if not name.startswith(expected)]
     if changed:
         raise ToolError(
             f"uncommitted changes: {', '.join(changed[:5])}",

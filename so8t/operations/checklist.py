@@ -6,6 +6,7 @@ in full (a GGUF is what answers requests), Hugging Face weights by their headers
 """
 
 import csv
+import glob
 import json
 import math
 from collections import Counter
@@ -41,7 +42,8 @@ def sources(root: Path, params: Params) -> str:
         # The synthetic rows are an output of the first stage: they may be still to come.
         comes_later = source.path == "data/raw/synthetic.jsonl"
         # A source is a path or a pattern of several.
-        matches = list(root.glob(source.path))
+        # `Path.glob` refuses absolute patterns.
+        matches = glob.glob(str(root / source.path))  # noqa: PTH207
         if not comes_later and not matches and not (root / source.path).exists():
             missing.append(source.path)
     if missing:

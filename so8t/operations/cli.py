@@ -233,19 +233,34 @@ def _repair_command(with_remote: bool, name: str | None) -> str:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="really remove; without it nothing is")
-def gc(yes: bool) -> None:
+@click.option(
+    "--not-shared", is_flag=True, help="the cache is outside the project, and nobody else uses it"
+)
+def gc(yes: bool, not_shared: bool) -> None:
     """Show (with --yes: remove) what the cache holds for no branch, tag, experiment or registered
     version.
     """
-    from so8t.operations.store import collect, unused
+    from so8t.errors import ToolError
+    from so8t.operations.store import cache_dir, collect, is_shared, unused
 
     count, size = unused()
+    shared = is_shared() and not not_shared
+    if shared:
+        click.echo(f"the cache is outside the project: {cache_dir()}")
     if not yes:
         click.echo(
             f"{count} objects, {size / 1e6:,.1f} MB are needed by no branch, tag or experiment. "
             "Remove them: so8t gc --yes"
         )
         return
+    if shared:
+        # DVC would remove what other projects need, and they would not notice until they want it.
+        raise ToolError(
+            "other projects may need what this one does not",
+            where=str(cache_dir()),
+            fix="so8t gc --yes --not-shared if nobody else uses it, "
+            "else dvc gc -w -a -T --all-experiments -p OTHER_PROJECT",
+        )
     collect()
     left, _size = unused()
     click.echo(f"removed {count - left} of {count} objects")

@@ -23,6 +23,7 @@ from so8t.files import (
     write_jsonl,
     write_text,
 )
+from so8t.processes import alive
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -157,14 +158,14 @@ def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
     os.waitid(
         os.P_PID, child.pid, os.WEXITED | os.WNOWAIT
     )  # until it is dead; it stays uncollected
-    assert not files.alive(child.pid)
+    assert not alive(child.pid)
     child.wait()
 
 
 def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
     mine = psutil.Process()
-    assert files.alive(mine.pid, by=mine.create_time() + 1)
-    assert not files.alive(mine.pid, by=mine.create_time() - 60)
+    assert alive(mine.pid, by=mine.create_time() + 1)
+    assert not alive(mine.pid, by=mine.create_time() - 60)
 
 
 @pytest.fixture
