@@ -100,6 +100,8 @@ def test_changed_files_are_named_from_the_projects_root(clone: Path) -> None:
 
 
 def test_a_hidden_change_of_parameters_is_seen(clone: Path) -> None:
+    edit_params(clone, profiles__demo__train={"lr": 0.5})
+    run(clone, "git", "commit", "-qam", "the profile sets its own")
     refuse_hidden_changes(clone / "params.yaml")
     edit_params(clone, train__lr=1e-9)
     with pytest.raises(ParamsError, match=r"train\.lr"):
