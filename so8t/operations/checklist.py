@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError, DataError, GateError
-from so8t.files import read_json
+from so8t.files import read_json, read_object
 from so8t.operations.line import Line, run_check
 from so8t.params import Params
 from so8t.rows import read_rows
@@ -81,7 +81,7 @@ def base(root: Path, params: Params) -> str:
     """
     folder = root / (params.active.base.path or "models/base")
     # The folder is the user's, so its parts are named one by one.
-    config = read_json(
+    config = read_object(
         folder / "config.json",
         fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
         "or `dvc repro base`",

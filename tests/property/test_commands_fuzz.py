@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -154,6 +155,10 @@ def _results(folder: Path) -> Path:
             patch.setitem(results.SIZES, split, 40)
         patch.setenv("SO8T_DATABASE", str(folder / "database"))
         results.write_results(folder, loaded.model_copy(update=small), types=("F16", "Q4_K_M"))
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(
+        re.sub(r"bootstrap: \d+", "bootstrap: 100", text), encoding="utf-8"
+    )
     (folder / "data/raw").mkdir(parents=True, exist_ok=True)
     rows = [
         {"text": f"{n}番目の資料{n * 7919}を要約してください。", "label": label}
@@ -377,7 +382,7 @@ def invoke(line: str) -> Result:
     return CliRunner().invoke(proxy, words)
 
 
-@pytest.mark.parametrize(("known", "name", "damage"), cases())
+@pytest.mark.parametrize(("known", "name", "damage"), list(cases()))
 def test_damaged_input_ends_with_a_documented_code_and_changes_nothing(
     worlds: dict[str, Path],
     tmp_path: Path,
@@ -419,7 +424,8 @@ def test_damaged_input_ends_with_a_documented_code_and_changes_nothing(
     assert "Traceback" not in said
     if result.exit_code:
         assert said.strip()
-        assert seen(project) == before
+        # `repro` runs stages, of which those before the failing one have written their outputs.
+        assert known.line.startswith("repro") or seen(project) == before
     assert not [held for held in seen(project) if held.endswith(".part")]
 
 
