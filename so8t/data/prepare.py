@@ -23,7 +23,7 @@ from typing import IO, NamedTuple, TypeAlias
 from so8t.chat import response_of
 from so8t.data import ingest
 from so8t.data.alike import AlikeGroups, rename_groups
-from so8t.data.formats import Reason, Sample, sample_of
+from so8t.data.formats import Reason, Sample, sample_of, shown
 from so8t.data.hygiene import clean, is_forbidden_target
 from so8t.data.near_duplicates import NearIndex, Sketch, normalise
 from so8t.data.splits import place, unit
@@ -299,13 +299,27 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
                     files[name] = opened.enter_context(file)
                 counts = _prepare(data, kept, Writer(files), progress)
             rename_groups(folder / "calibration.jsonl", kept.alike.merged())
-            if not counts.kept:
-                raise DataError(
-                    "no row was kept",
-                    where="data.sources",
-                    fix="`prepare --dry-run` says why each was dropped",
-                )
+            _require_evidence(counts)
         return counts
+
+
+def _require_evidence(counts: Counts) -> None:
+    """Refuse, with a DataError, no row at all, or rows of one group, which lies in one split."""
+    if not counts.kept:
+        raise DataError(
+            "no row was kept",
+            where="data.sources",
+            fix="`prepare --dry-run` says why each was dropped",
+        )
+    groups = set().union(*counts.groups.values())
+    rows = counts.kept.total()
+    if rows > 1 and len(groups) == 1:
+        raise DataError(
+            f"all {rows} rows are of one group, {shown(groups.pop())}: a group lies in one split, "
+            "so the others are empty",
+            where="data.sources",
+            fix='give rows of another template another "group", or leave the field out',
+        )
 
 
 def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Counts:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from so8t import __version__
 from so8t.errors import ArtifactError, ToolError
-from so8t.files import atomic_dir, sha256_file, write_text
-from so8t.operations.git import commit_of, file_at
+from so8t.files import atomic_dir, files_below, sha256_file, write_text
+from so8t.operations.git import bytes_at, commit_of
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, out_at
 from so8t.release import manifest
@@ -102,9 +102,9 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
         # First of all: a release of mixed parts must not be handed over.
         said = manifest.check(folder / "release")
         for name in ("LICENSE", "params.yaml", "dvc.lock"):
-            text = file_at(commit, name, root)
-            if text is not None:
-                write_text(folder / name, text)
+            content = bytes_at(commit, name, root)
+            if content is not None:
+                (folder / name).write_bytes(content)
         # Of this version and not of the revision, which may have none.
         shutil.copyfile(Path(__file__).with_name("verifier.py"), folder / VERIFIER)
         if with_wheels:
@@ -135,7 +135,7 @@ def write_sums(folder: Path) -> int:
     Returns:
         How many files it lists.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    files = [path for path in files_below(folder) if path.name != SUMS]
     lines = []
     for path in files:
         # Two spaces, as `sha256sum -c` wants them.
@@ -265,8 +265,9 @@ def _pack_so8t(package: Path, out: Path) -> None:
 def _content_of_so8t(package: Path, head: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every file of our wheel but RECORD."""
     # Sorted, so that the same sources give the same wheel.
-    for path in sorted(package.rglob("*.py")):
-        yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
+    for path in files_below(package):
+        if path.suffix == ".py":
+            yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
     described = f"Metadata-Version: 2.1\nName: so8t\nVersion: {__version__}\n"
     yield f"{head}/METADATA", described.encode()
     wheel = (

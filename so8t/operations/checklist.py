@@ -6,6 +6,7 @@ in full (a GGUF is what answers requests), Hugging Face weights by their headers
 """
 
 import csv
+import glob
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from so8t.errors import ArtifactError, DataError, GateError
-from so8t.files import read_json
+from so8t.files import read_json, read_object
 from so8t.model_folder import tensors_in, weight_files
 from so8t.operations.line import Line, run_check
 from so8t.params import Params
@@ -40,7 +41,8 @@ def sources(root: Path, params: Params) -> str:
         # The synthetic rows are an output of the first stage: they may be still to come.
         comes_later = source.path == "data/raw/synthetic.jsonl"
         # A source is a path or a pattern of several.
-        matches = list(root.glob(source.path))
+        # `Path.glob` refuses absolute patterns.
+        matches = glob.glob(str(root / source.path))  # noqa: PTH207
         if not comes_later and not matches and not (root / source.path).exists():
             missing.append(source.path)
     if missing:
@@ -78,7 +80,7 @@ def base(root: Path, params: Params) -> str:
     """
     folder = root / (params.active.base.path or "models/base")
     # The folder is the user's, so its parts are named one by one.
-    config = read_json(
+    config = read_object(
         folder / "config.json",
         fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
         "or `dvc repro base`",

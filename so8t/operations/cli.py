@@ -238,20 +238,35 @@ def _repair_command(with_remote: bool, name: str | None) -> str:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="remove it; without this option nothing is removed")
-def gc(yes: bool) -> None:
+@click.option(
+    "--not-shared", is_flag=True, help="the cache is outside the project, and nobody else uses it"
+)
+def gc(yes: bool, not_shared: bool) -> None:
     """Show what DVC's cache holds that no branch, tag, experiment or registered version needs.
 
     With --yes it is removed.
     """
-    from so8t.operations.store import collect, unused
+    from so8t.errors import ToolError
+    from so8t.operations.store import cache_dir, collect, is_shared, unused
 
     count, size = unused()
+    shared = is_shared() and not not_shared
+    if shared:
+        click.echo(f"the cache is outside the project: {cache_dir()}")
     if not yes:
         click.echo(
             f"no branch, tag or experiment needs {count} objects ({size / 1e6:,.1f} MB). "
             "To remove them: so8t gc --yes"
         )
         return
+    if shared:
+        # DVC would remove what other projects need, and they would not notice until they want it.
+        raise ToolError(
+            "other projects may need what this one does not",
+            where=str(cache_dir()),
+            fix="so8t gc --yes --not-shared if nobody else uses it, "
+            "else dvc gc -w -a -T --all-experiments -p OTHER_PROJECT",
+        )
     collect()
     left, _size = unused()
     click.echo(f"removed {count - left} of {count} objects")

@@ -12,16 +12,15 @@ Everything comes from git and the cache; nothing is recomputed, and no network i
 """
 
 import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError
-from so8t.files import atomic_dir, read_jsonl, write_json, write_text
+from so8t.files import atomic_dir, read_jsonl, read_object, write_json
 from so8t.operations import rollback
 from so8t.operations.bundle import write_sums
-from so8t.operations.git import commit_of, file_at, git, tracked_at
+from so8t.operations.git import bytes_at, commit_of, git, object_at, tracked_at
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, lock_at, out_at
 
@@ -68,9 +67,10 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
             copied[name] = name
         for name, target in copied.items():
             # A revision may be older than one of these files.
-            text = file_at(commit, name, root)
-            if text is not None:
-                write_text(folder / target, text)
+            content = bytes_at(commit, name, root)
+            if content is not None:
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                (folder / target).write_bytes(content)
         released = _copy_release(folder / "release", commit, root)
         write_json(folder / "evidence.json", _facts(revision, commit, released, root))
         # SHA256SUMS is a file too, and does not count itself.
@@ -103,7 +103,7 @@ def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> 
     shown = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root)
     author, committer, committed, signature = shown.split("\0")
     # The conclusion is the report's own sentence, not one of ours.
-    report = _json_at(commit, "reports/report.json", root)
+    report = object_at(commit, "reports/report.json", root)
     return {
         "schema": "so8t.evidence/1",
         "revision": revision,
@@ -141,7 +141,7 @@ def _versions_at(commit: str, root: Path) -> list[dict[str, Any]]:
 
 def _data(commit: str, root: Path) -> dict[str, Any]:
     """What `prepare` counted, and the rows by licence."""
-    measured = _json_at(commit, "reports/metrics/prepare.json", root)
+    measured = object_at(commit, "reports/metrics/prepare.json", root)
     facts = {key: measured.get(key) for key in DATA_FACTS}
     return {**facts, "licences": _licences(commit, root)}
 
@@ -177,10 +177,10 @@ def _count_licences(path: Path) -> dict[str, int]:
 def _policy(commit: str, root: Path) -> dict[str, Any]:
     """Digest and last change of the labelling policy."""
     name = "docs/policy.md"
-    text = file_at(commit, name, root) or ""
+    content = bytes_at(commit, name, root) or b""
     return {
         "file": "policy.md",
-        "sha256": _sha256(text),
+        "sha256": _sha256(content),
         "last_changed": git("log", "-1", "--format=%h %cI", commit, "--", name, root=root),
     }
 
@@ -190,18 +190,12 @@ def _environment(commit: str, root: Path) -> dict[str, Any]:
     engine = None
     for name, held in export(out_at(commit, RELEASE, root), root):
         if name == "card.json":
-            engine = json.loads(held.read_text(encoding="utf-8")).get("engine")
+            engine = read_object(held).get("engine")
             break
-    constraints = file_at(commit, "constraints.txt", root) or ""
+    constraints = bytes_at(commit, "constraints.txt", root) or b""
     return {"constraints_sha256": _sha256(constraints), "engine": engine}
 
 
-def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
-    """Content of a tracked JSON file; empty where that revision has none."""
-    text = file_at(commit, name, root)
-    return {} if text is None else dict(json.loads(text))
-
-
-def _sha256(text: str) -> str:
-    """SHA-256 of a text as UTF-8, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(content: bytes) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()

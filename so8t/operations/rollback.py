@@ -11,6 +11,8 @@ stages that GTO's git tags give it (`so8t models list`). The tags have these for
     name@v1.2.0!      takes it back
     name#stage#N      assigns the commit to a stage; the highest N counts
     name#stage!#N     unassigns it
+
+Where the project is a subdirectory of its repository, GTO puts that path and `=` before each.
 """
 
 import json
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t.errors import ArtifactError, So8tError
-from so8t.operations.git import changed_files, commit_of, dvc, git
+from so8t.operations.git import call, changed_files, commit_of, dvc, git, tag_prefix
 from so8t.operations.store import Out, entries, lock_at, lock_here, md5_file, object_path, out_at
 from so8t.params import read_yaml
 from so8t.release import manifest
@@ -136,12 +138,20 @@ def go_to(wanted: Plan, root: Path = Path()) -> str:
     # A branch by its name, so that going back does not leave it.
     before = git("branch", "--show-current", root=root) or commit_of("HEAD", root)
     try:
-        _check_out(wanted.revision, root)
+        _check_out(_branch_or_commit(wanted, root), root)
         return _released(root)
     except So8tError:
         # If this fails too, its error is the one to show: the old state is not back.
         _check_out(before, root)
         raise
+
+
+def _branch_or_commit(wanted: Plan, root: Path) -> str:
+    """What git is told to check out: a branch by its name, so that its next commit is on it."""
+    branch = ("show-ref", "--verify", "--quiet", f"refs/heads/{wanted.revision}")
+    is_branch = call("git", *branch, root=root, check=False).returncode == 0
+    # A tag may have a prefix that the user did not type.
+    return wanted.revision if is_branch else wanted.commit
 
 
 def _check_out(revision: str, root: Path) -> None:
@@ -214,8 +224,16 @@ class Tag:
 def artifacts(root: Path = Path()) -> dict[str, str]:
     """Name and path of every artifact that dvc.yaml declares."""
     # A dvc.yaml without artifacts has nothing to register.
-    declared = read_yaml(root / "dvc.yaml").get("artifacts") or {}
-    return {name: str(item["path"]) for name, item in declared.items()}
+    path = root / "dvc.yaml"
+    try:
+        declared = read_yaml(path).get("artifacts") or {}
+        return {str(name): str(item["path"]) for name, item in declared.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(
+            "its artifacts are not {name: {path: ...}}",
+            where=str(path),
+            fix="git checkout dvc.yaml",
+        ) from None
 
 
 def tags(root: Path = Path()) -> Iterator[Tag]:
@@ -250,10 +268,12 @@ def registered(root: Path = Path()) -> list[Version]:
     """
     known: dict[tuple[str, str], Tag] = {}
     stages: dict[tuple[str, str], _Assignment] = {}
+    prefix = tag_prefix(root)
     # Oldest first, so that a later tag takes back an earlier one.
     for tag in tags(root):
-        version = _VERSION_TAG.match(tag.name)
-        stage = _STAGE_TAG.match(tag.name)
+        name = tag.name.removeprefix(prefix)
+        version = _VERSION_TAG.match(name)
+        stage = _STAGE_TAG.match(name)
         if version:
             _note_version(known, version, tag)
         elif stage:

@@ -4,7 +4,6 @@
 tabulates its benchmarks.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from so8t.errors import ArtifactError, ToolError
+from so8t.errors import ArtifactError, DataError, ToolError
+from so8t.files import read_jsonl
 
 REPORT = Path("reports/report.html")
 TWIN = Path("reports/report.json")  # the same report for programs
@@ -91,17 +91,27 @@ def bench_table() -> None:
     """Print the newest result of every benchmark as a Markdown table."""
     newest: dict[tuple[str, str], dict[str, object]] = {}
     for file in sorted(BENCHMARKS.glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for number, row in read_jsonl(file):
             # Raw results of a study with a page of its own, such as docs/ablation.md, have none.
             if "bench" in row:
                 # Files are appended to, so the last line of a benchmark is its newest.
-                newest[row["bench"], row["what"]] = row
+                newest[str(row["bench"]), _what(row, f"{file}:{number}")] = row
     click.echo(f"| {' | '.join(COLUMNS)} |")
     click.echo("|" + "---|" * len(COLUMNS))
     for row in newest.values():
         cells = [cell(row.get(column)) for column in COLUMNS]
         click.echo(f"| {' | '.join(cells)} |")
+
+
+def _what(row: dict[str, object], where: str) -> str:
+    """What a benchmark measured.
+
+    Raises:
+        DataError: the row does not say it.
+    """
+    if isinstance(row.get("what"), str):
+        return str(row["what"])
+    raise DataError("a result that does not say what", where=where, fix="run the benchmark again")
 
 
 def cell(value: object) -> str:

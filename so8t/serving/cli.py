@@ -1,11 +1,14 @@
 """`so8t ask`: the released model on the command line."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from so8t.errors import DataError
 
 # Imported inside the functions below, so that `--help` loads no model library.
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
 
     if as_json and stream:
         raise click.UsageError("--json prints one object at the end: leave out --stream")
-    request = sys.stdin.read() if text == "-" else text
+    request = _request(text)
     with Assistant(folder) as assistant:
         if stream:
             _stream(assistant, request)
@@ -57,6 +60,26 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
         return
     _head(answer)
     click.echo(f"\n{answer.text}{_ellipsis(answer)}")
+
+
+def _request(text: str) -> str:
+    """The request itself: TEXT, or standard input where TEXT is `-`.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    # Python keeps bytes of the command line that are not UTF-8 as halves of surrogate pairs.
+    data: bytes = os.fsencode(text)
+    if text == "-":
+        data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the request is not UTF-8 (byte {error.start})",
+            where="standard input" if text == "-" else "TEXT",
+            fix="iconv -f CP932 -t UTF-8 FILE | so8t ask -",
+        ) from None
 
 
 def _head(answer: "Answer") -> None:

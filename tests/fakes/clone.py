@@ -194,8 +194,25 @@ def _keep_dir(folder: Path, path: Path) -> str:
     return digest
 
 
-def make_clone(folder: Path) -> Path:
-    """A repository with everything in place; `doctor --stage ask` finds nothing wrong."""
+def make_monorepo(repository: Path) -> Path:
+    """The same project as a subdirectory of a repository with another project; returns its folder."""
+    (repository / "other").mkdir(parents=True)
+    (repository / "other/notes.txt").write_text("beside it\n", encoding="utf-8")
+    # Of the same names as ours: whoever asks git from the top would get these.
+    for name in ("dvc.lock", "params.yaml"):
+        (repository / name).write_text("not: ours\n", encoding="utf-8")
+    (repository / "reports").mkdir()
+    (repository / "reports/foreign.md").write_text("not ours\n", encoding="utf-8")
+    return make_clone(repository / "apps/so8t", top=repository)
+
+
+def make_clone(folder: Path, *, top: Path | None = None) -> Path:
+    """A repository with everything in place; `doctor --stage ask` finds nothing wrong.
+
+    Args:
+        folder: of the project.
+        top: of its repository, where that is another one.
+    """
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/config").write_text(CONFIG, encoding="utf-8")
     (folder / ".gitignore").write_text(
@@ -210,6 +227,10 @@ def make_clone(folder: Path) -> Path:
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     edit_params(folder, scoring__types=["Q4_K_M"])
     (folder.parent / "store").mkdir(exist_ok=True)
+    (folder / "reports").mkdir(exist_ok=True)
+    (folder / "reports/report.json").write_text('{"conclusion": "well"}', encoding="utf-8")
+    # Bytes that are no text, and Windows' line ends: what is copied must stay as it is.
+    (folder / "reports/curve.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
     build(folder)
     for command in (
         ("git", "init", "-q", "-b", "main"),
@@ -218,5 +239,5 @@ def make_clone(folder: Path) -> Path:
         ("git", "add", "-A"),
         ("git", "commit", "-qm", "one"),
     ):
-        run(folder, *command)
+        run(top or folder, *command)
     return folder

@@ -11,41 +11,60 @@ from pathlib import Path
 
 import pytest
 
-from so8t.errors import ArtifactError
-from so8t.operations import bundle, evidence, fsck, rollback, store
+from so8t.errors import ArtifactError, ParamsError, ToolError
+from so8t.operations import bundle, evidence, fsck, rollback, store, sweep
+from so8t.operations.ablation import clean_for_queue
+from so8t.operations.git import changed_files
 from so8t.operations.store import lock_here, object_path, out_at
+from so8t.params import refuse_hidden_changes
 from so8t.release import manifest
-from tests.fakes.clone import STEM, build, edit_params, make_clone, run, sealed_tiny
+from tests.fakes.clone import (
+    STEM,
+    build,
+    edit_params,
+    make_clone,
+    make_monorepo,
+    run,
+    sealed_tiny,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three committed versions of different models, two of them registered."""
-    folder = make_clone(tmp_path_factory.mktemp("versions") / "clone")
+@pytest.fixture(scope="module", params=["alone", "monorepo"])
+def history(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Three committed versions of different models, two of them registered; the project's folder.
+
+    The project is a repository of its own, or a subdirectory of one.
+    """
+    top = tmp_path_factory.mktemp("versions") / "clone"
+    folder = make_clone(top) if request.param == "alone" else make_monorepo(top)
     run(folder, "git", "tag", "v-one")
     for seed, name in ((1, "v-two"), (2, "v-three")):
         edit_params(folder, seed=100 + seed)
         build(folder, seed)
         run(folder, "git", "commit", "-qam", name)
         run(folder, "git", "tag", name)
-    run(folder, "git", "tag", "-a", "so8t@v1.0.0", "-m", "first", "v-one")
-    run(folder, "git", "tag", "-a", "so8t@v1.1.0", "-m", "second", "v-three")
-    run(folder, "git", "tag", "-a", "so8t#prod#1", "-m", "serve", "v-one")
-    run(folder, "git", "tag", "-a", "so8t#prod#2", "-m", "serve the new one", "v-three")
-    run(folder, "git", "tag", "-a", "so8t@v9.0.0", "-m", "mistake", "v-two")
-    run(folder, "git", "tag", "-a", "so8t@v9.0.0!", "-m", "taken back", "v-two")
+    # As GTO names them in a subdirectory.
+    own = "" if request.param == "alone" else "apps/so8t="
+    run(folder, "git", "tag", "-a", f"{own}so8t@v1.0.0", "-m", "first", "v-one")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v1.1.0", "-m", "second", "v-three")
+    run(folder, "git", "tag", "-a", f"{own}so8t#prod#1", "-m", "serve", "v-one")
+    run(folder, "git", "tag", "-a", f"{own}so8t#prod#2", "-m", "serve the new one", "v-three")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v9.0.0", "-m", "mistake", "v-two")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v9.0.0!", "-m", "taken back", "v-two")
     return folder
 
 
 @pytest.fixture
 def clone(history: Path, tmp_path: Path) -> Path:
-    """The history, copied, at its newest version."""
-    shutil.copytree(history, tmp_path / "clone", symlinks=True)
-    (tmp_path / "store").mkdir()
-    return tmp_path / "clone"
+    """The history, copied, at its newest version; the project's folder."""
+    top = next(folder for folder in (history, *history.parents) if (folder / ".git").exists())
+    shutil.copytree(top, tmp_path / "clone", symlinks=True)
+    folder = tmp_path / "clone" / history.relative_to(top)
+    (folder.parent / "store").mkdir(exist_ok=True)
+    return folder
 
 
 def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) -> None:
@@ -67,6 +86,37 @@ def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:
     assert wanted.absent == []
     assert manifest.digests(clone / "models/release") == before
     assert run(clone, "git", "branch", "--show-current").strip() == "main"
+
+
+def test_changed_files_are_named_from_the_projects_root(clone: Path) -> None:
+    assert changed_files(clone) == []
+    edit_params(clone, seed=5)
+    (clone / "reports/a b.md").write_text("new", encoding="utf-8")
+    run(clone, "git", "add", "reports/a b.md")
+    run(clone, "git", "mv", "dvc.yaml", "dvc2.yaml")
+    assert set(changed_files(clone)) == {"params.yaml", "reports/a b.md", "dvc2.yaml"}
+    with pytest.raises(ToolError, match=r"dvc2\.yaml"):
+        clean_for_queue(clone)
+
+
+def test_a_hidden_change_of_parameters_is_seen(clone: Path) -> None:
+    edit_params(clone, profiles__demo__train={"lr": 0.5})
+    run(clone, "git", "commit", "-qam", "the profile sets its own")
+    refuse_hidden_changes(clone / "params.yaml")
+    edit_params(clone, train__lr=1e-9)
+    with pytest.raises(ParamsError, match=r"train\.lr"):
+        refuse_hidden_changes(clone / "params.yaml")
+
+
+def test_a_sweep_reads_the_metrics_of_its_experiments(clone: Path) -> None:
+    name = "reports/metrics/evaluate-b-Q4_K_M.json"
+    (clone / name).parent.mkdir()
+    (clone / name).write_text('{"ece": 0.25}', encoding="utf-8")
+    run(clone, "git", "add", name)
+    tree = run(clone, "git", "write-tree").strip()
+    commit = run(clone, "git", "commit-tree", tree, "-m", "experiment").strip()
+    run(clone, "git", "update-ref", f"refs/exps/aa/bb/{sweep.name_of('seed', '1')}", commit)
+    assert sweep.results("seed", ["1"], clone)[0]["ece"] == 0.25
 
 
 def test_rollback_refuses_while_uncommitted_changes_would_be_lost(clone: Path) -> None:
@@ -414,5 +464,12 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {
         p.name for p in (tmp_path / "audit").iterdir()
     }
+    assert facts["conclusion"] == "well"
+    reports = tmp_path / "audit/reports"
+    # Byte for byte, and none of another project's in the same repository.
+    assert {p.name: p.read_bytes() for p in reports.iterdir()} == {
+        p.name: p.read_bytes() for p in (clone / "reports").iterdir()
+    }
+    assert (tmp_path / "audit/params.yaml").read_bytes() == (clone / "params.yaml").read_bytes()
     assert (tmp_path / "audit/release/card.json").is_file()
     assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t.operations import fsck
-from so8t.operations.store import CACHE, Out, entries, lock_here, object_path
+from so8t.operations.store import Out, cache_dir, entries, lock_here, object_path
 from so8t.params import read_yaml
 
 STAGES = (
@@ -265,7 +265,7 @@ def half_push(scene: Scene) -> str:
     store = scene.root.parent / f"store-{scene.chance.randrange(10**9)}"
     scene.run("dvc", "remote", "add", "-f", "chaos", str(store))
     try:
-        wanted, code = sum(1 for _ in (scene.root / CACHE).glob("??/*")) // 2, 0
+        wanted, code = sum(1 for _ in cache_dir(scene.root).glob("??/*")) // 2, 0
         while not code and wanted:  # it may have been quicker than we
             shutil.rmtree(store, ignore_errors=True)
             process = scene.start("dvc", "push", "-r", "chaos")

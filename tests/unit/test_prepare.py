@@ -259,7 +259,11 @@ def test_a_near_duplicate_of_another_named_group_is_dropped(tmp_path: Path) -> N
     _, counts = run(
         tmp_path,
         (
-            [plain(text, group="a"), plain(text + "ね", group="b"), plain(text + "よ", group="a")],
+            [
+                plain(text, group="a"),
+                plain(text + "ね", group="b"),
+                plain("別の依頼です。", group="c"),
+            ],
             "auto",
             1.0,
         ),
