@@ -4,6 +4,7 @@
 tabulates its benchmarks.
 """
 
+import json
 import shutil
 import subprocess
 import sys
