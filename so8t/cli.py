@@ -115,7 +115,7 @@ COMMANDS = {
         "Show what no version needs any more; with --yes, remove it.",
     ),
     "bundle": Command(
-        "so8t.operations.cli",
+        "so8t.operations.handing_over",
         "bundle",
         "Put a release with checksums, verifier and wheels into one folder.",
     ),
@@ -135,14 +135,19 @@ COMMANDS = {
         "Do what `dvc repro` does, but run independent stages at the same time.",
     ),
     "evidence": Command(
-        "so8t.operations.cli",
+        "so8t.operations.handing_over",
         "evidence",
         "Collect what an auditor needs about a revision in one folder.",
     ),
     "init": Command(
         "so8t.operations.setup",
         "init",
-        "Prepare this clone: make the folder of DVC's default remote.",
+        "Prepare this clone: the folder of DVC's default remote, and a key to sign releases.",
+    ),
+    "sign": Command(
+        "so8t.operations.handing_over",
+        "sign",
+        "Sign models/release, so that others can tell it from a changed one.",
     ),
     "report-path": Command(
         "so8t.operations.setup",

@@ -269,14 +269,14 @@ def released_card(root: Path, params: Params) -> str:
 
 
 def release(root: Path, _params: Params) -> str:
-    """File, card and manifest of the release belong together.
+    """The release is signed; file, card and manifest belong together.
 
     Raises:
-        ArtifactError: one is missing, damaged, or of another file.
+        ArtifactError: no signature, or a part is missing, damaged, or of another file.
     """
-    from so8t.release.manifest import check
+    from so8t.released import open_release
 
-    return check(root / "models/release")
+    return str(open_release(root / "models/release"))
 
 
 _ROWS = ("training rows", prepared)

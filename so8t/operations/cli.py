@@ -73,7 +73,8 @@ def _print_json(value: Any) -> None:
 @click.command()
 @click.argument("revision")
 @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
-def rollback(revision: str, dry_run: bool) -> None:
+@click.option("--unsigned", is_flag=True, help="go to a release that nobody signed")
+def rollback(revision: str, dry_run: bool, unsigned: bool) -> None:
     """Go to REVISION: its code, parameters, model, card and Modelfile, all together or not at all.
 
     REVISION is a branch, a tag, a commit, or NAME@VERSION of a registered model.
@@ -91,7 +92,7 @@ def rollback(revision: str, dry_run: bool) -> None:
     if dry_run:
         require_nothing_lost()
         return
-    click.echo(f"now: {go_to(wanted)}")
+    click.echo(f"now: {go_to(wanted, allow_unsigned=unsigned)}")
     click.echo(
         "to come back: git checkout - && dvc checkout. "
         "An Ollama server keeps the previous model until you type: so8t register"
@@ -270,40 +271,6 @@ def gc(yes: bool, not_shared: bool) -> None:
     collect()
     left, _size = unused()
     click.echo(f"removed {count - left} of {count} objects")
-
-
-@click.command()
-@click.argument("revision")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--wheels",
-    is_flag=True,
-    help="add the Python packages that `so8t ask` needs, as wheels made from this environment",
-)
-def bundle(revision: str, out: Path, wheels: bool) -> None:
-    """Write a folder OUT with the release of REVISION, checksums and a verifier.
-
-    The machine that receives it needs neither DVC nor, with --wheels, a network.
-    """
-    from so8t.operations.bundle import make
-
-    held = make(revision, out, with_wheels=wheels)
-    click.echo(f"bundle: {held} -> {out}")
-    click.echo("  on the other machine: python verify.py")
-
-
-@click.command()
-@click.argument("revision")
-@click.argument("out", type=click.Path(path_type=Path))
-def evidence(revision: str, out: Path) -> None:
-    """Write a folder OUT with what an auditor needs about REVISION.
-
-    It holds licences, counts, policy, parameters, environment, digests, reports, and who released
-    it.
-    """
-    from so8t.operations.evidence import make
-
-    click.echo(f"evidence: {make(revision, out)} files -> {out}")
 
 
 @click.command()

@@ -25,7 +25,8 @@ from so8t.errors import ArtifactError, So8tError
 from so8t.operations.git import call, changed_files, commit_of, dvc, git, tag_prefix
 from so8t.operations.store import Out, entries, lock_at, lock_here, md5_file, object_path, out_at
 from so8t.params import read_yaml
-from so8t.release import manifest
+from so8t.released import open_release
+from so8t.signature import PUBLIC_KEY, SIGNATURE
 
 RELEASE = "models/release"
 _VERSION_TAG = re.compile(
@@ -103,6 +104,7 @@ def require_nothing_lost(root: Path = Path()) -> None:
             where=str(root.resolve()),
             fix="`git commit` them, or throw them away with `git restore -SW .`",
         )
+    _require_signature_in_git(root)
     edited = []
     for out in lock_here(root):
         # An output that the cache lacks has nothing to compare with.
@@ -116,6 +118,23 @@ def require_nothing_lost(root: Path = Path()) -> None:
         )
 
 
+def _require_signature_in_git(root: Path) -> None:
+    """A signature that git does not know would be lost, or stay behind with another release.
+
+    Raises:
+        ArtifactError: it is there and not tracked.
+    """
+    if not (root / SIGNATURE).is_file():
+        return
+    listed = git("ls-files", "--", SIGNATURE, root=root)
+    if not listed:
+        raise ArtifactError(
+            "the release's signature is not in git",
+            where=str(root / SIGNATURE),
+            fix=f"git add {SIGNATURE} {PUBLIC_KEY} && git commit",
+        )
+
+
 def _edited_files(out: Out, root: Path) -> list[str]:
     """Files of an output whose bytes are not those that DVC recorded."""
     edited = []
@@ -126,8 +145,13 @@ def _edited_files(out: Out, root: Path) -> list[str]:
     return edited
 
 
-def go_to(wanted: Plan, root: Path = Path()) -> str:
+def go_to(wanted: Plan, root: Path = Path(), *, allow_unsigned: bool = False) -> str:
     """Do what the plan says; return what is released now.
+
+    Args:
+        wanted: what `plan` found.
+        root: the project's folder.
+        allow_unsigned: go to a revision whose release nobody signed.
 
     Raises:
         ArtifactError: something would be lost, cannot be had, or does not belong together; the old
@@ -139,7 +163,7 @@ def go_to(wanted: Plan, root: Path = Path()) -> str:
     before = git("branch", "--show-current", root=root) or commit_of("HEAD", root)
     try:
         _check_out(_branch_or_commit(wanted, root), root)
-        return _released(root)
+        return _released(root, allow_unsigned)
     except So8tError:
         # If this fails too, its error is the one to show: the old state is not back.
         _check_out(before, root)
@@ -178,16 +202,16 @@ def _check_out(revision: str, root: Path) -> None:
         )
 
 
-def _released(root: Path) -> str:
-    """What is released in the workspace, in one line.
+def _released(root: Path, allow_unsigned: bool) -> str:
+    """What is released in the workspace, in one line, or with a warning before it.
 
     Raises:
-        ArtifactError: the parts of the release do not belong together.
+        ArtifactError: the release is not signed, or its parts do not belong together.
     """
     # A revision may end before the stage that makes a release.
     if not (root / RELEASE).is_dir():
         return "no release was built there"
-    return manifest.check(root / RELEASE)
+    return open_release(root / RELEASE, allow_unsigned=allow_unsigned).said
 
 
 @dataclass(frozen=True, slots=True)

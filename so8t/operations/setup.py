@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from so8t import signature
 from so8t.errors import ArtifactError, DataError, ToolError
 from so8t.files import read_jsonl
 
@@ -23,7 +24,9 @@ COLUMNS = ("bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commi
 
 @click.command()
 def init() -> None:
-    """Check that git and DVC are set up here, and make the folder of DVC's default remote."""
+    """Check that git and DVC are set up here; make the folder of DVC's default remote, and the keys
+    that sign releases.
+    """
     if not Path(".dvc/config").is_file():
         raise ArtifactError(
             "this is not the project's folder",
@@ -40,6 +43,10 @@ def init() -> None:
     store = _dvc("config", "remote.store.url")
     folder = (Path(".dvc") / store).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    # Not a word when all is well: a first run needs to know nothing of keys.
+    said = signature.prepare()
+    if said:
+        click.echo(said)
     click.echo(f"this clone is ready: dvc {_dvc('--version')}, default remote {folder}")
 
 

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import atomic_dir, read_json, write_json, write_text
 from so8t.gguf_file import read_keys
 from so8t.identity import semantic_digest
+from so8t.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
-from so8t.release.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
 from so8t.release.modelfile import Entry, recipe_of
 
 # (source, copy with calibrated keys) -> semantic digest of the copy
@@ -83,37 +81,6 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
         write_text(folder / "llama_cpp.md", commands)
         write_text(folder / "README.md", _model_card(parts, entry, commands))
     return missing
-
-
-def calibrated_keys(card: Mapping[str, Any], *, escalate: float) -> dict[str, Any]:
-    """Values of the keys that `release` writes into the file.
-
-    Args:
-        card: the card as JSON.
-        escalate: the card's threshold as float32 can hold it without being laxer.
-    """
-    thresholds = card["thresholds"]
-    return {
-        # Rounded up: the probability of ALLOW must reach it, and never less than the card asks.
-        "so8t.safety_threshold": float32_up(1.0 - escalate),
-        "so8t.escalation_threshold": escalate,
-        "so8t.calibration.status": card["status"],
-        "so8t.calibration.readout": card["readout"],
-        "so8t.calibration.temperature": float(card["temperature"]),
-        "so8t.calibration.deny": float(thresholds["deny"]),
-        "so8t.calibration.escalate": float(thresholds["escalate"]),
-        "so8t.calibration.card_sha256": card["digest"],
-        "so8t.calibration.semantic_digest": card["semantic_digest"],
-    }
-
-
-def float32_up(value: float) -> float:
-    """The smallest float32 that is not below `value`."""
-    nearest = np.float32(value)
-    # Compared in float64, where both are exact.
-    if float(nearest) >= value:
-        return float(nearest)
-    return float(np.nextafter(nearest, np.float32(np.inf)))
 
 
 def _entry(file: Path, params: Params) -> Entry:

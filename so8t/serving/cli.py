@@ -40,7 +40,8 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     help="show an allowed answer while it is written (without the thinking, and a few characters "
     "late); an answer that turns out unfit is withdrawn in words",
 )
-def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
+@click.option("--unsigned", is_flag=True, help="take a release that nobody signed")
+def ask(text: str, folder: Path, as_json: bool, stream: bool, unsigned: bool) -> None:
     """Decide what may happen with the request TEXT, and answer it if the decision is ALLOW.
 
     With `-` the request is read from standard input.
@@ -50,7 +51,9 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
     if as_json and stream:
         raise click.UsageError("--json prints one object at the end: leave out --stream")
     request = _request(text)
-    with Assistant(folder) as assistant:
+    with Assistant(folder, allow_unsigned=unsigned) as assistant:
+        if assistant.warning:
+            click.echo(assistant.warning, err=True)
         if stream:
             _stream(assistant, request)
             return

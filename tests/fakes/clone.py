@@ -8,10 +8,11 @@ from typing import Any
 
 from so8t import card as cards
 from so8t.identity import SEAL, seal
+from so8t.manifest import Manifest, Texts, write_manifest
 from so8t.operations.store import md5_file, object_path
 from so8t.params import load
-from so8t.release.manifest import Manifest, Texts, write_manifest
 from tests.fakes.cards import make_card
+from tests.fakes.released import sign, write_inside
 from tests.fakes.tiny_gguf import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,8 @@ def _safetensors(path: Path) -> None:
 def release(folder: Path, file: Path, card: cards.Card) -> None:
     params = load(folder / "params.yaml")
     out = folder / "models/release"
-    shutil.copyfile(file, out / file.name)
+    out.mkdir(parents=True, exist_ok=True)
+    write_inside(file, card, out / file.name)
     cards.write(out / "card.json", card)
     (out / "Modelfile").write_text(
         f"FROM ./{file.name}\n# {card.semantic_digest}\n", encoding="utf-8"
@@ -141,6 +143,7 @@ def release(folder: Path, file: Path, card: cards.Card) -> None:
             replies=replies,
         ),
     )
+    sign(out)
 
 
 def remember(folder: Path) -> None:

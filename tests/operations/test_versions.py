@@ -3,30 +3,34 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from so8t import manifest
 from so8t.errors import ArtifactError, ParamsError, ToolError
 from so8t.operations import bundle, evidence, fsck, rollback, store, sweep
 from so8t.operations.ablation import clean_for_queue
 from so8t.operations.git import changed_files
 from so8t.operations.store import lock_here, object_path, out_at
 from so8t.params import refuse_hidden_changes
-from so8t.release import manifest
 from tests.fakes.clone import (
     STEM,
     build,
     edit_params,
     make_clone,
     make_monorepo,
+    remember,
     run,
     sealed_tiny,
 )
+from tests.fakes.released import FAULTS, IDS, another_key_under_our_name, forge
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -195,6 +199,66 @@ def test_gto_reads_the_tags_as_we_do(clone: Path) -> None:
         pytest.skip(f"gto cannot be asked: {done.stderr[-200:]}")
     theirs = {str(row["version"]) for row in json.loads(done.stdout)}
     assert theirs == {v.version for v in rollback.registered(clone)}
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_a_revision_whose_release_is_not_as_it_was_signed_is_not_given_out(
+    clone: Path, tmp_path: Path, fault: Callable[[Path], None], says: str
+) -> None:
+    """rollback, bundle and evidence: by a commit of somebody who could write to git and the cache, without the key."""
+    run(clone, "git", "checkout", "-q", "-b", "forged")
+    release = shutil.copytree(clone / "models/release", tmp_path / "models/release")
+    for name in ("release.sig", "release.pub"):
+        shutil.copyfile(clone / name, tmp_path / name)
+    fault(release)
+    shutil.rmtree(clone / "models/release")
+    shutil.copytree(release, clone / "models/release")
+    remember(clone)
+    (clone / "release.sig").unlink()
+    if (tmp_path / "release.sig").exists():
+        shutil.copyfile(tmp_path / "release.sig", clone / "release.sig")
+    run(clone, "git", "commit", "-qam", "nothing to see")
+    run(clone, "git", "checkout", "-q", "main")
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "-f"], cwd=clone, check=True)
+    before = manifest.digests(clone / "models/release")
+    for refuse in (
+        lambda: rollback.go_to(rollback.plan("forged", clone), clone),
+        lambda: bundle.make("forged", tmp_path / "stick", clone),
+        lambda: evidence.make("forged", tmp_path / "audit", clone),
+    ):
+        with pytest.raises(ArtifactError) as refused:
+            refuse()
+        assert re.search(says, str(refused.value)), refused.value
+        assert refused.value.fix
+    assert manifest.digests(clone / "models/release") == before
+    assert not (tmp_path / "stick").exists()
+    assert not (tmp_path / "audit").exists()
+
+
+def test_an_unsigned_revision_is_given_out_only_when_asked_to_and_says_so(
+    clone: Path, tmp_path: Path
+) -> None:
+    run(clone, "git", "checkout", "-q", "-b", "unsigned")
+    run(clone, "git", "rm", "-q", "release.sig")
+    run(clone, "git", "commit", "-qm", "unsigned")
+    wanted = rollback.plan("unsigned", clone)
+    assert "WARNING: this release is not signed" in rollback.go_to(
+        wanted, clone, allow_unsigned=True
+    )
+    assert "警告" in bundle.make("unsigned", tmp_path / "stick", clone, allow_unsigned=True)
+    assert "警告" in evidence.make("unsigned", tmp_path / "audit", clone, allow_unsigned=True)
+    assert json.loads((tmp_path / "audit/evidence.json").read_text())["release_key"] is None
+    verify = [sys.executable, "-I", str(tmp_path / "stick/verify.py")]
+    assert subprocess.run(verify, check=False, capture_output=True).returncode == 1
+    done = subprocess.run([*verify, "--unsigned"], check=False, capture_output=True, text=True)
+    assert (done.returncode, "not signed" in done.stdout) == (0, True)
+
+
+def test_a_signature_that_git_does_not_know_stops_a_rollback(clone: Path) -> None:
+    run(clone, "git", "rm", "-q", "--cached", "release.sig")
+    run(clone, "git", "commit", "-qm", "forgotten")
+    with pytest.raises(ArtifactError, match="not in git"):
+        rollback.go_to(rollback.plan("v-one", clone), clone)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.97])
@@ -390,6 +454,34 @@ def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(
         bundle.make("v-two", out, clone)
 
 
+@pytest.mark.parametrize("with_library", [True, False])
+def test_a_bundle_made_again_with_new_sums_is_still_known_by_its_signature(
+    clone: Path, tmp_path: Path, with_library: bool
+) -> None:
+    out = tmp_path / "stick"
+    bundle.make("v-two", out, clone)
+    # Without site-packages there is no cryptography: the lines of RFC 8032 decide.
+    alone = [] if with_library else ["-S"]
+    verify = [sys.executable, "-I", *alone, str(out / "verify.py")]
+    good = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert good.returncode == 0, good.stdout + good.stderr
+    key = json.loads((clone / "release.sig").read_text())["key"]
+    assert f"signed with key {key}" in good.stdout
+    forge(out / "release/card.json")
+    (out / "SHA256SUMS").unlink()
+    bundle.write_sums(out)
+    bad = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "release.sig: of another release" in bad.stdout
+    another_key_under_our_name(out / "release")
+    (out / "SHA256SUMS").unlink()
+    bundle.write_sums(out)
+    bad = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "release.sig: forged" in bad.stdout
+    assert "fix: get the bundle again" in bad.stdout
+
+
 def test_wheels_of_this_environment_are_installed_in_an_empty_one_without_index_and_answer(
     clone: Path, tmp_path: Path
 ) -> None:
@@ -461,6 +553,8 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert facts["data"]["licences"] == {"train": {"so8t: CC0-1.0": 9}}
     assert facts["environment"]["engine"]["llama_cpp"]
     assert facts["policy"]["sha256"]
+    assert facts["release_key"] == json.loads((clone / "release.sig").read_text())["key"]
+    assert (tmp_path / "audit/release.sig").is_file()
     assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {
         p.name for p in (tmp_path / "audit").iterdir()
     }

@@ -118,6 +118,7 @@ def environment(root: Path) -> dict[str, str]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(root),
         "OMP_WAIT_POLICY": "passive",
+        "SO8T_KEY": os.environ["SO8T_KEY"],
         "CI": "1",
     }
 
@@ -433,6 +434,8 @@ def built(where: Path | None) -> Iterator[Path]:
     from tests.pipeline.conftest import REDUCED, copy_of_project, runner
 
     with tempfile.TemporaryDirectory() as folder:
+        # Under pytest a fixture has set it.
+        os.environ.setdefault("SO8T_KEY", str(Path(folder) / "signing.key"))
         root = Path(folder) / "project"
         if where is not None:
             shutil.copytree(where, root, symlinks=True)

@@ -1,7 +1,7 @@
 """release.json, the manifest: what `so8t ask` and a server need beside the GGUF and its card.
 
-`check` answers whether file, card and manifest of a release folder belong together; doctor,
-rollback and bundle ask it.
+Covered: its form. Not covered: whether file, card and manifest of a release belong together, and
+who made them (so8t.released).
 """
 
 from pathlib import Path
@@ -17,7 +17,6 @@ NAME = "release.json"
 CARD = "card.json"
 MODELFILE = "Modelfile"
 FIX = "run `dvc repro release`"
-FOREIGN = "put back the release of one revision: `so8t rollback REV`, or `dvc checkout release`"
 
 
 class _Part(BaseModel):
@@ -87,45 +86,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         manifest: what is written.
     """
     write_json(folder / NAME, manifest.model_dump(by_alias=True))
-
-
-def check(folder: Path) -> str:
-    """File, card and manifest name the same semantic digest, and the file really has it.
-
-    The semantic digest covers what changes a model's behaviour (tensors, tokenizer, template), not
-    how the file stores it.
-
-    Returns:
-        One line about the release.
-
-    Raises:
-        ArtifactError: a part is missing, damaged, or of another release.
-
-    Args:
-        folder: of the release.
-    """
-    # These bring numpy and the GGUF reader, which a reader of manifests does not need.
-    from so8t.card import read as read_card
-    from so8t.identity import check_seal, semantic_digest
-
-    manifest = read_manifest(folder)
-    card = read_card(folder / CARD)
-    # Before the digest, which would call a half-copied file another file.
-    check_seal(folder / manifest.file)
-    found = semantic_digest(folder / manifest.file)
-    if card.semantic_digest != found:
-        raise ArtifactError(
-            "the card is of another file: the semantic digests differ",
-            where=str(folder / CARD),
-            fix=FOREIGN,
-        )
-    if manifest.semantic_digest != found:
-        raise ArtifactError(
-            "the manifest is of another file: the semantic digests differ",
-            where=str(folder),
-            fix=FOREIGN,
-        )
-    return f"{manifest.name} ({manifest.type}), digest {found[:12]}, card {card.status}"
 
 
 def digests(folder: Path) -> dict[str, str]:
