@@ -220,9 +220,6 @@ def read_json(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> Any:
     Raises:
         ArtifactError: the file is missing, cannot be read (as a folder cannot), or is not JSON.
     """
-    # Asked first: opening a folder is another error on each system.
-    if path.is_dir():
-        raise ArtifactError("a folder, where a JSON file should be", where=str(path), fix=fix)
     text = read_text(path, fix=fix)
     try:
         return json.loads(text)

@@ -200,7 +200,7 @@ def test_an_unsigned_release_answers_only_when_asked_to_and_says_so_in_both_lang
     [
         (forged_card, "keys in the GGUF file are not the card's"),
         (flipped_weights, "does not match its seal"),
-        (card_that_is_a_folder, "card.json: a folder, where a JSON file should be"),
+        (card_that_is_a_folder, "card.json: a folder, not a file"),
         (threads_as_text, "card.json: the card is not consistent: .*engine.threads is '1', no int"),
         (lambda folder: swap_json(folder / "release.json", template_sha256="0"), "template_sha256"),
         (lambda folder: swap_json(folder / "release.json", file="card.json"), "."),
