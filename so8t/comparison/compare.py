@@ -232,7 +232,8 @@ def baselines(
         One entry per baseline. `outcome` is beats (intervals apart), beats_unclear (higher, but the
         intervals overlap), does_not_beat, or not_run.
     """
-    probes = (prepare or {}).get("probes", {})
+    # A damaged file may hold null where a section belongs.
+    probes = (prepare or {}).get("probes") or {}
     found = []
     for name, split in BASELINES:
         # A probe that was switched off is null, or is missing.

@@ -132,10 +132,12 @@ def collect_command(
         agent=f"{AGENT} (+{contact})",
         least_delay=delay,
     )
+    # Before OUT is opened: a list that cannot be read leaves no empty file.
+    pages = list(urls_of(listing))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Appended, unlike every other output: a session may be stopped and resumed for days.
     with out.open("a", encoding="utf-8", newline="\n") as file:
-        for row in collector.rows(urls_of(listing)):
+        for row in collector.rows(pages):
             line = json.dumps(row, ensure_ascii=False)
             file.write(f"{line}\n")
             # The session counts the page as taken right after this.

@@ -6,6 +6,7 @@ later. What differs from machine to machine stands on the speed page alone.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -70,18 +71,36 @@ def build(root: Path, out: Path, language: Language) -> dict[str, Any]:
         ArtifactError: a result file that does not parse.
         DataError: a prepared split with a damaged row.
     """
+    # Nothing is written before everything was read: a damaged file leaves no half of a report.
+    speed = _compose_speed(root, language)
+    report = _compose_report(root, language)
     # First: the report leads to this page, so it should not be there before it.
-    _build_speed(root, out, language)
-    return _build_report(root, out, language)
+    _write_speed(speed, out)
+    return _write_report(report, out)
 
 
-def _build_report(root: Path, out: Path, language: Language) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """A page before it is written."""
+
+    context: Context
+    figures: Mapping[str, str]
+    document: Document
+    targets: list[Target]
+
+
+def _compose_report(root: Path, language: Language) -> _Composed:
     # matplotlib takes a second to import, which the check need not wait for.
     from so8t.report.figures import draw
 
     context = Context.of(Sources(root, language))
     figures = draw(context)
     document, found = compose(context, figures)
+    return _Composed(context, figures, document, found)
+
+
+def _write_report(page: _Composed, out: Path) -> dict[str, Any]:
+    context, figures, document = page.context, page.figures, page.document
     # As a whole: a figure that is no longer drawn must not stay behind.
     with atomic_dir(out / REPORT.figures) as folder:
         for name, text in figures.items():
@@ -90,11 +109,11 @@ def _build_report(root: Path, out: Path, language: Language) -> dict[str, Any]:
     write_text(out / REPORT.markdown, to_markdown(document, figures=REPORT.figures))
     write_text(out / HTML, to_html(document, figures=figures))
     outcomes = []
-    for one in found:
+    for one in page.targets:
         outcomes.append({"name": one.name, "split": one.split, "met": one.met})
     twin = {
         "schema": SCHEMA,
-        "language": language,
+        "language": document.language,
         "conclusion": first_sentence(document.blocks),
         "targets": outcomes,
         **_origins(context, out, (REPORT.markdown, HTML)),
@@ -104,7 +123,7 @@ def _build_report(root: Path, out: Path, language: Language) -> dict[str, Any]:
     return twin
 
 
-def _build_speed(root: Path, out: Path, language: Language) -> None:
+def _compose_speed(root: Path, language: Language) -> _Composed:
     """The speed page, from sources of its own: the report's twin names no file with times."""
     from so8t.report.figures import draw_speed
 
@@ -113,12 +132,17 @@ def _build_speed(root: Path, out: Path, language: Language) -> None:
     document = Document(language)
     document.add(*speed_sections.page(context, REPORT.markdown))
     document.blocks = _with_notes(context, document.blocks, figures)
+    return _Composed(context, figures, document, [])
+
+
+def _write_speed(page: _Composed, out: Path) -> None:
+    context, figures, document = page.context, page.figures, page.document
     figure = SPEED.figure(out, speed_sections.FIGURE)
     write_text(figure, figures.get(speed_sections.FIGURE, NO_FIGURE))
     write_text(out / SPEED.markdown, to_markdown(document, figures=SPEED.figures))
     twin = {
         "schema": SPEED_SCHEMA,
-        "language": language,
+        "language": document.language,
         **_origins(context, out, (SPEED.markdown,)),
         "figures": _figure_digests(SPEED, out, (speed_sections.FIGURE,)),
     }

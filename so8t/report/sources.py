@@ -23,7 +23,7 @@ Language = Literal["ja", "en"]
 Value = str | int | float | bool | None
 NOT_RUN = {"ja": "未実行", "en": "not run"}
 # In place of an interval that would promise too much (so8t.metrics.exact).
-TOO_FEW = {"ja": "区間なし: 群が30未満", "en": "no interval: fewer than 30 groups"}
+TOO_FEW = {"ja": "区間なし: 群が少なすぎます", "en": "no interval: too few groups"}
 PARAMS = "params.yaml"
 # Not a file that a stage makes: the record grows with every run, so it has no digest to compare.
 LOOKS = "database/looks"

@@ -187,7 +187,7 @@ PLANTED: list[
     (clock_set_back, None, "clock", 6, "ahead of this machine's clock"),
     (more_threads_than_cores, None, "threads", 7, "999"),
     (ollama_named_but_silent, None, "ollama", 6, "no answer"),
-    (lock_with_conflict, None, "dvc.lock", 5, "conflict markers"),
+    (lock_with_conflict, None, "dvc.lock", 5, "a merge left its markers"),
     (remote_folder_gone, None, "remote", 6, "does not exist"),
     (remote_that_does_not_verify, None, "remote", 6, "does not verify"),
     (lock_of_a_dead_process, None, "dvc locks", 6, "which is gone"),

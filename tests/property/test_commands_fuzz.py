@@ -22,7 +22,8 @@ from tests.fakes import results
 from tests.fakes.clone import STEM, make_clone, make_monorepo
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+# Hundreds of commands, several minutes: not part of `make test`.
+pytestmark = pytest.mark.nightly
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8}
 # What a command may write whatever happens: records, and what git and DVC keep for themselves.
 OWN = ("database", ".git", ".dvc/tmp", ".dvc/.gitignore", ".dvcignore")
