@@ -17,6 +17,8 @@ from so8t.files import read_jsonl
 from so8t.verdict import Authority, Verdict
 
 SPLITS = ("train", "valid", "calibration", "test_iid", "test_cells", "test_phrases")
+# Domain of requests that belong to none: trained and tested on, never part of a certificate.
+OUTSIDE = "foreign"
 PREPARE_AGAIN = "run `dvc repro prepare`"
 
 

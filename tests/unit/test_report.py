@@ -161,7 +161,7 @@ def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_co
         ]
         assert f"{one['difference']:+.{digits}f}" in line
         if one["ci95"] is None:
-            assert "[区間なし: 群が30未満]" in line
+            assert "[区間なし: 群が少なすぎます]" in line
         else:
             assert f"[{one['ci95'][0]:+.{digits}f}, {one['ci95'][1]:+.{digits}f}]" in line
         assert line.rstrip(" |").endswith(str(one["n"]))
