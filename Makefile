@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
-WORKERS := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+WORKERS := -n $(JOBS) --dist loadscope --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly repro check format lint types imports words unit bench bench-table docs docs-check report doctor sweep ablation chaos clean-venv
 

@@ -1,4 +1,4 @@
-"""How the suite is dealt to workers (`-n 2 --dist loadgroup`): one file on one worker; everything that shares the built graph on one.
+"""How the suite is dealt to workers (`-n 2`): one file on one worker; everything that shares the built graph on one.
 
 And where a test's records and keys go.
 """
@@ -6,6 +6,7 @@ And where a test's records and keys go.
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,15 +24,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     )  # before torch is imported: two workers of two threads on two cores wait for each other
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no worker is left with it at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith(GRAPH))
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(
-            pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file)
-        )
+
+
+def group_of(nodeid: str) -> str:
+    """What one worker runs: a file, or everything that shares the built graph."""
+    file = nodeid.partition("::")[0]
+    return GRAPH if file.startswith(GRAPH) and ALONE not in file else file
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nothing is dealt
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal by `group_of`.
+
+    Not by `--dist loadgroup`: since pytest 9.2 the marks are silently ignored
+    (pytest-dev/pytest-xdist issue 1386), and every worker builds the graph anew.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
