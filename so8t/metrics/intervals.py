@@ -98,7 +98,7 @@ def group_sums(values: Float[ndarray, "n k"], groups: Sequence[str]) -> Float[nd
     Groups come in sorted order, so that the result does not depend on the order of the rows.
     """
     _, index = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    rows = np.asarray(values, dtype=np.float64).reshape(len(groups), -1)
+    rows = np.asarray(values, dtype=np.float64)
     # -1 without groups: there is then no row.
     count = int(index.max(initial=-1)) + 1
     sums = np.zeros((count, rows.shape[1]))

@@ -13,6 +13,9 @@ SECTIONS = ("names", "base", "scratch", "loss", "train")
 
 def overlaid(values: Any, differences: Any) -> Any:
     """`values` with `differences` laid over them: mappings key by key, the rest as a whole."""
+    # A profile that sets nothing of a section leaves it, `scratch: null` too.
+    if differences == {}:
+        return values
     if not isinstance(values, Mapping) or not isinstance(differences, Mapping):
         return differences
     result = dict(values)

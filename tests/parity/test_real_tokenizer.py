@@ -1,5 +1,6 @@
 """Prompts, cue, readouts and Modelfile on the real Phi-3.5 vocabulary (SentencePiece, rstrip control tokens)."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,14 @@ def test_a_reading_is_finite_and_exact(reader: GgufReader) -> None:
     reader.read("犬")
     reader.engine.forget()
     assert reader.read("猫の写真をください。") == first
-    assert None not in first.row().values()
+    numbers = [
+        *first.prefill,
+        *first.authority,
+        *first.cue,
+        first.residual,
+        first.reserved_mass,
+    ]
+    assert all(math.isfinite(number) for number in numbers)
 
 
 @pytest.mark.parametrize("expose", [False, True])

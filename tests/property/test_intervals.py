@@ -108,3 +108,8 @@ def test_copies_of_a_row_in_its_group_teach_nothing() -> None:
     assert copied == pytest.approx(once)
     sums = group_sums(np.ones((180, 1)), [name for name in names for _ in range(9)])
     assert len(sums) == len(one_per_group(ids, names, np.ones(20, dtype=bool)))
+
+
+def test_without_rows_there_is_no_interval() -> None:
+    nothing = np.zeros(0, dtype=bool)
+    assert difference_interval(nothing, nothing, [], [], draws=DRAWS, seed=1) is None

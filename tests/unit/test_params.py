@@ -150,6 +150,11 @@ def test_a_change_that_the_profile_hides_is_an_error_that_says_what_to_type(comm
     assert "-S profiles.rtx3060.train.lr=" in caught.value.fix
 
 
+def test_a_profile_that_changes_nothing_leaves_what_is_null_null(tmp_path: Path) -> None:
+    changes = ("base.kind", "local"), ("base.path", "models/mine"), ("scratch", None)
+    assert load(edited(tmp_path, *changes)).active.scratch is None
+
+
 @pytest.mark.parametrize("key", ["train.keep", "profiles.rtx3060.train.lr", "pet.lambda"])
 def test_a_change_that_takes_effect_is_none(committed, key: str) -> None:
     change(committed, key, 3)
