@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 WORKERS := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly repro check lint types imports unit bench bench-table docs docs-check report doctor sweep ablation chaos clean-venv
+.PHONY: help setup demo test nightly repro check format lint types imports words unit bench bench-table docs docs-check report doctor sweep ablation chaos clean-venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -38,10 +38,18 @@ nightly: setup ## the long tests: faults on the real graph, sweeps, three traine
 unit: setup ## unit and property tests alone
 	$(RUN) python -m pytest $(WORKERS) tests/unit tests/property -m "not slow and not gpu and not ollama"
 
-check: setup lint types imports docs-check ## everything that reads code: ruff, mypy, layer rule, generated docs
+check: setup lint types imports words docs-check ## everything that reads code: format, ruff, mypy, layer rule, spelling, sizes, generated docs
 
-lint: ## ruff
+format: ## rewrite the code's layout
+	$(RUN) ruff format .
+
+lint: ## layout and ruff
+	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+
+words: ## spelling, private keys, large files
+	$(RUN) codespell
+	$(RUN) python -m tools.check_files
 
 types: ## mypy --strict
 	$(RUN) mypy

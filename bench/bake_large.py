@@ -1,9 +1,13 @@
-"""Bake, prove, convert and quantise a model of Phi-3.5-mini's true size with random weights: peak memory and time of each step.
+"""Peak memory and time of baking, proving, converting and quantising a model of real size.
 
-    python bench/bake_large.py WORK_DIR [--layers 32] [--tokenizer ../shared/fixtures/phi-3.5-mini] [--keep]
+The model has Phi-3.5-mini's true size and random weights.
 
-Needs about 28 GB of disk in WORK_DIR and an hour or so on two cores; `--layers 2` tries it out in a minute. Every step is a
-child process, whose peak resident memory is what the kernel counted for it (memory-mapped files included).
+    python bench/bake_large.py WORK_DIR
+        [--layers 32] [--tokenizer ../shared/fixtures/phi-3.5-mini] [--keep]
+
+Needs about 28 GB of disk in WORK_DIR and an hour or so on two cores; `--layers 2` tries it out in a
+minute. Every step is a child process, whose peak resident memory is what the kernel counted for it
+(memory-mapped files included).
 """
 
 import argparse
@@ -90,7 +94,10 @@ def make_base(folder: Path, layers: int, tokenizer: Path) -> None:
 
 
 def make_adapter(base: Path, folder: Path) -> None:
-    """Write an adapter as training leaves it: LoRA of rank 16 everywhere, gates on every layer, triality heads."""
+    """Write an adapter as training leaves it.
+
+    LoRA of rank 16 everywhere, gates on every layer, triality heads.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -136,11 +143,11 @@ def make_adapter(base: Path, folder: Path) -> None:
 
 
 def bake(base: Path, adapter_folder: Path, out: Path) -> None:
-    """Bake with the full proof: parity before the cast, what the cast costs, and the drift of NF4."""
+    """Bake with the full proof: parity before the cast, the cast's cost, and the drift of NF4."""
+    from so8t.baking.bake import bake as run
+    from so8t.base.batches import Example
     from so8t.progress import Progress
     from so8t.template import Template
-    from so8t.training.bake import bake as run
-    from so8t.training.batches import Example
 
     template = Template.of(base)
     examples = [Example(tuple(template.ids(text)[:160]), 8, -1, -1) for text in TEXTS]
@@ -149,7 +156,10 @@ def bake(base: Path, adapter_folder: Path, out: Path) -> None:
 
 
 def verify(baked: Path, file: Path, texts: Path) -> None:
-    """What stage `verify` does with an F16 file: every tensor, token ids, and logits against the Hugging Face directory in float32."""
+    """What stage `verify` does with an F16 file.
+
+    Every tensor, token ids, and logits against the Hugging Face directory in float32.
+    """
     from so8t.files import write_jsonl
     from so8t.gguf.verify.verify import Subject
     from so8t.gguf.verify.verify import verify as run

@@ -1,10 +1,14 @@
-"""Our converter against llama.cpp's own, on random models: throughput, CPU time, peak memory, equal tensor bytes.
+"""Our converter against llama.cpp's own, on random models.
 
-    python bench/convert.py [--llama-cpp CHECKOUT] [--pairs 3] [--types f16 q8_0] [--small] [--dry-run]
+Throughput, CPU time, peak memory, equal tensor bytes.
 
-Two models: 1.3 GB of ordinary layers, and one layer under a 200,000 x 3,072 embedding with a vocabulary of that size.
-Each run is a process of its own, its peak resident set is what the kernel reports (wait4). Without a checkout only ours
-is measured. Both sides run alternately; a ratio is the median over pairs.
+    python bench/convert.py [--llama-cpp CHECKOUT]
+        [--pairs 3] [--types f16 q8_0] [--small] [--dry-run]
+
+Two models: 1.3 GB of ordinary layers, and one layer under a 200,000 x 3,072 embedding with a
+vocabulary of that size. Each run is a process of its own, its peak resident set is what the kernel
+reports (wait4). Without a checkout only ours is measured. Both sides run alternately; a ratio is
+the median over pairs.
 """
 
 import argparse
@@ -26,7 +30,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t import identity  # noqa: E402
+from so8t import gguf_file  # noqa: E402
 from tests.fakes.tiny_gguf import byte_alphabet  # noqa: E402
 from tests.fakes.tiny_models import REGEX, TEMPLATE  # noqa: E402
 
@@ -54,7 +58,10 @@ RESULTS = ROOT / "bench" / "results" / "convert.jsonl"
 
 
 def write_tokenizer(folder: Path, size: int) -> None:
-    """A byte-level BPE vocabulary of `size` tokens: bytes, all pairs, then triples, each by one merge."""
+    """A byte-level BPE vocabulary of `size` tokens.
+
+    Bytes, all pairs, then triples, each by one merge.
+    """
     alphabet = byte_alphabet()
     merges = list(islice(([a, b] for a, b in product(alphabet, alphabet)), size - 256))
     merges += list(
@@ -214,7 +221,7 @@ def record(line: dict[str, Any], *, dry_run: bool) -> None:
 def same_tensors(first: Path, second: Path) -> bool:
     """Whether both files hold the same tensors, byte for byte."""
     tables = [
-        {t.name: (t.type, t.shape, t.sha256) for t in identity.tensor_table(p, hashes=True)}
+        {t.name: (t.type, t.shape, t.sha256) for t in gguf_file.tensor_table(p, hashes=True)}
         for p in (first, second)
     ]
     return tables[0] == tables[1]

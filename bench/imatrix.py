@@ -1,10 +1,14 @@
-"""What the importance matrix is worth: KL(F16 || quantised) on held-out text, with and without it, on the built models.
+"""What the importance matrix is worth: KL(F16 || quantised) with and without it.
 
-    python bench/imatrix.py [--root .] [--models a b] [--types Q4_K_M] [--rows 256] [--prompts 437] [--dry-run]
+It is measured on held-out text, on the built models.
 
-Needs what `dvc repro convert` built below `--root`. The matrix is computed from `--rows` training conversations; the
-divergence is measured on conversations of test_iid, which neither training nor the matrix saw, at up to 64 positions of
-each. "ours" is with the matrix, "peer" without it, same F16 file, same libllama. Verdict flips against F16 are counted.
+    python bench/imatrix.py [--root .] [--models a b] [--types Q4_K_M]
+        [--rows 256] [--prompts 437] [--dry-run]
+
+Needs what `dvc repro convert` built below `--root`. The matrix is computed from `--rows` training
+conversations; the divergence is measured on conversations of test_iid, which neither training nor
+the matrix saw, at up to 64 positions of each. "ours" is with the matrix, "peer" without it, same
+F16 file, same libllama. Verdict flips against F16 are counted.
 """
 
 import argparse
@@ -21,10 +25,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t.gguf.quantize.imatrix import compute_imatrix, conversations  # noqa: E402
+from so8t.gguf.imatrix import compute_imatrix, conversations  # noqa: E402
 from so8t.gguf.quantize.quantize import Quantised, quantize  # noqa: E402
-from so8t.gguf.verify import parity  # noqa: E402
-from so8t.llama import Engine, library_version  # noqa: E402
+from so8t.gguf.verify import logits  # noqa: E402
+from so8t.libllama import library_version  # noqa: E402
+from so8t.llama import Engine  # noqa: E402
 from so8t.params import load  # noqa: E402
 
 SOURCES = {"a": "models/base", "b": "models/baked"}
@@ -37,21 +42,21 @@ def drift(
 ) -> dict[str, dict[str, Any]]:
     """Agreement of each file with the F16 file on the same positions."""
     probes, ids = (
-        parity.read_probes(f16, texts, system=system, count=prompts, n_ctx=N_CTX),
-        parity.readout_ids(f16),
+        logits.read_probes(f16, texts, system=system, count=prompts, n_ctx=N_CTX),
+        logits.readout_ids(f16),
     )
     found = {}
     with (
         Engine(f16, n_ctx=N_CTX, threads=1, kv="f32") as engine,
-        parity.stored(probes, engine.n_vocab, parity.engine_rows(engine)) as reference,
+        logits.stored(probes, engine.n_vocab, logits.engine_rows(engine)) as reference,
     ):
         for name, path in others.items():
             with (
                 Engine(path, n_ctx=N_CTX, threads=1, kv="f32") as other,
-                parity.stored(probes, other.n_vocab, parity.engine_rows(other)) as rows,
+                logits.stored(probes, other.n_vocab, logits.engine_rows(other)) as rows,
             ):
-                found[name] = parity.compare(probes, reference, rows, ids) | {
-                    "perplexity": parity.perplexity(probes, rows)
+                found[name] = logits.compare(probes, reference, rows, ids) | {
+                    "perplexity": logits.perplexity(probes, rows)
                 }
     return found
 

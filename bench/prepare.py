@@ -1,12 +1,14 @@
-"""The generator and `prepare`: rows a second and peak memory, and near-duplicate search against datasketch's own LSH.
+"""The generator and `prepare`: rows a second, peak memory, near-duplicates against datasketch.
 
     python bench/prepare.py [--rows 5000] [--generated 100000] [--prepared 200000] [--dry-run]
 
-Everything is timed in CPU seconds of a child process (the machine may be shared). The peer of near-duplicate search is
-`datasketch.MinHashLSH` with the same signatures and bands on the same texts; both verify by exact Jaccard. The generator
-stands beside its budget (100,000 rows in a minute); `prepare` as a whole has no peer. The large runs (`--generated`,
-`--prepared`; 0 leaves one out) are made once: the generator's own wall time stands beside its CPU time, and `prepare`
-reads rows that were written before, so that its time and memory are its own. Rows are of the grammar's eight domains.
+Everything is timed in CPU seconds of a child process (the machine may be shared). The peer of near-
+duplicate search is `datasketch.MinHashLSH` with the same signatures and bands on the same texts;
+both verify by exact Jaccard. The generator stands beside its budget (100,000 rows in a minute);
+`prepare` as a whole has no peer. The large runs (`--generated`, `--prepared`; 0 leaves one out) are
+made once: the generator's own wall time stands beside its CPU time, and `prepare` reads rows that
+were written before, so that its time and memory are its own. Rows are of the grammar's eight
+domains.
 """
 
 import argparse
@@ -32,7 +34,7 @@ RESULTS = ROOT / "bench" / "results" / "prepare.jsonl"
 
 def texts_of(rows: int) -> list[str]:
     """Requests of the generator, and a near-duplicate of every tenth."""
-    from so8t.data.synthesize import generate
+    from so8t.synthetic.synthesize import generate
 
     texts = [r["text"] for r in generate(rows, DOMAINS, 42, cells_share=0.06, phrases_share=0.06)]
     return texts + [f"{t}ね" for t in texts[::10]]
@@ -78,10 +80,10 @@ def near_peer(rows: int) -> int:
 def whole(rows: int) -> int:
     """Write generated rows and prepare them; rows kept."""
     from so8t.data.prepare import prepare
-    from so8t.data.synthesize import generate
     from so8t.files import write_jsonl
     from so8t.params import Source, load
     from so8t.progress import Progress
+    from so8t.synthetic.synthesize import generate
 
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "rows.jsonl"
@@ -94,9 +96,9 @@ def whole(rows: int) -> int:
 
 def written(rows: int, path: str) -> int:
     """Generate rows of every domain of the vocabulary into a file; how many."""
-    from so8t.data.synthesize import generate
-    from so8t.data.vocabulary import ASSETS
     from so8t.files import write_jsonl
+    from so8t.synthetic.synthesize import generate
+    from so8t.synthetic.vocabulary import ASSETS
 
     return write_jsonl(
         Path(path), generate(rows, list(ASSETS), 42, cells_share=0.06, phrases_share=0.06)

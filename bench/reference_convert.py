@@ -1,9 +1,11 @@
-"""Run llama.cpp's own converter, from a checkout, on one model: the test oracle and the peer of bench/convert.py.
+"""Run llama.cpp's own converter, from a checkout, on one model.
+
+It is what tests compare with, and the peer of bench/convert.py.
 
     python bench/reference_convert.py LLAMA_CPP MODEL_DIR OUT.gguf [--outtype f16] [--pre qwen2]
 
-The reference names a BPE split rule by a hash of encoded ids, which no freshly trained tokenizer has: `--pre` answers
-for it. Everything else is the unchanged script.
+The reference names a BPE split rule by a hash of encoded ids, which no freshly trained tokenizer
+has: `--pre` answers for it. Everything else is the unchanged script.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""Compare our files with llama.cpp's own converter, key for key and tensor for tensor, on tiny models; write the golden.
+"""Compare our files with llama.cpp's own converter, on tiny models; write the golden.
+
+Key for key and tensor for tensor.
 
     python bench/reference_keys.py LLAMA_CPP            compare
     python bench/reference_keys.py LLAMA_CPP --golden   and write tests/golden/reference_keys.json
 
-The golden keeps what the reference wrote, so that `tests/parity/test_reference_keys.py` needs no checkout.
+The golden keeps what the reference wrote, so that `tests/parity/test_reference_keys.py` needs no
+checkout.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t import identity  # noqa: E402
+from so8t import gguf_file  # noqa: E402
 from so8t.gguf.convert.write import Recipe, convert  # noqa: E402
 from tests.fakes import tiny_models  # noqa: E402
 
@@ -25,15 +28,15 @@ GOLDEN = ROOT / "tests" / "golden" / "reference_keys.json"
 
 
 def described(path: Path) -> dict[str, dict[str, object]]:
-    """Keys with types and values (long ones as digests) and tensors with types, shapes and digests."""
+    """Keys with types and values (long ones as digests), tensors with types, shapes, digests."""
     keys = {}
-    for name, item in identity.read_typed(path).items():
+    for name, item in gguf_file.read_typed(path).items():
         value = item.value
         if isinstance(value, list | str) and len(value) > 200:
             value = hashlib.sha256(json.dumps(value).encode()).hexdigest()
         keys[name] = [item.type.name, item.sub.name if item.sub else None, value]
     tensors = {
-        t.name: [t.type, list(t.shape), t.sha256] for t in identity.tensor_table(path, hashes=True)
+        t.name: [t.type, list(t.shape), t.sha256] for t in gguf_file.tensor_table(path, hashes=True)
     }
     return {"keys": keys, "tensors": tensors}
 

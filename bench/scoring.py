@@ -1,10 +1,13 @@
-"""Verdict scoring against full re-evaluation of every prompt of the same file: 300-token shared prefix, same process.
+"""Verdict scoring against full re-evaluation of every prompt of the same file.
+
+The prompts share a prefix of 300 tokens; both run in the same process.
 
     python bench/scoring.py [--prompts 24] [--file FILE.gguf] [--dry-run]
 
-Without --file, random Phi-3 files of the demo's size (F16, Q4_K_M) and of 512 x 8 layers (Q4_K_M) are made. Both sides
-use one thread and are timed in CPU time of this process (the machine may be shared), pair by pair; the ratio is the median of
-the pairs. The logits of both sides are compared bit by bit, in two orders, and the bench fails when one differs.
+Without --file, random Phi-3 files of the demo's size (F16, Q4_K_M) and of 512 x 8 layers (Q4_K_M)
+are made. Both sides use one thread and are timed in CPU time of this process (the machine may be
+shared), pair by pair; the ratio is the median of the pairs. The logits of both sides are compared
+bit by bit, in two orders, and the bench fails when one differs.
 """
 
 import argparse
@@ -25,7 +28,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from so8t.llama import Engine, library  # noqa: E402
+from so8t.libllama import library  # noqa: E402
+from so8t.llama import Engine  # noqa: E402
 from tests.fakes.tiny_gguf import Size, write_tiny  # noqa: E402
 
 PREFIX, SHORTEST, LONGEST = 300, 20, 60

@@ -1,10 +1,12 @@
-"""Step time and memory of training at Phi-3.5-mini's layer shapes, beside PEFT's own rotations, in one process.
+"""Step time and memory of training at Phi-3.5-mini's layer shapes, beside PEFT's own rotations.
 
-    python bench/train_step.py [--layers 2] [--tokens 128] [--rounds 5] [--quantization none|nf4] [--dtype bfloat16]
+    python bench/train_step.py [--layers 2] [--tokens 128] [--rounds 5]
+        [--quantization none|nf4] [--dtype bfloat16]
 
-Every round times every variant once, in turning order, and ratios are medians over rounds, so that a busy machine hits all
-alike. On a CPU the time is the process's own (one thread), memory is what the forward saves; on CUDA it is wall time and
-the allocator's peak. Random weights, a small vocabulary (the output matrix is not what is measured).
+Every round times every variant once, in turning order, and ratios are medians over rounds, so that
+a busy machine hits all alike. On a CPU the time is the process's own (one thread), memory is what
+the forward saves; on CUDA it is wall time and the allocator's peak. Random weights, a small
+vocabulary (the output matrix is not what is measured).
 """
 
 import argparse
@@ -21,14 +23,14 @@ from typing import Any
 
 import torch
 
+from so8t.base.batches import Example, collate
+from so8t.base.load import keep_cpu_weights_plain
 from so8t.params import Loss
 from so8t.training import gate
-from so8t.training.batches import Example, collate
 from so8t.training.gate import Bank
 from so8t.training.heads import Heads
-from so8t.training.load import keep_cpu_weights_plain
 from so8t.training.objective import Objective, weigh
-from so8t.training.step import BETAS
+from so8t.training.trainee import BETAS
 
 OUT = Path(__file__).parent / "results" / "train_step.jsonl"
 VOCAB, WIDTH, INNER, HEADS = 2048, 3072, 8192, 32
@@ -46,7 +48,10 @@ class Variant:
 
 
 def base_model(layers: int, dtype: torch.dtype, quantization: str) -> Any:
-    """Random Phi-3.5-mini layers; with nf4 every projection is replaced by its 4-bit image, as at loading."""
+    """Random Phi-3.5-mini layers.
+
+    With nf4 every projection is replaced by its 4-bit image, as at loading.
+    """
     from transformers import AutoModelForCausalLM, Phi3Config
 
     config = Phi3Config(
@@ -100,7 +105,10 @@ def pack(model: Any, dtype: torch.dtype) -> Any:
 
 
 def adapted(model: Any, kind: str) -> Any:
-    """LoRA of rank 16 on every projection, or one of PEFT's rotations on o_proj alone, as the gate has it."""
+    """LoRA of rank 16 on every projection, or one of PEFT's rotations on o_proj alone.
+
+    The SO(8) gate is on o_proj alone, too.
+    """
     from peft import BOFTConfig, LoraConfig, OFTConfig, get_peft_model
 
     config = {
@@ -179,7 +187,10 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def memory(one: Variant) -> float:
-    """MiB: the allocator's peak on CUDA; on a CPU the storages that the forward pass saves for the backward."""
+    """MiB: the allocator's peak on CUDA.
+
+    On a CPU the storages that the forward pass saves for the backward.
+    """
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
         one.step()
@@ -197,7 +208,10 @@ def memory(one: Variant) -> float:
 
 
 def rotations(args: argparse.Namespace, exact: bool) -> tuple[float, float, float]:
-    """(ours, PEFT's, median ratio of pairs): one rotation of o_proj's input with its gradient, exponential or Cayley map included."""
+    """(ours, PEFT's, median ratio of pairs) of one rotation of o_proj's input with its gradient.
+
+    The exponential or Cayley map is included.
+    """
     from peft.tuners.oft.layer import OFTRotationModule
 
     dtype = getattr(torch, args.dtype)
@@ -351,7 +365,8 @@ def main() -> None:
         )
         lines.append(
             line(
-                f"a rotation alone, forward and backward ({args.tokens} tokens x {WIDTH}, {args.dtype})",
+                f"a rotation alone, forward and backward "
+                f"({args.tokens} tokens x {WIDTH}, {args.dtype})",
                 "s",
                 ours,
                 theirs,
@@ -365,7 +380,8 @@ def main() -> None:
         out.writelines(json.dumps(one) + "\n" for one in lines)
     for one in lines:
         print(
-            f"{one['what']}: {one['ours']:.4g} against {one['peer']:.4g} {one['unit']} ({one['peer_name']}), ratio {one['ratio']:.3f}"
+            f"{one['what']}: {one['ours']:.4g} against {one['peer']:.4g} {one['unit']} "
+            f"({one['peer_name']}), ratio {one['ratio']:.3f}"
         )
 
 

@@ -1,41 +1,54 @@
-"""The calibration card: what turns a model's verdict numbers into a decision, and for which file it holds.
+"""The calibration card: what turns a model's verdict numbers into a decision, for one file.
 
-A card is bound to the semantic digest of the GGUF, the prompt template and the engine's settings, and carries its
-own digest, so an edit by hand is noticed. Applying it fails closed: whatever is not a readable verdict escalates.
-Covered: reading, writing, matching, applying. Not covered: how its numbers were found (fit).
+Calibration of one GGUF file ends in one JSON file, its card: a temperature, two thresholds and the
+certificate behind them. The card names the file by its semantic digest (a digest of what the file
+computes, see `so8t.identity`), the prompt template and the engine's settings, and it carries a
+digest of itself, so an edit by hand is noticed.
 
-A card as a function that decides rows: what comparison needs of calibration, handed over by the stage.
+Applying a card fails closed: whatever is not a readable verdict becomes ESCALATE.
+
+Covered: reading, writing, matching, applying. Not covered: how the numbers were found
+(`so8t.calibration`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_json, write_json
-from so8t.metrics.quality import codes, softmax
+from so8t.metrics.quality import ESCALATE, Codes, codes, softmax
 from so8t.metrics.scores import Scores
 from so8t.verdict import Thresholds, Verdict, decide
 
+# A card of another schema may mean its numbers differently, so it is refused, never converted.
 SCHEMA = "so8t.card/1"
+# The rule in words, in every card: a card made for another rule must not be applied by this code.
 RULE = "DENY if p_deny >= deny; ALLOW only if p_escalate + p_deny < escalate; otherwise ESCALATE"
 FIX = "make the card again: dvc repro calibrate"
 
+# (ALLOW, ESCALATE, DENY) of each row; a row of NaN could not be read.
+Probabilities = Float[ndarray, "n 3"]
+
 
 class _Part(BaseModel):
+    # A card decides what is allowed, so nothing in it is coerced and no number may be NaN.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class CardThresholds(_Part):
-    """Founding keys `deny` and `escalate`; `allow` = 1 - escalate, null when the ALLOW gate is closed."""
+    """The two thresholds of the decision rule.
+
+    `allow` is 1 - escalate, the least probability of ALLOW that is allowed, and null when the ALLOW
+    gate is closed. Only `deny` and `escalate` are applied.
+    """
 
     deny: float = Field(ge=0.0, le=1.0)
     escalate: float = Field(ge=0.0, le=1.0)
@@ -43,27 +56,39 @@ class CardThresholds(_Part):
 
 
 class Residual(_Part):
-    """Probability outside the three labels: limits the cue readout; the prefill readout has none (rows are read)."""
+    """The most probability outside the three labels with which a row may still be decided.
+
+    It applies to the cue readout, which reads the labels as text. The prefill readout reads three
+    reserved rows of the output matrix, so nothing is outside.
+    """
 
     applies: bool
     max: float = Field(ge=0.0, le=1.0)
 
 
 class Card(_Part):
-    """Everything a server needs to decide, and everything a reader needs to judge it. docs/card.md has the table."""
+    """Everything a server needs to decide, and a person to assess the file (table: docs/card.md).
 
+    The order of the fields is the order of the keys in the file.
+    """
+
+    # The underscore, because a field `schema` would shadow a method of pydantic's.
     schema_: Literal["so8t.card/1"] = Field(alias="schema")
     status: Literal["certified", "not_certified"]
     reasons: list[str]
     file: str = Field(min_length=1)
+    # Of what the file computes, so that renaming it or adding keys leaves the card valid.
     semantic_digest: str = Field(min_length=1)
     template_sha256: str = Field(min_length=1)
+    # Settings that change the last bits of logits (flash attention, cache types, llama.cpp
+    # version).
     engine: dict[str, Any]
     readout: Literal["prefill", "cue"]
     sampled: bool
     labels: list[str]
     temperature: float = Field(gt=0.0)
     thresholds: CardThresholds
+    # Repeated in the file so that a person who reads the card alone can apply it.
     rule: str
     residual: Residual
     metrics: dict[str, float | None]
@@ -74,36 +99,46 @@ class Card(_Part):
     founding: dict[str, Any]
     advisory: dict[str, Any] | None
     data: dict[str, Any]
+    # What the certificate does not cover, as codes, so that no reader has to know.
     limits: list[str]
+    # Digest of the card that this one replaced, so that recalibrations form a chain.
     previous: str | None
     digest: str
 
     @model_validator(mode="after")
     def _consistent(self) -> "Card":
-        limit, certified = self.thresholds.escalate, self.status == "certified"
-        if not certified and (limit != 0.0 or self.thresholds.allow is not None):
+        if self.status == "certified":
+            self._check_certified()
+        elif self.thresholds.escalate != 0.0 or self.thresholds.allow is not None:
             raise ValueError("a card that is not certified must keep the ALLOW gate closed")
-        if certified and self.thresholds.allow != 1.0 - limit:
-            raise ValueError("thresholds.allow is not 1 - thresholds.escalate")
-        binding = [s for s in self.certificate.get("strata", []) if s.get("binding")]
-        kept = [s for s in binding if s.get("threshold") is not None and limit <= s["threshold"]]
-        if certified and (not binding or len(kept) != len(binding)):
-            raise ValueError("the ALLOW threshold is above what the certificate's strata allow")
-        if self.labels != [verdict.value for verdict in Verdict] or self.rule != RULE:
+        # Another order of the labels would turn ALLOW into something else without any error.
+        same_labels = self.labels == [verdict.value for verdict in Verdict]
+        if not same_labels or self.rule != RULE:
             raise ValueError("labels or rule are not the ones this version applies")
         return self
 
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict and its calibrated probabilities (ALLOW, ESCALATE, DENY); null when there was nothing readable."""
-
-    verdict: Verdict
-    probabilities: tuple[float, float, float] | None
+    def _check_certified(self) -> None:
+        limit = self.thresholds.escalate
+        if self.thresholds.allow != 1.0 - limit:
+            raise ValueError("thresholds.allow is not 1 - thresholds.escalate")
+        strata = self.certificate.get("strata", [])
+        binding = [stratum for stratum in strata if stratum.get("binding")]
+        kept = 0
+        for stratum in binding:
+            own = stratum.get("threshold")
+            # Asked this way round, NaN does not count as kept.
+            if own is not None and limit <= own:
+                kept += 1
+        # Without a binding stratum nothing was certified, whatever the status says.
+        if not binding or kept < len(binding):
+            raise ValueError("the ALLOW threshold is above what the certificate's strata allow")
 
 
 def build(body: Mapping[str, Any]) -> Card:
     """Make a card of its parts and seal it with its digest.
+
+    Args:
+        body: every field except `schema`, `rule`, `labels` and `digest`.
 
     Raises:
         ValidationError: the parts contradict each other (a mistake in the caller).
@@ -111,7 +146,7 @@ def build(body: Mapping[str, Any]) -> Card:
     content = {
         "schema": SCHEMA,
         "rule": RULE,
-        "labels": [v.value for v in Verdict],
+        "labels": [verdict.value for verdict in Verdict],
         **body,
         "digest": "",
     }
@@ -120,8 +155,12 @@ def build(body: Mapping[str, Any]) -> Card:
 
 def seal(card: Card) -> Card:
     """The same card with the digest of its content."""
-    content = {key: value for key, value in to_dict(card).items() if key != "digest"}
-    return card.model_copy(update={"digest": sha256_json(content)})
+    # Every field except the digest itself, as the file will hold it.
+    return card.model_copy(update={"digest": _digest_of(to_dict(card))})
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return sha256_json({key: value for key, value in content.items() if key != "digest"})
 
 
 def to_dict(card: Card) -> dict[str, Any]:
@@ -135,26 +174,35 @@ def write(path: Path, card: Card) -> None:
 
 
 def parse(content: Any, where: str) -> Card:
-    """Check a card's content: seal, shape, consistency.
+    """Check a card's content: schema, digest, shape, consistency.
+
+    Args:
+        content: what the JSON file holds.
+        where: the file, for the error.
 
     Raises:
         ArtifactError: edited, of another schema, or inconsistent.
     """
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ArtifactError(f"not a calibration card of schema {SCHEMA}", where=where, fix=FIX)
-    if sha256_json({k: v for k, v in content.items() if k != "digest"}) != content.get("digest"):
+    # Before the shape is checked: an edited card is reported as edited, whatever the edit broke.
+    if _digest_of(content) != content.get("digest"):
         raise ArtifactError(
             "the card was edited after it was made: its digest does not fit", where=where, fix=FIX
         )
     try:
         return Card.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()
-        )
-        raise ArtifactError(
-            f"the card is not consistent: {problems}", where=where, fix=FIX
-        ) from None
+        what = f"the card is not consistent: {_problems(error)}"
+        raise ArtifactError(what, where=where, fix=FIX) from None
+
+
+def _problems(error: ValidationError) -> str:
+    problems = []
+    for entry in error.errors():
+        place = ".".join(map(str, entry["loc"])) or "card"
+        problems.append(f"{place}: {entry['msg']}")
+    return "; ".join(problems)
 
 
 def read(path: Path) -> Card:
@@ -184,33 +232,18 @@ def require_match(
     Raises:
         ArtifactError: anything differs; the ALLOW gate must then stay closed.
     """
-    wrong = [
-        name
-        for name, value in (
-            ("semantic_digest", semantic_digest),
-            ("template_sha256", template_sha256),
-        )
-        if getattr(card, name) != value
-    ]
-    settings = {} if engine is None else engine
-    wrong += [f"engine.{key}" for key in sorted(settings) if card.engine.get(key) != settings[key]]
+    wrong = []
+    if card.semantic_digest != semantic_digest:
+        wrong.append("semantic_digest")
+    if card.template_sha256 != template_sha256:
+        wrong.append("template_sha256")
+    # Settings that the caller does not name are not compared: a reader of the file alone has none.
+    for name, value in sorted((engine or {}).items()):
+        if card.engine.get(name) != value:
+            wrong.append(f"engine.{name}")
     if wrong:
-        raise ArtifactError(
-            f"the card is not for this: {', '.join(wrong)} differ", where=card.file, fix=FIX
-        )
-
-
-def probabilities(
-    card: Card, logits: Float[ndarray, "n 3"], residual: Float[ndarray, " n"]
-) -> Float[ndarray, "n 3"]:
-    """Calibrated probabilities; a row that may not be decided (not finite, residual mass) is NaN."""
-    rows = np.asarray(logits, dtype=np.float64).reshape(-1, 3)
-    outside = np.asarray(residual, dtype=np.float64).reshape(-1)
-    usable = np.asarray(np.isfinite(rows).all(axis=1))
-    if card.residual.applies:
-        with np.errstate(invalid="ignore"):
-            usable &= outside <= card.residual.max
-    return softmax(np.where(usable[:, None], rows, np.nan), card.temperature)
+        what = f"the card is not for this: {', '.join(wrong)} differ"
+        raise ArtifactError(what, where=card.file, fix=FIX)
 
 
 def thresholds_of(card: Card) -> Thresholds:
@@ -218,18 +251,107 @@ def thresholds_of(card: Card) -> Thresholds:
     return Thresholds(deny=card.thresholds.deny, escalate=card.thresholds.escalate)
 
 
-def judge(
-    card: Card, scores: Scores, thresholds: Thresholds | None = None
-) -> tuple[Float[ndarray, "n 3"], Int[ndarray, " n"]]:
-    """Calibrated probabilities (NaN = nothing readable) and decided codes of many rows.
+def float32_thresholds(card: Card) -> Thresholds:
+    """Thresholds as GGUF float32 keys can hold them.
+
+    Each is rounded down: for `escalate` that is the stricter side, and a lower `deny` denies more.
+    """
+    return Thresholds(
+        deny=_float32_below(card.thresholds.deny),
+        escalate=_float32_below(card.thresholds.escalate),
+    )
+
+
+def _float32_below(value: float) -> float:
+    """The largest float32 that is not above `value`."""
+    # Rounding to nearest may go up, and an `escalate` above the certified one allows too much.
+    nearest = np.float32(value)
+    if float(nearest) <= value:
+        return float(nearest)
+    return float(np.nextafter(nearest, np.float32(-1.0)))
+
+
+def probabilities(
+    card: Card, logits: Float[ndarray, "n 3"], residual: Float[ndarray, " n"]
+) -> Probabilities:
+    """Calibrated probabilities of many rows.
+
+    Args:
+        card: its temperature and its residual limit apply.
+        logits: (ALLOW, ESCALATE, DENY), raw, as `card.readout` reads them.
+        residual: probability outside the labels; ignored for the prefill readout.
+
+    Returns:
+        float64 [n, 3]; a row that may not be decided (not finite, too much residual) is NaN.
+    """
+    # float64 throughout: thresholds are observed hazards, and a float32 sum could fall on the other
+    # side.
+    rows = np.asarray(logits, dtype=np.float64).reshape(-1, 3)
+    outside = np.asarray(residual, dtype=np.float64).reshape(-1)
+    usable = np.asarray(np.isfinite(rows).all(axis=1))
+    if card.residual.applies:
+        # A comparison with NaN is false, so a row whose residual is unknown is not usable.
+        with np.errstate(invalid="ignore"):
+            usable &= outside <= card.residual.max
+    return softmax(np.where(usable[:, None], rows, np.nan), card.temperature)
+
+
+def decided_codes(p: Probabilities, thresholds: Thresholds) -> Codes:
+    """Decided verdicts of many rows as codes (ALLOW 0, ESCALATE 1, DENY 2); NaN rows escalate."""
+    return codes(decide(p, thresholds))
+
+
+def most_likely(values: Float[ndarray, "n 3"]) -> Codes:
+    """The code with the largest probability or logit in each row; ESCALATE for a row of NaN."""
+    readable = np.isfinite(values).all(axis=1)
+    largest = np.nan_to_num(values).argmax(axis=1)
+    return np.where(readable, largest, ESCALATE)
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedRows:
+    """Labelled rows of one split and what a card made of them.
+
+    `probabilities` [n, 3] are calibrated, NaN where nothing was readable; `decided` [n] are codes.
+    """
+
+    scores: Scores
+    probabilities: Probabilities
+    decided: Codes
+
+    @property
+    def readable(self) -> Bool[ndarray, " n"]:
+        """Rows that have probabilities."""
+        return np.asarray(np.isfinite(self.probabilities).all(axis=1))
+
+    @property
+    def most_likely(self) -> Codes:
+        """The most probable verdict of each row: the model itself, before any threshold."""
+        return most_likely(self.probabilities)
+
+
+def decide_rows(card: Card, scores: Scores, thresholds: Thresholds | None = None) -> DecidedRows:
+    """Decide many rows by a card.
 
     Args:
         card: its temperature applies, and its thresholds unless others are given.
         scores: read with the card's readout.
-        thresholds: of another card (B under A's thresholds).
+        thresholds: those of another card, to see model B under the thresholds of model A.
     """
     p = probabilities(card, scores.logits, scores.residual)
-    return p, codes(decide(p, thresholds or thresholds_of(card)))
+    applied = thresholds or thresholds_of(card)
+    return DecidedRows(scores, p, decided_codes(p, applied))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and its calibrated probabilities (ALLOW, ESCALATE, DENY).
+
+    The probabilities are null when there was nothing readable.
+    """
+
+    verdict: Verdict
+    probabilities: tuple[float, float, float] | None
 
 
 def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None) -> Decision:
@@ -237,55 +359,19 @@ def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None)
 
     Args:
         card: checked with `require_match` first.
-        logits: (ALLOW, ESCALATE, DENY), raw, as `card.readout` reads them; another length escalates.
-        residual: mass outside the labels (cue readout); null or NaN escalates there, and is ignored for prefill.
+        logits: (ALLOW, ESCALATE, DENY), raw, as `card.readout` reads them; any other length
+            escalates.
+        residual: probability outside the labels. For the cue readout, null or NaN escalates; for
+            the prefill readout it is ignored.
     """
+    # A server may answer anything; too few or too many numbers are no reading at all.
     if len(logits) != len(Verdict):
         return Decision(Verdict.ESCALATE, None)
     outside = math.nan if residual is None else residual
-    row = probabilities(card, np.asarray(logits, dtype=np.float64)[None], np.array([outside]))
-    verdict = decide(row, thresholds_of(card))[0]
-    p = (float(row[0, 0]), float(row[0, 1]), float(row[0, 2]))
-    return Decision(verdict, p if all(map(math.isfinite, p)) else None)
-
-
-def float32_thresholds(card: Card) -> Thresholds:
-    """Thresholds as GGUF float32 keys can hold them, each rounded to the stricter side (never towards ALLOW)."""
-
-    def down(value: float) -> float:
-        near = np.float32(value)
-        return float(near if float(near) <= value else np.nextafter(near, np.float32(-1.0)))
-
-    return Thresholds(
-        deny=down(card.thresholds.deny), escalate=max(0.0, down(card.thresholds.escalate))
-    )
-
-
-Judge = Callable[[Scores], tuple[ndarray, ndarray]]
-
-
-def judge_of(path: Path) -> tuple[Literal["prefill", "cue"], Judge, dict[str, Any]]:
-    """(readout, judge, facts) of a card.
-
-    Raises:
-        ArtifactError: the card is missing, edited or inconsistent.
-    """
-    card = read(path)
-    facts = {
-        "semantic_digest": card.semantic_digest,
-        "template_sha256": card.template_sha256,
-        "card_digest": card.digest,
-        "status": card.status,
-        "reasons": card.reasons,
-        "readout": card.readout,
-        "temperature": card.temperature,
-        "thresholds": card.thresholds.model_dump(),
-        "alpha": card.certificate["alpha"],
-        "delta": card.certificate["delta"],
-    }
-    return card.readout, partial(judge, card), facts
-
-
-def under(path: Path, thresholds: Path) -> Judge:
-    """Decide by the temperature of one card and the thresholds of another (B under A's thresholds)."""
-    return partial(judge, read(path), thresholds=thresholds_of(read(thresholds)))
+    row = np.asarray(logits, dtype=np.float64)[None]
+    p = probabilities(card, row, np.array([outside]))
+    verdict = decide(p, thresholds_of(card))[0]
+    if not np.isfinite(p).all():
+        return Decision(verdict, None)
+    allow, escalate, deny = p[0].tolist()
+    return Decision(verdict, (allow, escalate, deny))

@@ -1,11 +1,12 @@
-"""The assistant turn: render, parse, and keep thinking apart from the answer.
+"""The assistant turn: render it, read it back, and keep thinking apart from the answer.
 
-The turn opens with text, `# 判定` and one label; then private thinking; then the final answer, as headings or as
-quadruple tags. One reader serves both forms and fails closed: whatever is not exactly well-formed is ESCALATE with no
-thinking and no answer.
+A turn is text. It opens with the heading `# 判定` and one label; then comes private thinking; then
+the final answer. Thinking and answer stand under Markdown headings, or in four tags (the
+*quadruple* format). One reader serves both formats and fails closed: whatever is not exactly
+well-formed is ESCALATE, with no thinking and no answer.
 
-Covered: the two thinking formats, the tokenizer's own chat template, control-token text in user data.
-Not covered: token ids (tuning, scoring) and what policy makes of a verdict (calibration, agent).
+Covered: the two formats, the tokenizer's own chat template, control-token text in user data.
+Not covered: token ids (so8t.prompts), and what is done about a verdict (so8t.card).
 """
 
 import json
@@ -27,16 +28,30 @@ from so8t.verdict import Verdict, verdict_of
 
 Format = Literal["heading", "quadruple"]
 Message = dict[str, str]
+
+# These texts are in the training data, in released models and in their cards' digests.
 CUE = "# 判定\n"
-ALLOW_PREFIX = f"{CUE}{Verdict.ALLOW}\n"  # fed after the prompt once the decision is ALLOW; generation goes on from here
-THINKING_HEADING, FINAL_HEADING = "# 思考ステップ\n", "# 最終回答\n"
+# Fed after the prompt once the decision is ALLOW; generation goes on from here.
+ALLOW_PREFIX = f"{CUE}{Verdict.ALLOW}\n"
+THINKING_HEADING = "# 思考ステップ\n"
+FINAL_HEADING = "# 最終回答\n"
 QUADRUPLE_TAGS = ("think-task", "think-safety", "think-policy")
+
+# Markers and what a reader would take for one, in text that was folded by `_folded`.
 _TAG = re.compile(r"<\s*/?\s*(?:think|final\b)")
 _HEADING = re.compile(
-    r"[ \t>*\-]*#+[ \t]*(?:判定|思考ステップ|最終回答)|[ \t#>*\-]*(?:思考ステップ|最終回答)[ \t*:]*$"
+    r"[ \t>*\-]*#+[ \t]*(?:判定|思考ステップ|最終回答)"
+    r"|[ \t#>*\-]*(?:思考ステップ|最終回答)[ \t*:]*$"
 )
+
+# Control tokens of the usual model families.
 _CONTROL = re.compile(
-    r"<\|[^|<>\s]{1,64}\|>|</?s>|<(?:unk|pad|bos|eos|mask)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^|<>\s]{1,64}\|>"
+    r"|</?s>"
+    r"|<(?:unk|pad|bos|eos|mask)>"
+    r"|<(?:start|end)_of_turn>"
+    r"|\[/?INST\]"
+    r"|<</?SYS>>"
 )
 
 
@@ -49,7 +64,7 @@ class Thinking:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself; only rendering for training and keyed hashing may ask for it."""
+        """The text itself, for callers that compare with it or feed it back to the model."""
         return self._text
 
     def __repr__(self) -> str:
@@ -78,7 +93,7 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The parts of a well-formed assistant turn; `verdict` is the label's text, None where the turn names none."""
+    """The parts of a well-formed turn; `verdict` is the label's text, None where it names none."""
 
     format: Format
     verdict: str | None
@@ -91,24 +106,41 @@ class Turn:
 
 def final_cue(fmt: Format) -> str:
     """The text after which the final answer begins."""
-    return FINAL_HEADING if fmt == "heading" else "<final>"
+    if fmt == "heading":
+        return FINAL_HEADING
+    return "<final>"
 
 
 def tidy(text: str) -> str:
-    """Line ends as LF, no blank lines, no space at line ends: the form in which thinking survives a round trip."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return "\n".join(stripped for line in lines if (stripped := line.strip()))
+    """Line ends as LF, no blank lines, no space at either end of a line.
+
+    It is the form in which thinking survives being rendered and read.
+    """
+    lines = _lf(text).split("\n")
+    stripped = (line.strip() for line in lines)
+    return "\n".join(line for line in stripped if line)
+
+
+def _lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def response_of(
     verdict: Verdict | str | None, thinking: str | None, final: str, fmt: Format
 ) -> str:
-    """Render the assistant turn, without the end token. No verdict: language only. No thinking: answer only.
+    """Render the assistant turn, without the end token.
+
+    Args:
+        verdict: None renders a turn that teaches language only.
+        thinking: None or empty renders an answer only.
+        final: the answer.
+        fmt: which markers stand between the parts.
 
     Raises:
-        DataError: empty answer, or a part that holds a marker of either format (it could not be read back).
+        DataError: the answer is empty, or a part holds a marker of either format and could not be
+            read back.
     """
-    final = final.replace("\r\n", "\n").replace("\r", "\n").strip()
+    final = _lf(final).strip()
     thinking = tidy(thinking) if thinking else None
     if not final:
         raise DataError("the final answer is empty", fix="give every row an answer")
@@ -117,62 +149,90 @@ def response_of(
             "the text holds a marker of the thinking format",
             fix="remove headings and <think> tags from the text",
         )
-    head = f"{CUE}{Verdict(verdict)}\n" if verdict is not None else ""
-    return head + (
-        _heading_body(thinking, final) if fmt == "heading" else _quadruple_body(thinking, final)
-    )
+    render_body = _heading_body if fmt == "heading" else _quadruple_body
+    body = render_body(thinking, final)
+    # Rows of ordinary language keep the model's fluency and name no verdict.
+    if verdict is None:
+        return body
+    return f"{CUE}{Verdict(verdict)}\n{body}"
 
 
 def _heading_body(thinking: str | None, final: str) -> str:
-    private = f"{THINKING_HEADING}{thinking}\n\n" if thinking else ""
-    return f"{private}{FINAL_HEADING}{final}"
+    answer = f"{FINAL_HEADING}{final}"
+    if not thinking:
+        return answer
+    return f"{THINKING_HEADING}{thinking}\n\n{answer}"
 
 
 def _quadruple_body(thinking: str | None, final: str) -> str:
+    answer = f"<final>{final}</final>"
     if not thinking:
-        return f"<final>{final}</final>"
-    lines = thinking.split("\n")  # first line: task; last line: policy; between them: safety
-    parts = ("" if len(lines) == 1 else lines[0], "\n".join(lines[1:-1]), lines[-1])
-    return (
-        "".join(f"<{tag}>{part}</{tag}>" for tag, part in zip(QUADRUPLE_TAGS, parts, strict=True))
-        + f"<final>{final}</final>"
-    )
+        return answer
+    # The first line names the task and the last one the policy; what lies between is safety.
+    lines = thinking.split("\n")
+    task = lines[0] if len(lines) > 1 else ""
+    safety = "\n".join(lines[1:-1])
+    policy = lines[-1]
+    parts = zip(QUADRUPLE_TAGS, (task, safety, policy), strict=True)
+    private = "".join(f"<{tag}>{part}</{tag}>" for tag, part in parts)
+    return private + answer
 
 
 # --- reading ---
 
 
 def has_marker(text: str) -> bool:
-    """True if a marker of either format, or a look-alike (full-width, other case, hidden characters), is in the text."""
-    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    folded = unicodedata.normalize("NFKC", visible).casefold()
-    return bool(_TAG.search(folded)) or any(_HEADING.match(line) for line in folded.splitlines())
+    """Whether a marker of either format, or a look-alike of one, is in the text.
+
+    Look-alikes are full-width letters, another case, or hidden characters inside.
+    """
+    folded = _folded(text)
+    if _TAG.search(folded):
+        return True
+    return any(_HEADING.match(line) for line in folded.splitlines())
+
+
+def _folded(text: str) -> str:
+    # Characters of category Cf are invisible: a zero-width space would split a marker.
+    visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    return unicodedata.normalize("NFKC", visible).casefold()
 
 
 def parse(completion: str) -> Parsed:
-    """Read a whole assistant turn (end token removed). Anything not well-formed gives ESCALATE and nothing of its text."""
+    """Read a whole assistant turn, its end token removed.
+
+    Anything that is not well-formed gives ESCALATE and nothing of its text.
+    """
     turn = read_turn(completion)
     if isinstance(turn, str):
-        return Parsed(None, Verdict.ESCALATE, None, None, (turn,))
+        return _unreadable(None, turn)
+    # Aliases are for data sets. A model must write the label that it was trained on.
     if turn.verdict not in tuple(Verdict):
-        return Parsed(
-            turn.format, Verdict.ESCALATE, None, None, ("no verdict line, or an unknown label",)
-        )
+        return _unreadable(turn.format, "no verdict line, or an unknown label")
     thinking = None if turn.thinking is None else Thinking(turn.thinking)
     return Parsed(turn.format, verdict_of(turn.verdict), thinking, turn.final, ())
 
 
+def _unreadable(fmt: Format | None, error: str) -> Parsed:
+    return Parsed(fmt, Verdict.ESCALATE, None, None, (error,))
+
+
 def read_turn(text: str) -> Turn | str:
-    """Take a turn apart, or say in one phrase why it is not well-formed (never quoting it)."""
+    """Take a turn apart, or say in one phrase why it is not well-formed.
+
+    The phrase never quotes the turn, which may be private.
+    """
     text = text.replace("\r\n", "\n").strip()
     verdict = None
     if text.startswith(CUE):
         verdict, newline, text = text.removeprefix(CUE).partition("\n")
         if not newline:
             return "nothing follows the verdict line"
-    turn = _read_quadruple(verdict, text) if text.startswith("<") else _read_heading(verdict, text)
+    read_body = _read_quadruple if text.startswith("<") else _read_heading
+    turn = read_body(verdict, text)
     if isinstance(turn, str):
         return turn
+    # Text behind a second marker could be thinking that is shown as answer.
     if has_marker(turn.final) or (turn.thinking is not None and has_marker(turn.thinking)):
         return "a marker is repeated, nested, reordered or disguised"
     return turn
@@ -181,9 +241,9 @@ def read_turn(text: str) -> Turn | str:
 def _read_heading(verdict: str | None, text: str) -> Turn | str:
     thinking: str | None = None
     if text.startswith(THINKING_HEADING):
-        thinking, marker, final = text.removeprefix(THINKING_HEADING).partition(
-            f"\n{FINAL_HEADING}"
-        )
+        # The final heading counts only at the beginning of a line.
+        rest = text.removeprefix(THINKING_HEADING)
+        thinking, marker, final = rest.partition(f"\n{FINAL_HEADING}")
         thinking = tidy(thinking)
     else:
         before, marker, final = text.partition(FINAL_HEADING)
@@ -198,7 +258,9 @@ def _read_heading(verdict: str | None, text: str) -> Turn | str:
 
 def _read_quadruple(verdict: str | None, text: str) -> Turn | str:
     parts: list[str] = []
-    for tag in QUADRUPLE_TAGS if text.startswith(f"<{QUADRUPLE_TAGS[0]}>") else ():
+    # A turn without any thinking is well-formed; one with some of the three tags is not.
+    has_thinking = text.startswith(f"<{QUADRUPLE_TAGS[0]}>")
+    for tag in QUADRUPLE_TAGS if has_thinking else ():
         if not text.startswith(f"<{tag}>"):
             return "a thinking tag is missing or out of order"
         part, close, text = text.removeprefix(f"<{tag}>").partition(f"</{tag}>")
@@ -209,17 +271,17 @@ def _read_quadruple(verdict: str | None, text: str) -> Turn | str:
     if not text.startswith("<final>") or not text.endswith("</final>"):
         return "no well-formed <final> section"
     final = text.removeprefix("<final>").removesuffix("</final>").strip()
-    thinking = tidy("\n".join(parts))
-    if not final or (parts and not thinking):
+    thinking = tidy("\n".join(parts)) if has_thinking else None
+    if not final or thinking == "":
         return "an empty section"
-    return Turn("quadruple", verdict, thinking if parts else None, final)
+    return Turn("quadruple", verdict, thinking, final)
 
 
 # --- the tokenizer's own chat template ---
 
 
 class _Generation(Extension):
-    """`{% generation %}` blocks, which some templates use to mark the assistant's tokens, render as their content."""
+    """Renders `{% generation %}` blocks, which mark the assistant's tokens, as their content."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
@@ -233,13 +295,17 @@ def _raise(message: str) -> NoReturn:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    # jinja2's own filter escapes <, > and & for HTML; transformers replaces it likewise.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
+    # The sandbox, because the template comes with a model that somebody else made.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, loopcontrols],
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
@@ -257,27 +323,32 @@ def render(
     """Render a conversation exactly as transformers' `apply_chat_template(tokenize=False)` does.
 
     Raises:
-        ArtifactError: the template does not compile, refuses the conversation, or tries what the sandbox forbids.
+        ArtifactError: the template does not compile, refuses the conversation, or tries what the
+            sandbox forbids.
     """
     try:
-        return str(
-            _compiled(template).render(
-                messages=list(messages),
-                add_generation_prompt=add_generation_prompt,
-                bos_token=bos,
-                eos_token=eos,
-            )
+        text = _compiled(template).render(
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
+            bos_token=bos,
+            eos_token=eos,
         )
     except (TemplateError, SecurityError, TypeError) as error:
+        # The error's own words may quote the conversation.
         raise ArtifactError(
             f"the chat template cannot be rendered ({type(error).__name__})",
             where="chat_template",
             fix="use the template of the model's own tokenizer",
         ) from None
+    return str(text)
 
 
 def prompt_of(template: str, system: str, text: str, *, bos: str = "", eos: str = "") -> str:
-    """The prompt up to where the assistant begins. Control-token text in `text` is neutralised first."""
+    """The prompt up to where the assistant begins. Control-token text in `text` is neutralised.
+
+    Raises:
+        ArtifactError: as `render`.
+    """
     messages = [
         {"role": "system", "content": system},
         {"role": "user", "content": neutralise(text)},
@@ -288,12 +359,23 @@ def prompt_of(template: str, system: str, text: str, *, bos: str = "", eos: str 
 def neutralise(text: str, control_tokens: Iterable[str] = ()) -> str:
     """Break up text that a tokenizer would read as control tokens: `<|end|>` becomes `< |end|>`.
 
-    The usual families are always covered; `control_tokens` adds a tokenizer's own.
+    Args:
+        text: what a user wrote.
+        control_tokens: a tokenizer's own, in addition to the usual families.
     """
-    extra = sorted((t for t in control_tokens if len(t.strip()) > 1), key=len, reverse=True)
-    pattern = (
-        re.compile("|".join([*map(re.escape, extra), _CONTROL.pattern])) if extra else _CONTROL
-    )
+    pattern = _CONTROL
+    # A token of one character cannot be broken up.
+    own = [token for token in control_tokens if len(token.strip()) > 1]
+    if own:
+        # The longest first: an alternation takes the first that fits.
+        own.sort(key=len, reverse=True)
+        pattern = re.compile("|".join([*map(re.escape, own), _CONTROL.pattern]))
+    # Breaking one token up may complete another around it, as in `<<|end|>|>`.
     while pattern.search(text):
-        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        text = pattern.sub(_with_space, text)
     return text
+
+
+def _with_space(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:]}"

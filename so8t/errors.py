@@ -1,4 +1,6 @@
-"""The error family: one class per exit code, each saying what is wrong, where, and what to type next.
+"""The error family: one class per exit code.
+
+Each error says what is wrong, where, and what to type next.
 
 So8tError (1)
  ├ ParamsError    3   params.yaml
@@ -14,22 +16,36 @@ from typing import ClassVar
 
 
 class So8tError(Exception):
-    """Say what is wrong (`problem`), where (`where`, e.g. `file:line`), and what to do next (`fix`)."""
+    """An error that its reader can do something about.
+
+    Args:
+        problem: what is wrong.
+        where: a file, `file:line`, a row's id, a server's address.
+        fix: what to do next.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problem: str, *, where: str = "", fix: str = "") -> None:
-        self.problem, self.where, self.fix = problem, where, fix
+        self.problem = problem
+        self.where = where
+        self.fix = fix
         super().__init__(problem)
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.problem}" if self.where else self.problem
-        return f"{head}\n  fix: {self.fix}" if self.fix else head
+        # In this order, so that the eye finds the place first, as with a compiler.
+        text = self.problem
+        if self.where:
+            text = f"{self.where}: {text}"
+        if self.fix:
+            text = f"{text}\n  fix: {self.fix}"
+        return text
 
 
 class ParamsError(So8tError):
     """params.yaml has a wrong, missing or unknown key."""
 
+    # 2 is click's own code for a wrong option, so the family begins above it.
     exit_code = 3
 
 
@@ -64,8 +80,15 @@ class GateError(So8tError):
 
 
 class Interrupted(So8tError):  # noqa: N818 (what happened, not an error of anyone)
-    """SIGINT or SIGTERM arrived; everything that can be resumed has been saved."""
+    """SIGINT or SIGTERM arrived; everything that can be resumed has been saved.
+
+    Args:
+        signal_number: which one; the exit code is 128 more, as in a shell.
+        problem: what is wrong.
+        fix: what to do next.
+    """
 
     def __init__(self, signal_number: int, problem: str = "interrupted", *, fix: str = "") -> None:
+        # Without a place: what was interrupted is the command itself.
         super().__init__(problem, fix=fix)
         self.signal_number = signal_number

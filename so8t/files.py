@@ -1,4 +1,8 @@
-"""Files that are whole or absent: atomic writes, JSONL with line numbers, CSV text, digests."""
+"""Files that are whole or absent: atomic writes, JSONL with line numbers, CSV text, digests.
+
+A file is written beside its place under a temporary name that ends in `.part`, flushed to the disk,
+and renamed, so that a reader or a power failure never meets half of it.
+"""
 
 import csv
 import errno
@@ -16,8 +20,79 @@ from typing import Any
 
 from so8t.errors import ArtifactError, DataError, ResourceError
 
-START_SLACK_S = 5.0  # the system knows the start of a process by a boot time in whole seconds, which clock corrections move
-MAX_LINE_BYTES = 8 << 20  # a longer JSONL line is a mistake, not a sample
+# Seconds. The system knows the start of a process by a boot time in whole seconds, which
+# corrections of the clock move.
+START_SLACK_S = 5.0
+
+# A longer JSONL line is a mistake, not a sample: a file without line ends would fill the memory.
+MAX_LINE_BYTES = 8 << 20
+
+
+# --- atomic writes ---
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync and rename, on any error remove it.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    temporary = temporary_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_left(path)
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+        # The rename is an entry of the folder, which has to be flushed too.
+        fsync_path(path.parent)
+    except Exception as error:
+        told = disk_error(error, path)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        # A read-only disk refuses even what is not there. The first error is the one to tell.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; on success it replaces `path`.
+
+    On any error it is removed.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    temporary = temporary_of(path)
+    try:
+        clear_left(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                fsync_path(file)
+        # A directory that is not empty cannot be renamed over.
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        fsync_path(path.parent)
+    except Exception as error:
+        told = disk_error(error, path)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes what will be `path`: beside it, so that a rename is enough."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def fsync_path(path: Path) -> None:
@@ -29,9 +104,21 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_of(path: Path) -> Path:
-    """Where this process writes what will be `path`: beside it, so that a rename is enough."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def clear_left(path: Path) -> None:
+    """Remove what killed runs left of this very output; a running one's is not touched."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        pid = left.name.split(".")[-2]
+        if not pid.isdigit():
+            continue
+        # Another run may clear it at the same time.
+        with suppress(FileNotFoundError):
+            # Its ctime: a copy may have the mtime of its source, older than the process.
+            if alive(int(pid), by=left.stat().st_ctime):
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def alive(pid: int, by: float | None = None) -> bool:
@@ -45,34 +132,28 @@ def alive(pid: int, by: float | None = None) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and (
-            by is None or process.create_time() <= by + START_SLACK_S
-        )
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if by is None:
+            return True
+        began: float = process.create_time()
+        return began <= by + START_SLACK_S
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
+        # It belongs to another user, and it is there.
         return True
 
 
-def clear_left(path: Path) -> None:
-    """Remove what killed runs left of this very output; a running one's is not touched."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
-        pid = left.name.split(".")[-2]
-        with suppress(FileNotFoundError):  # another run clears it too
-            if pid.isdigit() and not alive(
-                int(pid), by=left.stat().st_ctime
-            ):  # a copy may have its source's mtime, older than the process
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
 def disk_error(error: Exception, path: Path) -> Exception:
-    """The error to raise for a failed write: what to do about a full or read-only disk; else the error itself."""
+    """The error to raise for a failed write: what to do about the disk; else the error itself."""
     number = error.errno if isinstance(error, OSError) else _errno_in(str(error))
     if number in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
             "the disk is full; nothing was left half-written",
             where=str(path),
-            fix="free some space (`so8t plan` prints what is needed) and run the same command again",
+            fix="free some space (`so8t plan` prints what is needed) "
+            "and run the same command again",
         )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ResourceError(
@@ -84,55 +165,15 @@ def disk_error(error: Exception, path: Path) -> Exception:
 
 
 def _errno_in(text: str) -> int | None:
-    """The number that libraries written in Rust, safetensors among them, put at the end of their own kind of error."""
+    """The number that libraries written in Rust put at the end of their own kind of error.
+
+    safetensors is one of them.
+    """
     found = re.search(r"\(os error (\d+)\)", text)
     return int(found[1]) if found else None
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync and rename, on any error remove it."""
-    temporary = temporary_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_left(path)
-        yield temporary
-        fsync_path(temporary)
-        temporary.replace(path)
-        fsync_path(path.parent)
-    except Exception as error:
-        if (told := disk_error(error, path)) is error:
-            raise
-        raise told from error
-    finally:
-        with suppress(
-            OSError
-        ):  # a read-only disk refuses even what is not there; the first error is the one to tell
-            temporary.unlink()
-
-
-@contextmanager
-def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; on success it replaces `path`, on any error it is removed."""
-    temporary = temporary_of(path)
-    try:
-        clear_left(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                fsync_path(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        fsync_path(path.parent)
-    except Exception as error:
-        if (told := disk_error(error, path)) is error:
-            raise
-        raise told from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+# --- text and JSON ---
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,8 +183,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinity are refused, because readers disagree on them."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    """Write indented JSON atomically.
+
+    Raises:
+        ValueError: a NaN or an infinity, which JSON does not have and readers disagree on.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> Any:
@@ -155,37 +201,46 @@ def read_json(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        # The whole path, because a stage may run in another folder than its reader thinks.
         raise ArtifactError("file not found", where=str(path.resolve()), fix=fix) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"not valid JSON ({error})", where=str(path), fix=fix) from None
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write one JSON object per line, atomically; return how many."""
+    """Write one JSON object per line, atomically; return how many.
+
+    Raises:
+        ValueError: a NaN or an infinity.
+    """
     count = 0
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            out.write(line + "\n")
             count += 1
     return count
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) for every non-empty line.
+    """Yield (line number from 1, object) for every line that is not blank.
 
     Raises:
         DataError: the file is missing, or a line is not a JSON object; `where` is `file:line`.
     """
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(
-                iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1
-            ):
+        with path.open("rb") as file:
+            number = 0
+            # One byte more than is allowed, to see that there is more.
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
                 if line.strip():
                     yield number, _parse_line(line, f"{path}:{number}")
     except FileNotFoundError:
         raise DataError(
-            "file not found", where=str(path.resolve()), fix="check the path, or run `dvc repro`"
+            "file not found",
+            where=str(path.resolve()),
+            fix="check the path, or run `dvc repro`",
         ) from None
 
 
@@ -200,7 +255,9 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"not a UTF-8 JSON line ({error})", where=where, fix="one JSON object per line, UTF-8"
+            f"not a UTF-8 JSON line ({error})",
+            where=where,
+            fix="one JSON object per line, UTF-8",
         ) from None
     if not isinstance(row, dict):
         raise DataError(
@@ -209,6 +266,9 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
             fix='write {"text": ..., "label": ...}',
         )
     return row
+
+
+# --- CSV ---
 
 
 def csv_text(
@@ -225,11 +285,20 @@ def csv_text(
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator=end)
     writer.writeheader()
-    writer.writerows(
-        {name: None if value is None else format(value, numbers) for name, value in row.items()}
-        for row in rows
-    )
+    for row in rows:
+        cells = {name: _cell(value, numbers) for name, value in row.items()}
+        writer.writerow(cells)
     return out.getvalue()
+
+
+def _cell(value: Any, numbers: str) -> str | None:
+    # The csv module writes None as an empty cell.
+    if value is None:
+        return None
+    return format(value, numbers)
+
+
+# --- digests ---
 
 
 def sha256_file(path: Path) -> str:
@@ -241,13 +310,16 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(folder: Path) -> str:
     """SHA-256 over (relative name, digest) of every file below `folder`, in name order."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n".encode())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for file in sorted(files):
+        # With `/` on every system, so that the digest is the same everywhere.
+        name = file.relative_to(folder).as_posix()
+        entry = f"{name}\0{sha256_file(file)}\n"
+        digest.update(entry.encode())
     return digest.hexdigest()
 
 
 def sha256_json(value: Any) -> str:
     """SHA-256 of canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    ).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

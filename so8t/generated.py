@@ -1,6 +1,9 @@
-"""What running one file gave, as the `serve` stage hands it to `evaluate`: apart from any card, so that another risk runs no model.
+"""What running one file gave, as the `serve` stage hands it to `evaluate`.
 
-Covered: the file's shape, that it is of the file it is read for. Not covered: how it was measured (serve).
+The hand-over file knows no card, so a new card (another risk, new labels) runs no model again.
+
+Covered: the file's shape, that it is of the file it is read for. Not covered: how it was measured
+(`so8t.generation`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -14,16 +17,21 @@ from so8t.files import read_json, write_json
 
 SCHEMA = "so8t.served/1"
 SPLITS = ("test_iid", "test_cells", "test_phrases")
-HEADLINE = SPLITS[
-    0
-]  # what the certificate speaks about: rows exchangeable with the calibration rows
+# What the certificate speaks about: rows exchangeable with the calibration rows.
+HEADLINE = SPLITS[0]
+# More digits after the point than any of these numbers carries, few enough to read.
+DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Sections of the metrics file, the latencies behind them in seconds, and what was said row by row.
+    """What running one file gave.
 
-    `answers` holds final answers and numbers only, never thinking; A and B are paired by them (comparison).
+    Attributes:
+        sections: of the metrics file, by name.
+        latencies: seconds per verdict, behind the section `speed`.
+        answers: final answers and numbers row by row, never thinking; A and B are paired by them
+            (`so8t.comparison`).
     """
 
     sections: dict[str, Any]
@@ -32,34 +40,51 @@ class Served:
 
 
 NOT_RUN = Served(
-    {name: {"status": "not_run"} for name in ("generation", "stability", "retention", "speed")}, []
+    sections={
+        "generation": {"status": "not_run"},
+        "stability": {"status": "not_run"},
+        "retention": {"status": "not_run"},
+        "speed": {"status": "not_run"},
+    },
+    latencies=[],
 )
 
 
-def save(found: Served, semantic_digest: str, out: Path) -> None:
+def save(served: Served, semantic_digest: str, out: Path) -> None:
     """Write what was found of the file with this digest."""
-    write_json(
-        out, {"schema": SCHEMA, "semantic_digest": semantic_digest, **rounded(asdict(found))}
-    )
+    content = {
+        "schema": SCHEMA,
+        "semantic_digest": semantic_digest,
+        **rounded(asdict(served)),
+    }
+    write_json(out, content)
 
 
 def rounded(value: Any) -> Any:
-    """Floats with nine digits after the point: more than any of them carries, few enough to read."""
+    """The same JSON with `DIGITS` digits after the point; numpy's floats become Python's."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
-    return round(float(value), 9) if isinstance(value, float | np.floating) else value
+    # numpy's float32 is no float, and json would refuse it.
+    if isinstance(value, float | np.floating):
+        return round(float(value), DIGITS)
+    return value
 
 
 def load(path: Path, semantic_digest: str) -> Served:
     """Read it again.
 
+    Args:
+        path: written by `save`.
+        semantic_digest: of the file that it must be of.
+
     Raises:
-        ArtifactError: it is of another file.
+        ArtifactError: it is missing, or of another file.
     """
     fix = "run `dvc repro serve`"
     held = read_json(path, fix=fix)
+    # The digest is compared although DVC orders the stages: a person may run this one by hand.
     if held.get("schema") != SCHEMA or held.get("semantic_digest") != semantic_digest:
         raise ArtifactError("this was measured of another file", where=str(path), fix=fix)
     return Served(held["sections"], held["latencies"], held["answers"])

@@ -1,11 +1,23 @@
 """PET: a penalty on the second difference of hidden states along time, and its three-phase weight.
 
-For each sample, u_t = h_t / rms(h_t), V = mean_t |u_t - mean_t u|^2, and the penalty is the mean over valid triples of
-|u_{t+1} - 2 u_t + u_{t-1}|^2 / (6 V): 1 for white noise, blind to the scale of h, and neither a constant offset nor a
-few giant tokens lower it (simpler normalisers were gamed by the optimiser). A slow drift of all states still does:
-nothing is claimed for it. A triple is valid when its three tokens are real, of one sample, and none is the first.
+The name and the idea are those of the founding documents (the design notes that this project
+started from): hidden states that move smoothly from token to token.
 
-Covered: penalty, gradient without saved activations, schedule. Not covered: which layers (tuning.train).
+For each sample, with h_t the hidden state of token t:
+
+    u_t     = h_t / rms(h_t)
+    V       = mean_t |u_t - mean_t u|^2 / width
+    penalty = mean over valid triples of |u_{t+1} - 2 u_t + u_{t-1}|^2 / (6 V width)
+
+It is 1 for white noise, whose second difference has six times its variance. It does not see the
+scale of h, and neither a constant offset nor a few giant tokens lower it; with simpler normalisers
+the optimiser lowered the penalty in exactly these ways. A slow drift of all states still does:
+nothing is claimed for it.
+
+A triple of neighbouring tokens is valid when all three are real, belong to one sample, and none is
+the sample's first token.
+
+Not covered: which layers are penalised (so8t.training.objective).
 """
 
 from dataclasses import dataclass
@@ -15,7 +27,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 EPSILON = 1e-6
-CHUNK = 1 << 22  # numbers of hidden state that backward holds in float32 at once, a few times over
+# Numbers of hidden state that are worked on at once: 16 MB in float32, of which backward holds a
+# few copies. Working row by row instead cost thousands of small operations a step.
+CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,8 @@ class Schedule:
         return base * self.multipliers[phase]
 
 
-# The founding documents' runs: B 0.01/0.05/0.1, L 0.05/0.2/0.5, P 0.01/0.05/0.1 with later boundaries.
+# The three runs of the founding documents, as multiples of the lambda in their middle phase:
+# run B had 0.01/0.05/0.1, run L 0.05/0.2/0.5, and run P the weights of B at L's boundaries.
 PRESETS = {
     "run_b": Schedule((0.2, 0.6), (0.2, 1.0, 2.0)),
     "run_l": Schedule((0.3, 0.7), (0.25, 1.0, 2.5)),
@@ -41,65 +56,121 @@ PRESETS = {
 
 
 def valid_triples(samples: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch time-2"]:
-    """Centres t = 1..T-2 whose triple lies in one sample (`samples` >= 0; -1 is padding) after its first token."""
-    same = (
-        (samples[:, :-2] == samples[:, 1:-1])
-        & (samples[:, 1:-1] == samples[:, 2:])
-        & (samples[:, 1:-1] >= 0)
-    )
-    starts = torch.ones_like(samples[:, :-2], dtype=torch.bool)
-    starts[:, 1:] = samples[:, 1:-2] != samples[:, :-3]  # position t-1 begins a sample
-    return same & ~starts
+    """Whether the triple around each token t = 1..time-2 counts.
+
+    Args:
+        samples: number of the sample that each token belongs to; -1 is padding.
+    """
+    before = samples[:, :-2]
+    centre = samples[:, 1:-1]
+    after = samples[:, 2:]
+    of_one_sample = (before == centre) & (centre == after) & (centre >= 0)
+    # The token before the centre is its sample's first one: always so in the first triple of a
+    # row, elsewhere where the token before it has another sample's number.
+    has_first = torch.ones_like(before, dtype=torch.bool)
+    has_first[:, 1:] = before[:, 1:] != before[:, :-1]
+    return of_one_sample & ~has_first
 
 
 def _segments(samples: Tensor) -> tuple[Tensor, int]:
-    """Number the samples of all rows apart: (ids [rows, time], how many); padding shares an id and has weight 0."""
-    per_row = int(samples.max()) + 1 if samples.numel() else 1
-    offsets = torch.arange(samples.shape[0], device=samples.device)[:, None] * max(per_row, 1)
-    return samples.clamp(min=0) + offsets, samples.shape[0] * max(per_row, 1)
+    """Number the samples of all rows apart.
+
+    Returns:
+        Ids [rows, time], and how many there may be. Padding shares the id of its row's first
+        sample; the caller must give it weight 0.
+    """
+    rows = samples.shape[0]
+    per_row = 1
+    if samples.numel():
+        per_row = max(int(samples.max()) + 1, 1)
+    offsets = torch.arange(rows, device=samples.device) * per_row
+    return samples.clamp(min=0) + offsets[:, None], rows * per_row
+
+
+def _second_difference(x: Tensor) -> Tensor:
+    """Along time: [rows, time, width] to [rows, time-2, width]."""
+    after = x[:, 2:]
+    centre = x[:, 1:-1]
+    before = x[:, :-2]
+    return after - 2.0 * centre + before
+
+
+def _variances(u: Tensor, samples: Tensor, ids: Tensor, count: int) -> Tensor:
+    """The variance V of each sample.
+
+    Args:
+        u: normalised states [rows, time, width].
+        samples: as in `valid_triples`.
+        ids, count: what `_segments(samples)` gives.
+
+    Returns:
+        One number for each of the `count` ids; 0 for an id that no token has.
+    """
+    width = u.shape[-1]
+    flat = ids.reshape(-1)
+    is_real = (samples >= 0).float()
+    is_real = is_real.reshape(-1)
+
+    zeros = torch.zeros(count, device=u.device)
+    tokens = zeros.index_add(0, flat, is_real)
+    # A row with fewer samples than another leaves ids without a token: do not divide by 0.
+    tokens = tokens.clamp(min=1.0)
+
+    vectors = u.reshape(-1, width) * is_real[:, None]
+    no_sums = torch.zeros(count, width, device=u.device)
+    sums = no_sums.index_add(0, flat, vectors)
+    means = sums / tokens[:, None]
+
+    centred = u - means[ids]
+    squares = centred.pow(2).mean(-1)
+    squares = squares.reshape(-1)
+    totals = zeros.index_add(0, flat, squares * is_real)
+    return totals / tokens
 
 
 def _penalty(states: Tensor, samples: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over valid triples of a few rows, (normalised, raw); states [rows, time, width]."""
+    # In float32: squares of half-precision states overflow.
     h = states.float()
-    u = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPSILON)
+    mean_squares = h.pow(2).mean(-1, keepdim=True)
+    u = h * torch.rsqrt(mean_squares + EPSILON)
     ids, count = _segments(samples)
-    flat, real = ids.reshape(-1), (samples >= 0).float().reshape(-1)
-    tokens = torch.zeros(count, device=u.device).index_add(0, flat, real).clamp(min=1.0)
-    sums = torch.zeros(count, u.shape[-1], device=u.device).index_add(
-        0, flat, u.reshape(-1, u.shape[-1]) * real[:, None]
-    )
-    centred = u - (sums / tokens[:, None])[ids]
-    variance = (
-        torch.zeros(count, device=u.device).index_add(
-            0, flat, centred.pow(2).mean(-1).reshape(-1) * real
-        )
-        / tokens
-    )
-    second = (u[:, 2:] - 2.0 * u[:, 1:-1] + u[:, :-2]).pow(2).mean(-1)
-    raw = (h[:, 2:] - 2.0 * h[:, 1:-1] + h[:, :-2]).detach().pow(2).mean(-1)
-    normalised = second / (6.0 * variance[ids[:, 1:-1]] + EPSILON)
-    return (normalised * valid).sum(), (raw * valid).sum()
+    variances = _variances(u, samples, ids, count)
+    second = _second_difference(u)
+    second = second.pow(2).mean(-1)
+    # Without a gradient: it is reported, not minimised.
+    raw = _second_difference(h).detach()
+    raw = raw.pow(2).mean(-1)
+    centres = ids[:, 1:-1]
+    normalised = second / (6.0 * variances[centres] + EPSILON)
+    normalised_sum = (normalised * valid).sum()
+    return normalised_sum, (raw * valid).sum()
 
 
 def _chunks(states: Tensor) -> list[slice]:
     """Rows that are worked on together: at most CHUNK numbers, at least one row."""
-    rows = max(1, CHUNK // max(1, states[0].numel()))
-    return [slice(start, start + rows) for start in range(0, states.shape[0], rows)]
+    total = states.shape[0]
+    per_row = max(1, states[0].numel())
+    rows = max(1, CHUNK // per_row)
+    return [slice(start, start + rows) for start in range(0, total, rows)]
 
 
 class _Penalty(torch.autograd.Function):
-    """Keeps only a reference to the states (alive anyway) and recomputes piece by piece in backward."""
+    """The two sums, with a backward pass that recomputes them chunk by chunk.
+
+    Only a reference to the states is kept, and those are alive anyway; autograd's own graph would
+    hold several float32 copies of every layer's states until backward.
+    """
 
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx, states: Tensor, samples: Tensor, valid: Tensor
     ) -> Tensor:
         ctx.save_for_backward(states, samples, valid)
-        parts = [
-            torch.stack(_penalty(states[rows], samples[rows], valid[rows]))
-            for rows in _chunks(states)
-        ]
+        parts = []
+        for rows in _chunks(states):
+            sums = _penalty(states[rows], samples[rows], valid[rows])
+            parts.append(torch.stack(sums))
         return torch.stack(parts).sum(0)
 
     @staticmethod
@@ -109,10 +180,13 @@ class _Penalty(torch.autograd.Function):
         states, samples, valid = ctx.saved_tensors  # type: ignore[attr-defined]
         out = torch.empty_like(states)
         for rows in _chunks(states):
+            # Backward starts with gradients off; and autocast, if on, would narrow float32 again.
             with torch.enable_grad(), torch.autocast(states.device.type, enabled=False):
                 piece = states[rows].detach().requires_grad_()
                 penalty, _ = _penalty(piece, samples[rows], valid[rows])
-                out[rows] = torch.autograd.grad(penalty, piece, grad[0])[0]
+                # grad[1] belongs to the raw sum, which is only monitored.
+                gradients = torch.autograd.grad(penalty, piece, grad[0])
+                out[rows] = gradients[0]
         return out, None, None
 
 
@@ -121,6 +195,15 @@ def penalty_sums(
     samples: Int[Tensor, "batch time"],
     valid: Bool[Tensor, "batch time-2"],
 ) -> Float[Tensor, "2"]:
-    """(normalised, raw) sums over valid triples; only the first has a gradient."""
+    """Sums over valid triples: the normalised penalty, and the raw one without u's normalisation.
+
+    Args:
+        states: hidden states of one layer, in any floating-point type.
+        samples: number of the sample that each token belongs to; -1 is padding.
+        valid: what `valid_triples(samples)` gives.
+
+    Returns:
+        Two float32 numbers; only the first has a gradient.
+    """
     out: Tensor = _Penalty.apply(states, samples, valid)  # type: ignore[no-untyped-call]
     return out

@@ -1,10 +1,13 @@
-"""From a user's text to token ids, exactly as the file itself would be prompted.
+"""From a user's text to token ids, exactly as the model file itself would be prompted.
 
-The chat template and the vocabulary are the GGUF's own. The *frame* is what all prompts of a file begin with, up to its
-last control token (behind it tokens may join with the user's words); its end is a cut (see so8t.llama). Control-token
-texts in the user's words are broken up first.
+Chat template and vocabulary are the file's own. The *frame* is what all prompts of a file begin
+with, up to its last control token: behind that, tokens may join with the user's words. The frame's
+end is a cut, so that it is evaluated once for all prompts (so8t.llama explains cuts). After the
+prompt comes the *cue*, the heading `# 判定`, and then one of three labels. Control-token texts in
+the user's words are broken up first.
 
-Covered: the prompt, its cut, the cue after it, the digest of all that. Not covered: evaluation (so8t.scoring.reader).
+Covered: the prompt, its cuts, the cue and the labels after it, the digest of all that.
+Not covered: evaluation (so8t.scoring.reader).
 """
 
 from dataclasses import dataclass
@@ -14,19 +17,19 @@ from typing import Any, Generic, Protocol, TypeVar
 from so8t.chat import CUE, neutralise, prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.files import sha256_json
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.verdict import VERDICTS
 
+# The newline belongs to the label: without it `ALLOW` would also count what begins with ALLOW.
 LABELS = tuple(f"{verdict}\n" for verdict in VERDICTS)
-PROBES = (
-    "あ",
-    "0 <",
-)  # two users' texts that begin with different bytes: what their prompts share is the frame
+
+# Two users' texts that begin with different bytes: what their prompts share is the frame.
+_PROBES = ("あ", "0 <")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's text, its token ids and where its pieces end."""
+    """A prompt's text, its token ids and where its pieces end (see so8t.llama)."""
 
     text: str
     ids: list[int]
@@ -34,10 +37,15 @@ class Prompt:
 
 
 def template_digest(chat_template: str, system: str) -> str:
-    """SHA-256 of everything that turns a user's text into a verdict prompt, beside the file itself."""
-    return sha256_json(
-        {"chat_template": chat_template, "system": system, "cue": CUE, "labels": LABELS}
-    )
+    """SHA-256 of everything that turns a user's text into a verdict prompt, beside the file."""
+    # Scores and cards carry this digest: another key or order would invalidate all of them.
+    content = {
+        "chat_template": chat_template,
+        "system": system,
+        "cue": CUE,
+        "labels": LABELS,
+    }
+    return sha256_json(content)
 
 
 def chat_template_of(keys: dict[str, Any], where: Path) -> str:
@@ -49,7 +57,9 @@ def chat_template_of(keys: dict[str, Any], where: Path) -> str:
     template = keys.get("tokenizer.chat_template")
     if not isinstance(template, str) or not template:
         raise ArtifactError(
-            "the file holds no chat template", where=str(where), fix="convert it again with so8t"
+            "the file holds no chat template",
+            where=str(where),
+            fix="convert it again with so8t",
         )
     return template
 
@@ -74,22 +84,33 @@ V = TypeVar("V", bound=Vocabulary)
 
 
 class Prompter(Generic[V]):
-    """Renders and tokenises prompts for one opened file; `keys` are the file's own unless given."""
+    """Renders and tokenises the prompts of one opened file.
+
+    Args:
+        engine: the file's tokenizer.
+        system: the system prompt.
+        keys: metadata by GGUF name; the file's own unless given.
+
+    Raises:
+        ArtifactError: the file holds no chat template, or one that cannot be rendered.
+    """
 
     def __init__(self, engine: V, system: str, keys: dict[str, Any] | None = None) -> None:
-        keys = read_keys(engine.path) if keys is None else keys
-        self.engine, self.system = engine, system
+        if keys is None:
+            keys = read_keys(engine.path)
+        self.engine = engine
+        self.system = system
         self.template = chat_template_of(keys, engine.path)
         self._bos = _special(engine, keys, "tokenizer.ggml.bos_token_id")
         self._eos = _special(engine, keys, "tokenizer.ggml.eos_token_id")
-        marks = {i: engine.token_text(i) for i in range(engine.n_vocab) if engine.is_control(i)}
-        self.controls = frozenset(
-            i for i, mark in marks.items() if len(mark.strip()) > 1
-        )  # some vocabularies: spaces
-        self._control_texts = tuple(sorted(marks[i] for i in self.controls))
-        first, second = (self._ids(self._text(probe)) for probe in PROBES)
-        self.frame = _up_to_last(self.controls, _common(first, second))
-        self._frame_controls = sum(i in self.controls for i in first)
+        control_texts = _control_texts(engine)
+        self.controls = frozenset(control_texts)
+        self._control_texts = tuple(sorted(control_texts.values()))
+        # Found by trying, because a template is a program that cannot be read from outside.
+        first, second = (self._ids(self._text(probe)) for probe in _PROBES)
+        shared = first[: _common_length(first, second)]
+        self.frame = _up_to_last(self.controls, shared)
+        self._frame_controls = self._count_controls(first)
 
     @property
     def digest(self) -> str:
@@ -104,28 +125,37 @@ class Prompter(Generic[V]):
         """
         rendered = self._text(text)
         ids = self._ids(rendered)
-        if sum(i in self.controls for i in ids) != self._frame_controls:
+        # The template adds as many in every prompt. More than that came from the user's words,
+        # and could end the user's turn and begin an assistant's.
+        if self._count_controls(ids) != self._frame_controls:
             raise DataError(
                 "the text would reach the model as control tokens",
                 fix="remove <|...|> marks from the text",
             )
         shared = len(self.frame)
-        return Prompt(rendered, ids, (shared,) if ids[:shared] == self.frame else ())
+        # A template may treat some texts otherwise; their prompts share nothing worth keeping.
+        begins_with_frame = ids[:shared] == self.frame
+        cuts = (shared,) if begins_with_frame else ()
+        return Prompt(rendered, ids, cuts)
 
     def after(self, prompt: Prompt, text: str) -> Prompt:
         """The prompt with the beginning of the assistant's turn; the prompt's end becomes a cut.
 
         Raises:
-            ArtifactError: the vocabulary joins the prompt's last token with the text, so it cannot be read apart.
+            ArtifactError: the vocabulary joins the prompt's last token with the text, so it cannot
+                be read apart.
         """
-        ids = self._ids(prompt.text + text)
-        if ids[: len(prompt.ids)] != prompt.ids:
+        whole = prompt.text + text
+        # Tokenised as a whole, as training saw it, and not as two texts put together.
+        ids = self._ids(whole)
+        end = len(prompt.ids)
+        if ids[:end] != prompt.ids:
             raise ArtifactError(
                 "the prompt's last token changes when the turn begins",
                 where=str(self.engine.path),
                 fix="use a chat template that ends the prompt with a whole token",
             )
-        return Prompt(prompt.text + text, ids, (*prompt.cuts, len(prompt.ids)))
+        return Prompt(whole, ids, (*prompt.cuts, end))
 
     def longest(self, prompt: Prompt) -> int:
         """Tokens that reading both readouts after this prompt needs."""
@@ -133,18 +163,37 @@ class Prompter(Generic[V]):
         return max(len(self.after(fed, label).ids) for label in LABELS)
 
     def _text(self, text: str) -> str:
-        harmless = neutralise(
-            text.strip(), self._control_texts
-        )  # leading wide spaces tokenise otherwise (T8)
+        # Hugging Face and llama.cpp disagree on wide spaces right after a special token.
+        stripped = text.strip()
+        harmless = neutralise(stripped, self._control_texts)
         return prompt_of(self.template, self.system, harmless, bos=self._bos, eos=self._eos)
 
     def _ids(self, text: str) -> list[int]:
         return self.engine.tokenize(text)
 
+    def _count_controls(self, ids: list[int]) -> int:
+        return sum(token in self.controls for token in ids)
+
+
+def _control_texts(engine: Vocabulary) -> dict[int, str]:
+    """Spelling of every control and user-defined token by its id."""
+    texts: dict[int, str] = {}
+    for token in range(engine.n_vocab):
+        if not engine.is_control(token):
+            continue
+        text = engine.token_text(token)
+        # Some vocabularies define runs of spaces so. Breaking those up would change ordinary text.
+        if len(text.strip()) > 1:
+            texts[token] = text
+    return texts
+
 
 def _special(engine: Vocabulary, keys: dict[str, Any], key: str) -> str:
+    """Spelling of the token that a key names; empty where the file has no such key."""
     token = keys.get(key)
-    return engine.token_text(token) if isinstance(token, int) else ""
+    if not isinstance(token, int):
+        return ""
+    return engine.token_text(token)
 
 
 def _up_to_last(controls: frozenset[int], ids: list[int]) -> list[int]:
@@ -153,8 +202,11 @@ def _up_to_last(controls: frozenset[int], ids: list[int]) -> list[int]:
     return ids[: ends[-1]] if ends else ids
 
 
-def _common(first: list[int], second: list[int]) -> list[int]:
+def _common_length(first: list[int], second: list[int]) -> int:
+    """How many ids two prompts have in common at their beginning."""
     count = 0
-    while count < min(len(first), len(second)) and first[count] == second[count]:
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
         count += 1
-    return first[:count]
+    return count

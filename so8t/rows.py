@@ -1,9 +1,10 @@
 """The two rows that travel through the pipeline: `Row` after `prepare`, `Scored` after `score`.
 
-Every stage reads and writes them here, so that a field has one name, one type and one check. On disk they are JSON
-Lines, one object a line, keys in the order of the fields.
+Every stage reads and writes them here, so that a field has one name, one type and one check. On
+disk they are JSON Lines: one object a line, keys in the order of the fields.
 
-Not covered: rows as users bring them (data.formats), score files as arrays (metrics.scores).
+Not covered: rows as users bring them (`so8t.data.formats`), score files as arrays
+(`so8t.metrics.scores`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,12 @@ PREPARE_AGAIN = "run `dvc repro prepare`"
 class Row:
     """One prepared sample.
 
-    A row without a verdict trains language only. `response` is the assistant's turn as it is trained, rendered from
-    `verdict`, `thinking` and `final`. Rows of one template share a `group`; minimal pairs share a `pair`.
+    A row without a verdict trains language only. `response` is the assistant's turn as it is
+    trained, rendered from `verdict`, `thinking` and `final`. Rows of one template share a `group`;
+    minimal pairs (requests that differ in one factor and in the verdict) share a `pair`.
     """
 
+    # The order of the fields is the order of the keys on disk.
     id: str
     text: str
     verdict: Verdict | None
@@ -43,6 +46,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `write_jsonl` writes."""
+        # Not `dataclasses.asdict`: it copies `factors` deeply, for every row.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -50,18 +54,20 @@ class Row:
 class Scored:
     """What `score` writes of one labelled row; a number that was not finite is None.
 
-    `prefill` and `cue` are three numbers each (ALLOW, ESCALATE, DENY): logits of the reserved rows at the end of the
-    prompt, and log-probabilities of the labels after the cue. `residual` is the cue's probability of anything else,
-    `reserved_mass` the probability of the reserved rows at the end of the prompt.
+    `prefill` and `cue` are three numbers each (ALLOW, ESCALATE, DENY): logits of the reserved rows
+    at the end of the prompt, and log-probabilities of the labels after the cue. `residual` is the
+    cue's probability of anything else, `reserved_mass` the probability of the reserved rows at the
+    end of the prompt.
     """
 
+    # The order of the fields is the order of the keys on disk.
     id: str
     group: str
     domain: str | None
     verdict: Verdict
     authority: Authority | None
-    prefill: list[float | None]
-    authority_logits: list[float | None]
+    prefill: list[float | None] | None
+    authority_logits: list[float | None] | None
     cue: list[float | None]
     residual: float | None
     reserved_mass: float | None
@@ -75,31 +81,52 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one prepared split, in the file's order.
 
     Raises:
-        DataError: missing file, not JSON, a field missing, an unknown label; `where` is `file:line`.
+        DataError: missing file, not JSON, a field missing, an unknown label; `where` is
+            `file:line`.
     """
     for line, found in read_jsonl(path):
         yield _row(found, f"{path}:{line}")
 
 
 def _row(found: Mapping[str, Any], where: str) -> Row:
-    values = {field.name: found.get(field.name) for field in fields(Row)}
+    # A language row may lack every field but these three, without which nothing downstream works.
     for name in ("id", "text", "group"):
-        if not isinstance(values[name], str):
+        if not isinstance(found.get(name), str):
             raise DataError(f"`{name}` is missing or not text", where=where, fix=PREPARE_AGAIN)
-    try:
-        verdict = None if values["verdict"] is None else Verdict(values["verdict"])
-        authority = None if values["authority"] is None else Authority(values["authority"])
-    except ValueError as error:
-        raise DataError(f"unknown label ({error})", where=where, fix=PREPARE_AGAIN) from None
-    texts = {name: values[name] or "" for name in ("final", "response", "source")}
-    domain, factors = values["domain"] or "general", values["factors"] or {}
     return Row(
-        **{
-            **values,
-            **texts,
-            "verdict": verdict,
-            "authority": authority,
-            "domain": domain,
-            "factors": factors,
-        }
+        id=found["id"],
+        text=found["text"],
+        verdict=_verdict(found.get("verdict"), where),
+        authority=_authority(found.get("authority"), where),
+        domain=found.get("domain") or "general",
+        thinking=found.get("thinking"),
+        final=found.get("final") or "",
+        response=found.get("response") or "",
+        group=found["group"],
+        pair=found.get("pair"),
+        factors=found.get("factors") or {},
+        source=found.get("source") or "",
+        license=found.get("license"),
     )
+
+
+def _verdict(label: Any, where: str) -> Verdict | None:
+    if label is None:
+        return None
+    try:
+        return Verdict(label)
+    except ValueError as error:
+        raise _unknown_label(error, where) from None
+
+
+def _authority(label: Any, where: str) -> Authority | None:
+    if label is None:
+        return None
+    try:
+        return Authority(label)
+    except ValueError as error:
+        raise _unknown_label(error, where) from None
+
+
+def _unknown_label(error: ValueError, where: str) -> DataError:
+    return DataError(f"unknown label ({error})", where=where, fix=PREPARE_AGAIN)

@@ -1,4 +1,4 @@
-"""What stage scripts share: parameters, progress, log file, errors to exit codes, one summary line."""
+"""What stage scripts share: parameters, progress, a log file, exit codes, one summary line."""
 
 import logging
 import signal
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 
-from so8t import params as params_module
 from so8t.errors import Interrupted, So8tError
-from so8t.params import Params
+from so8t.params import Params, load, refuse_hidden_changes
 from so8t.progress import Progress, notify, run_dir
 from so8t.quiet import quieten
 
@@ -27,36 +26,25 @@ class Run:
     summary: str = "done"
 
 
-def _log_to_file(name: str) -> Path:
-    path = run_dir() / "logs" / f"{name}.log"
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setLevel(logging.WARNING)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
-    except OSError as error:
-        click.echo(f"warning: no log file ({error})", err=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        handlers=handlers,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    return path
-
-
-def _on_sigterm(number: int, _frame: object) -> None:
-    raise Interrupted(number, "stopped by SIGTERM", fix="run the same command again")
-
-
 @contextmanager
 def stage(name: str, variant: str = "") -> Iterator[Run]:
-    """Run a stage: read all of params.yaml, report errors as `where, what, fix`, leave with the documented code."""
+    """Run a stage: read all of params.yaml, report errors, leave with the documented exit code.
+
+    Args:
+        name: of the stage.
+        variant: which of several, for the log's name; a stage of a matrix runs once for each.
+    """
+    # First: what follows may import libraries that read these settings.
     quieten()
     label = f"{name}@{variant}" if variant else name
-    log_path, began = _log_to_file(label), time.monotonic()
+    log_path = _log_to_file(label)
+    began = time.monotonic()
+    # Python's default ends the process without running any `finally`.
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        run = Run(params_module.load(), Progress(label))
+        params = load()
+        refuse_hidden_changes()
+        run = Run(params, Progress(label))
         run.progress.emit("start")
         yield run
         seconds = time.monotonic() - began
@@ -70,7 +58,34 @@ def stage(name: str, variant: str = "") -> Iterator[Run]:
         click.echo(f"{label}: interrupted\n  fix: run the same command again", err=True)
         sys.exit(130)
     except So8tError as error:
+        # Any other exception is a bug, and keeps its traceback.
         logging.getLogger(__name__).info("failed: %s", error)
         click.echo(f"{label}: {error}\n  log: {log_path}", err=True)
         notify(label, "failed", time.monotonic() - began)
         sys.exit(error.exit_code)
+
+
+def _log_to_file(name: str) -> Path:
+    """Log everything to a file, and warnings to the terminal too."""
+    path = run_dir() / "logs" / f"{name}.log"
+    terminal = logging.StreamHandler(sys.stderr)
+    # The rest would stand between the bars.
+    terminal.setLevel(logging.WARNING)
+    handlers: list[logging.Handler] = [terminal]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    except OSError as error:
+        # A read-only folder of records must not stop the stage.
+        click.echo(f"warning: no log file ({error})", err=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        handlers=handlers,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return path
+
+
+def _on_sigterm(number: int, _frame: object) -> None:
+    # As an exception, so that temporary files are removed and checkpoints closed on the way out.
+    raise Interrupted(number, "stopped by SIGTERM", fix="run the same command again")

@@ -1,7 +1,7 @@
-"""The three-way verdict and the fail-closed decision.
+"""The three-way verdict and the decision rule, which fails closed.
 
-Covered: label order, aliases, the decision rule of DESIGN section 5. Not covered: where probabilities come from
-(scoring) and how thresholds are found (calibration).
+Covered: order and aliases of the labels, and the rule that turns probabilities into a verdict.
+Not covered: where probabilities come from (scoring) and how thresholds are found (calibration).
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,15 @@ class Authority(StrEnum):
     HUMAN = "human"
 
 
+# The order of columns in every array and list of verdict numbers.
 VERDICTS = tuple(Verdict)
 AUTHORITIES = tuple(Authority)
+
+# Other data sets of this kind spell two of the labels so.
 _ALIASES = {"ESCALATION": Verdict.ESCALATE, "REFUSE": Verdict.DENY}
+
+# Rounding moves the sum of a softmax by far less; a row that is farther off is no distribution.
+_SUM_TOLERANCE = 1e-6
 
 
 def verdict_of(label: str) -> Verdict:
@@ -51,20 +57,34 @@ class Thresholds:
     escalate: float
 
 
-CLOSED = Thresholds(deny=1.0, escalate=0.0)  # nothing is allowed, everything goes to a person
+# Nothing is allowed, and everything but a certain DENY goes to a person.
+CLOSED = Thresholds(deny=1.0, escalate=0.0)
 
 
 def decide(probabilities: Float[ndarray, "n 3"], thresholds: Thresholds) -> list[Verdict]:
-    """Decide each row of (ALLOW, ESCALATE, DENY) probabilities; anything that is not a distribution escalates."""
+    """Decide each row of (ALLOW, ESCALATE, DENY) probabilities.
+
+    Args:
+        probabilities: float [n, 3]; a row that is not a distribution (NaN, negative, another sum)
+            escalates.
+        thresholds: of the calibration card.
+    """
     rows = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
-    sound = (
-        np.isfinite(rows).all(axis=1)
-        & (rows >= 0.0).all(axis=1)
-        & (np.abs(rows.sum(axis=1) - 1.0) < 1e-6)
-    )
-    deny = sound & (rows[:, 2] >= thresholds.deny)
-    allow = sound & ~deny & (rows[:, 1] + rows[:, 2] < thresholds.escalate)
-    return [
-        Verdict.DENY if d else Verdict.ALLOW if a else Verdict.ESCALATE
-        for d, a in zip(deny, allow, strict=True)
-    ]
+    finite = np.isfinite(rows).all(axis=1)
+    not_negative = (rows >= 0.0).all(axis=1)
+    sums_to_one = np.abs(rows.sum(axis=1) - 1.0) < _SUM_TOLERANCE
+    sound = finite & not_negative & sums_to_one
+    p_escalate = rows[:, 1]
+    p_deny = rows[:, 2]
+    deny = sound & (p_deny >= thresholds.deny)
+    allow = sound & ~deny & (p_escalate + p_deny < thresholds.escalate)
+    # What is neither certain enough to refuse nor certain enough to allow goes to a person.
+    decided: list[Verdict] = []
+    for is_deny, is_allow in zip(deny, allow, strict=True):
+        if is_deny:
+            decided.append(Verdict.DENY)
+        elif is_allow:
+            decided.append(Verdict.ALLOW)
+        else:
+            decided.append(Verdict.ESCALATE)
+    return decided

@@ -15,7 +15,10 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.argument("cards", type=Folder)
 @click.argument("out", type=File)
 @click.option(
-    "--prepare", type=File, required=True, help="reports/metrics/prepare.json, for the baselines"
+    "--prepare",
+    type=File,
+    required=True,
+    help="reports/metrics/prepare.json, for the baselines",
 )
 @click.option(
     "--answers",
@@ -32,39 +35,42 @@ File = click.Path(dir_okay=False, path_type=Path)
 def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plots: Path) -> None:
     """Compare the released type of A and B by their SCORES and CARDS; write OUT."""
     with stage("compare") as run:
-        from so8t.card import judge_of, under
+        # numpy and scipy come with these imports, so they wait until the stage runs.
+        from so8t import card
         from so8t.comparison.compare import PRIMARY_SPLIT, compare, rules_of, write_tables
         from so8t.comparison.retention import retention
         from so8t.comparison.sides import Side
         from so8t.files import read_json, write_json
 
-        def side(model: str, kind: str) -> Side:
-            return Side(scores / f"{model}-{kind}", *judge_of(cards / f"{model}-{kind}.json"))
+        def side(model: str, quant: str) -> Side:
+            name = f"{model}-{quant}"
+            return Side(scores / name, card.read(cards / f"{name}.json"))
 
-        kind = run.params.release.type
-        quantised = [
-            t for t in run.params.scoring.types if t != "F16" and "F16" in run.params.scoring.types
-        ]
-        pairs = [(side(model, "F16"), side(model, t)) for model in ("a", "b") for t in quantised]
-        crossed = under(cards / f"b-{kind}.json", cards / f"a-{kind}.json")
+        released = run.params.release.type
+        scored = run.params.scoring.types
+        pairs = []
+        # Without an F16 file there is nothing to measure quantisation against.
+        if "F16" in scored:
+            for model in ("a", "b"):
+                quantised = [quant for quant in scored if quant != "F16"]
+                pairs += [(side(model, "F16"), side(model, quant)) for quant in quantised]
         result = compare(
-            side("a", kind),
-            side("b", kind),
-            crossed,
+            side("a", released),
+            side("b", released),
             rules_of(run.params.compare, run.params.seed),
             prepare=read_json(prepare),
             pairs=pairs,
         )
-        rules = run.params.compare
         kept = retention(
-            answers / f"a-{kind}.jsonl",
-            answers / f"b-{kind}.jsonl",
-            draws=rules.bootstrap,
+            answers / f"a-{released}.jsonl",
+            answers / f"b-{released}.jsonl",
+            draws=run.params.compare.bootstrap,
             seed=run.params.seed,
         )
         write_json(out, {**result, "retention": kept})
         write_tables(plots, result["splits"][PRIMARY_SPLIT])
-        run.summary = f"{result['conclusion']['code']} on {result['conclusion']['split']}"
+        conclusion = result["conclusion"]
+        run.summary = f"{conclusion['code']} on {conclusion['split']}"
 
 
 if __name__ == "__main__":

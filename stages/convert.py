@@ -1,4 +1,5 @@
-"""Hugging Face directory to a GGUF F16 file with so8t.* keys; streamed, sealed, recorded in the ledger."""
+"""Hugging Face directory to a GGUF F16 file with so8t.* keys; streamed, sealed, recorded in the
+ledger."""
 
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from so8t.stage import stage
 @click.option("--bake", type=click.Path(path_type=Path), help="Bake report of model b.")
 def main(model_dir: Path, out: Path, model: str, bake: Path | None) -> None:
     with stage("convert", model) as run:
-        from so8t.gguf.convert.keys import true_keys
-        from so8t.gguf.convert.source import weights_dir
+        # Imported here, so that a wrong argument is refused before anything is loaded.
+        from so8t.gguf.convert.key_values import true_keys
         from so8t.gguf.convert.write import convert_recorded
+        from so8t.model_folder import weights_dir
 
-        source = weights_dir(run.params.active.base, model_dir) if model == "a" else model_dir
-        keys = true_keys(source, run.params, base=model_dir, bake=bake)
+        active = run.params.active
+        source = model_dir
+        # The base stage does not copy a local model: its output only describes the files.
+        if model == "a":
+            source = weights_dir(active.base, model_dir)
         run.summary = convert_recorded(
             source,
             out,
-            keys=keys,
-            name=getattr(run.params.active.names, model),
-            context_profile=run.params.active.base.context_profile,
+            keys=true_keys(source, run.params, base=model_dir, bake=bake),
+            name=getattr(active.names, model),
+            context_profile=active.base.context_profile,
             progress=run.progress,
         )
 

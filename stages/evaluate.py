@@ -1,6 +1,5 @@
 """Measure one file on the test splits under its own card."""
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -21,23 +20,15 @@ Writable = click.Path(path_type=Path)
 def main(file: Path, scores: Path, card: Path, served: Path, out: Path, plots: Path) -> None:
     """Write metrics of FILE to --out and its tables to --plots."""
     with stage("evaluate", scores.name) as run:
-        from so8t import card as cards
-        from so8t.evaluation import evaluate as ev
-        from so8t.generated import load
+        # numpy and scipy come with these imports, so they wait until the stage runs.
+        from so8t import generated
+        from so8t.card import read
+        from so8t.evaluation.evaluate import Job, decide_splits, write
 
-        held = cards.read(card)
-        job = ev.Job.open(file, scores, held.readout)
-        cards.require_match(
-            held,
-            semantic_digest=job.meta["semantic_digest"],
-            template_sha256=job.meta["template_sha256"],
-            engine=job.meta["engine"],
-        )
-        judged = ev.judge(job, partial(cards.judge, held))
-        found = load(served, job.meta["semantic_digest"])
-        run.summary = ev.write(
-            job, judged, found, run.params, threshold=held.thresholds.escalate, out=out, plots=plots
-        )
+        job = Job.open(file, scores, read(card))
+        splits = decide_splits(job)
+        ran = generated.load(served, job.meta["semantic_digest"])
+        run.summary = write(job, splits, ran, run.params, out=out, plots=plots)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Read every source, refuse malformed rows, drop unfit ones, and write the six splits. Nothing is written unless all is well."""
+"""Read every source, refuse malformed rows, drop unfit ones, and write the six splits.
+Nothing is written unless all is well."""
 
 from pathlib import Path
 
@@ -31,35 +32,36 @@ from so8t.stage import stage
 def main(out: Path, metrics: Path, page: Path, plots: Path, dry_run: bool) -> None:
     """Write OUT/{train,valid,calibration,test_iid,test_cells,test_phrases}.jsonl."""
     with stage("prepare") as run:
-        from so8t.data import page as report
         from so8t.data import summary
+        from so8t.data.census import census, token_lengths
+        from so8t.data.page import write_page
         from so8t.data.prepare import prepare
         from so8t.data.probe import probes
-        from so8t.data.summary import census, token_lengths
 
-        counts = prepare(run.params.data, run.params.seed, None if dry_run else out, run.progress)
-        result = summary.metrics_of(counts)
-        if warning := summary.warning_of(summary.certifiable(counts, run.params.calibration)):
+        params = run.params
+        counts = prepare(params.data, params.seed, None if dry_run else out, run.progress)
+        found = summary.metrics_of(counts)
+        warning = summary.warning_of(summary.certifiable(counts, params.calibration))
+        if warning is not None:
             click.echo(f"warning: {warning}", err=True)
         if dry_run:
-            click.echo(summary.brief(result))
+            click.echo(summary.brief(found))
         else:
-            base = run.params.active.base.path
-            tokens = token_lengths(out, Path(base) if base else None, run.params.data.system)
-            result |= {
-                "probes": probes(out),
-                "census": census(out),
-                "tokens": summary.tokens_of(tokens),
-            }
-            report.write(
-                result,
+            base = params.active.base.path
+            tokens = token_lengths(out, Path(base) if base else None, params.data.system)
+            found["probes"] = probes(out)
+            found["census"] = census(out)
+            found["tokens"] = summary.tokens_of(tokens)
+            write_page(
+                found,
                 summary.lengths_table(counts, tokens),
                 out,
-                {"metrics": metrics, "page": page, "plots": plots},
+                metrics_path=metrics,
+                page_path=page,
+                plots_path=plots,
             )
-        run.summary = (
-            f"{result['rows']['total']} rows kept, {sum(result['dropped'].values())} dropped"
-        )
+        dropped = sum(found["dropped"].values())
+        run.summary = f"{found['rows']['total']} rows kept, {dropped} dropped"
 
 
 if __name__ == "__main__":

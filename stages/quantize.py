@@ -1,4 +1,5 @@
-"""GGUF F16 to a quantised file through libllama; what the file really holds is read back and printed."""
+"""GGUF F16 to a quantised file through libllama; what the file really holds is read back and
+printed."""
 
 from pathlib import Path
 
@@ -22,13 +23,15 @@ def main(source: Path, out: Path, kind: str, imatrix: Path | None) -> None:
     with stage("quantize", out.stem) as run:
         from so8t.gguf.quantize.quantize import quantize_recorded
 
-        used = imatrix if run.params.quant.imatrix else None
+        # The graph always names a matrix, and it is an empty file unless one is wanted.
+        if not run.params.quant.imatrix:
+            imatrix = None
         run.summary = quantize_recorded(
             source,
             out,
             kind,
             threads=run.params.scoring.threads,
-            imatrix=used,
+            imatrix=imatrix,
             progress=run.progress,
         )
 

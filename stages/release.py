@@ -1,4 +1,7 @@
-"""The released file with its calibrated keys, card, manifest, Modelfile and model card. Always writes, certified or not."""
+"""The released file with its calibrated keys, card, manifest, Modelfile and model card.
+
+Always writes, certified or not.
+"""
 
 from pathlib import Path
 
@@ -12,29 +15,33 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("file", type=PATH)
 @click.argument("out_dir", type=PATH)
-@click.option("--card", type=PATH, required=True, help="calibration card of the file")
+@click.option("--card", "card_file", type=PATH, required=True, help="calibration card of the file")
 @click.option(
     "--metrics", type=PATH, required=True, help="directory of the metrics files, for the model card"
 )
-def main(file: Path, out_dir: Path, card: Path, metrics: Path) -> None:
+def main(file: Path, out_dir: Path, card_file: Path, metrics: Path) -> None:
     """Release FILE under its card into OUT_DIR."""
     with stage("release") as run:
-        from so8t import card as cards
         from so8t.calibration.assess import assess
+        from so8t.card import float32_thresholds, read, to_dict
         from so8t.gguf.convert.keys import typed
         from so8t.release.make import Parts, calibrated_keys, release
         from so8t.release.rewrite import rewrite_keys
 
-        held = cards.read(card)
-        content = cards.to_dict(held)
-        updates = typed(calibrated_keys(content, escalate=cards.float32_thresholds(held).escalate))
+        card = read(card_file)
+        content = to_dict(card)
+        # GGUF keys hold float32, so the threshold is rounded to the stricter side first.
+        escalate = float32_thresholds(card).escalate
+        updates = typed(calibrated_keys(content, escalate=escalate))
         missing = release(
-            Parts(file, content, assess(held).sentence, metrics),
+            Parts(file, content, assess(card).sentence, metrics),
             out_dir,
             run.params,
             lambda source, copy: rewrite_keys(source, copy, updates),
         )
-        run.summary = "; ".join(part for part in (f"{file.name} {held.status}", missing) if part)
+        run.summary = f"{file.name} {card.status}"
+        if missing:
+            run.summary += f"; {missing}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Write the report (Markdown, HTML, JSON twin, figures) from result files alone; `--check` compares instead of writing."""
+"""Write the report (Markdown, HTML, JSON twin, figures) from result files alone.
+
+With `--check` it compares instead of writing.
+"""
 
 from pathlib import Path
 
@@ -29,7 +32,8 @@ def main(out: Path, only_check: bool) -> None:
             build.require(out / "report.json", Path())
             run.summary = "the report says what its files say"
         else:
-            run.summary = build.summary(build.build(Path(), out, run.params.report.language))
+            twin = build.build(Path(), out, run.params.report.language)
+            run.summary = build.summary(twin)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Run one file if it is a released or F16 file: answers, long texts, speed, retention. No card is read."""
+"""Run one file if it is a released or F16 file: answers, long texts, speed, retention.
+
+No calibration card is read.
+"""
 
 from pathlib import Path
 
@@ -15,10 +18,15 @@ Writable = click.Path(path_type=Path)
 @click.argument("out", type=Writable)
 @click.option("--prepared", type=Readable, required=True, help="directory of the prepared splits")
 @click.option(
-    "--answers", type=Writable, required=True, help="JSONL of answers, for the comparison"
+    "--answers",
+    type=Writable,
+    required=True,
+    help="JSONL of answers, for the comparison",
 )
 @click.option(
-    "--generate/--no-generate", default=None, help="run the file [default: F16 and release.type]"
+    "--generate/--no-generate",
+    default=None,
+    help="run the file [default: F16 and release.type]",
 )
 def main(file: Path, out: Path, prepared: Path, answers: Path, generate: bool | None) -> None:
     """Write what running FILE gave to OUT and what it answered to --answers."""
@@ -27,26 +35,22 @@ def main(file: Path, out: Path, prepared: Path, answers: Path, generate: bool | 
         from so8t.generated import HEADLINE, NOT_RUN, save
         from so8t.generation.run import Rows, measure, setup_of
         from so8t.identity import semantic_digest
-        from so8t.prompts import Prompter
 
-        wanted = (
-            file.stem.partition("-")[2] in ("F16", run.params.release.type)
-            if generate is None
-            else generate
-        )
+        if generate is None:
+            # A file's name is MODEL-TYPE. Other types are scored only: running takes minutes.
+            kind = file.stem.partition("-")[2]
+            generate = kind in ("F16", run.params.release.type)
         found = NOT_RUN
-        if wanted:
+        if generate:
             rows = Rows.read(prepared / f"{HEADLINE}.jsonl", prepared / "valid.jsonl")
-            found = measure(
-                file, Prompter, rows=rows, setup=setup_of(run.params), progress=run.progress
-            )
+            setup = setup_of(run.params)
+            found = measure(file, rows=rows, setup=setup, progress=run.progress)
+        # The files are written in either case, because DVC expects them of the stage.
         write_jsonl(answers, found.answers)
         save(found, semantic_digest(file), out)
-        run.summary = (
-            f"{len(found.answers)} answers and likelihoods"
-            if wanted
-            else "not run: neither F16 nor release.type"
-        )
+        run.summary = "not run: neither F16 nor release.type"
+        if generate:
+            run.summary = f"{len(found.answers)} answers and likelihoods"
 
 
 if __name__ == "__main__":

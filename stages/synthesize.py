@@ -12,10 +12,11 @@ from so8t.stage import stage
 def main(out: Path) -> None:
     """Write OUT, one JSON row per line."""
     with stage("synthesize") as run:
-        from so8t.data.synthesize import generate
         from so8t.files import write_jsonl
+        from so8t.synthetic.synthesize import generate
 
-        wanted, split = run.params.synthesize, run.params.data.split
+        wanted = run.params.synthesize
+        split = run.params.data.split
         rows = generate(
             wanted.rows,
             wanted.domains,
@@ -23,9 +24,8 @@ def main(out: Path) -> None:
             cells_share=split.test_cells,
             phrases_share=split.test_phrases,
         )
-        count = write_jsonl(
-            out, run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row")
-        )
+        shown = run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row")
+        count = write_jsonl(out, shown)
         run.summary = f"{count} rows in {len(wanted.domains)} domains -> {out}"
 
 

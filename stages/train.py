@@ -7,20 +7,23 @@ import click
 
 from so8t.stage import stage
 
+FILE = click.Path(path_type=Path)
+
 
 @click.command(help=__doc__)
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("prepared", type=click.Path(path_type=Path))
-@click.argument("adapter", type=click.Path(path_type=Path))
-@click.option(
-    "--log", "log_csv", type=click.Path(path_type=Path), required=True, help="CSV of every step."
-)
+@click.argument("base", type=FILE)
+@click.argument("prepared", type=FILE)
+@click.argument("adapter", type=FILE)
+@click.option("--log", "log_csv", type=FILE, required=True, help="CSV of every step.")
 def main(base: Path, prepared: Path, adapter: Path, log_csv: Path) -> None:
     with stage("train") as run:
+        # Heavy imports stand inside, so that `--help` needs no torch.
         from so8t.training import ranks
 
         settings = run.params.active.train
-        if settings.launcher == "torchrun" and settings.processes > 1 and not ranks.is_child():
+        distributed = settings.launcher == "torchrun" and settings.processes > 1
+        # torchrun starts this same script once per process; those processes train.
+        if distributed and not ranks.is_child():
             ranks.launch(sys.argv, settings.processes)
             run.summary = f"{settings.processes} processes have finished"
             return
@@ -28,8 +31,10 @@ def main(base: Path, prepared: Path, adapter: Path, log_csv: Path) -> None:
 
         facts = train(base, prepared, adapter, log_csv, run.params, run.progress)
         run.summary = (
-            f"{facts['steps']} steps, valid loss {facts['valid_loss']:.4f}, valid verdict {facts['valid_verdict']:.3f}, "
-            f"{facts['trainable']:,} trainable numbers, largest angle {facts['max_angle']:.3f} rad"
+            f"{facts['steps']} steps, valid loss {facts['valid_loss']:.4f}, "
+            f"valid verdict {facts['valid_verdict']:.3f}, "
+            f"{facts['trainable']:,} trainable numbers, "
+            f"largest angle {facts['max_angle']:.3f} rad"
         )
 
 

@@ -1,4 +1,5 @@
-"""Read a GGUF back and prove it: seal, keys, every tensor, tokens and logits against Hugging Face or the F16 file."""
+"""Read a GGUF back and prove it: seal, keys, every tensor, tokens and logits against Hugging Face
+or the F16 file."""
 
 from pathlib import Path
 
@@ -37,11 +38,15 @@ def main(
 ) -> None:
     with stage("verify", f"{model}-{kind}") as run:
         from so8t.files import write_json
-        from so8t.gguf.convert.source import weights_dir
         from so8t.gguf.verify.verify import Subject, require, summary, verify
+        from so8t.model_folder import weights_dir
 
-        source = weights_dir(run.params.active.base, hf) if hf and model == "a" else hf
-        findings = verify(Subject(file, kind, texts, f16=f16, hf=source), run.params)
+        # The base stage does not copy a local model: its output only describes the files.
+        if hf and model == "a":
+            hf = weights_dir(run.params.active.base, hf)
+        subject = Subject(file, kind, texts, f16=f16, hf=hf)
+        findings = verify(subject, run.params)
+        # Written before a failure is raised: its message refers to these numbers.
         write_json(out_metrics, findings.facts)
         run.summary = summary(findings)
         require(findings, file)

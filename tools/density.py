@@ -3,9 +3,9 @@
     python -m tools.density so8t
     python -m tools.density so8t /path/to/site-packages/httpx
 
-Expressions, ternaries and nested comprehensions are counted per line that is not blank; wide lines and comments per
-line of any kind. A comprehension is nested when it has two `for` or holds another comprehension. Importers are those
-among the files that were given.
+Expressions, ternaries and nested comprehensions are counted per line that is not blank; wide lines
+and comments per line of any kind. A comprehension is nested when it has two `for` or holds another
+one. Importers are those among the files that were given.
 """
 
 import ast
@@ -19,13 +19,14 @@ from pathlib import Path
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 HEAD = (
     "| | expressions per line | lines over 100 / 120 columns | ternaries / nested comprehensions "
-    "per 1,000 lines | comments per 100 lines | modules; with one importer; under 100 lines; over 400 |"
+    "per 1,000 lines | comments per 100 lines "
+    "| modules; with one importer; under 100 lines; over 400 |"
 )
 
 
 @dataclass(slots=True)
 class Counts:
-    """What was counted over some files; `lengths` holds the lines of each module that is not a bare docstring."""
+    """What was counted over some files; `lengths` has the lines of each module that holds code."""
 
     lines: int = 0
     filled: int = 0

@@ -1,5 +1,9 @@
-"""docs/pipeline.md: the graph as dvc.yaml writes it, types and models collapsed to one box per stage."""
+"""docs/pipeline.md: the graph as dvc.yaml writes it, with one box per stage.
 
+Stages that dvc.yaml repeats over types or models are collapsed to one.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,78 +12,148 @@ from so8t.params import parse_yaml
 
 HEAD = """# The pipeline
 
-What runs after what, from dvc.yaml itself; `dvc dag` draws every single stage. Code dependencies are left out: they are each stage's import closure
-(tests/unit/test_graph.py). Stages marked *alone* have the machine for themselves under `so8t repro -j`.
+What runs after what, from dvc.yaml itself; `dvc dag` draws every single stage. \
+Code dependencies are left out: they are each stage's import closure
+(tests/unit/test_graph.py). Stages marked *alone* have the machine for themselves \
+under `so8t repro -j`.
 """
 
-
-def stages() -> dict[str, dict[str, Any]]:
-    """Every stage of dvc.yaml; of a foreach or matrix, its body."""
-    held = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
-    return {
-        name: {**stage.get("do", stage), "each": stage.get("matrix") or stage.get("foreach")}
-        for name, stage in held.items()
-    }
+Edge = tuple[str, str]
 
 
-def outputs(stage: dict[str, Any]) -> list[str]:
-    """Paths of outs and metrics, as written."""
-    return [
-        next(iter(out)) if isinstance(out, dict) else str(out)
-        for out in (*stage.get("outs", ()), *stage.get("metrics", ()))
-    ]
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of dvc.yaml.
+
+    Attributes:
+        body: its keys, such as `cmd`, `deps` and `outs`.
+        each: what it is repeated over, as dvc.yaml writes it; None for most stages.
+    """
+
+    body: dict[str, Any]
+    each: Any
+
+    @property
+    def label(self) -> str:
+        """What stands behind the name in the table."""
+        label = ""
+        if self.each:
+            label += " (each)"
+        if (self.body.get("meta") or {}).get("alone"):
+            label += " *alone*"
+        return label
+
+    @property
+    def inputs(self) -> list[str]:
+        """Paths of dependencies that are not code.
+
+        `${item.source}` stands for a value that differs from repetition to repetition: all of
+        them are listed.
+        """
+        found: list[str] = []
+        for dependency in self.body["deps"]:
+            if dependency == "${item.source}":
+                found += self._values("source")
+            elif not str(dependency).endswith(".py"):
+                found.append(str(dependency))
+        return found
+
+    def _values(self, key: str) -> list[str]:
+        """The values of one key over all that the stage is repeated over."""
+        # A list instead of a mapping has items without keys.
+        items = self.each.values() if isinstance(self.each, dict) else []
+        return [item[key] for item in items if isinstance(item, dict) and key in item]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Paths of outputs and metrics, as dvc.yaml writes them."""
+        found = []
+        for out in (*self.body.get("outs", ()), *self.body.get("metrics", ())):
+            # An output with options is a mapping of one key: its path.
+            found.append(next(iter(out)) if isinstance(out, dict) else str(out))
+        return found
 
 
-def inputs(stage: dict[str, Any]) -> list[str]:
-    """Paths of dependencies that are not code; `${item.source}` as each of its values."""
-    found = [str(dep) for dep in stage["deps"] if not str(dep).endswith(".py")]
-    each = stage["each"] if isinstance(stage["each"], dict) else {}
-    given = [
-        value["source"] for value in each.values() if isinstance(value, dict) and "source" in value
-    ]
-    return [value for dep in found for value in (given if dep == "${item.source}" else [dep])]
+def stages() -> dict[str, Stage]:
+    """Every stage of dvc.yaml.
+
+    Returns:
+        By name, in the order of the file.
+    """
+    content = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
+    found = {}
+    for name, held in content["stages"].items():
+        # A foreach keeps the stage under `do`; a matrix stands beside the stage's own keys.
+        body = held.get("do", held)
+        found[name] = Stage(body, held.get("matrix") or held.get("foreach"))
+    return found
 
 
-def edges() -> list[tuple[str, str]]:
-    """(stage, stage that needs it), as DVC resolves them, models and types collapsed; what follows from two others is left out."""
+def edges() -> list[Edge]:
+    """What follows what, as DVC resolves it, without what two other edges imply.
+
+    Returns:
+        (stage, stage that needs it), both in the order of dvc.yaml.
+    """
     order = list(stages())
-    found = {
-        (before.split("@")[0], name.split("@")[0])
-        for name, node in graph().items()
-        for before in node.needs
-    }
-    after = {name: {b for a, b in found if a == name} for name in order}
-    for name in reversed(order):  # longest chains first: later stages know all that follows them
-        after[name] |= {far for near in after[name] for far in after.get(near, ())}
-    direct = {
-        (a, b)
-        for a, b in found
-        if not any(b in after[near] for x, near in found if x == a and near != b)
-    }
+    found: set[Edge] = set()
+    for name, node in graph().items():
+        # `score@b-Q4_K_M` is one of the stages that dvc.yaml calls `score`.
+        later = name.split("@")[0]
+        found.update((before.split("@")[0], later) for before in node.needs)
+    direct_next = {name: {later for first, later in found if first == name} for name in order}
+    after = _all_after(direct_next, order)
+    direct = []
+    for first, last in found:
+        others = direct_next[first] - {last}
+        # A longer way from first to last says the same.
+        if not any(last in after[other] for other in others):
+            direct.append((first, last))
     return sorted(direct, key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
+
+
+def _all_after(direct_next: dict[str, set[str]], order: list[str]) -> dict[str, set[str]]:
+    """All stages that come after each stage, directly or not.
+
+    Args:
+        direct_next: the stages that need each stage.
+        order: all stages, those that come later behind those they need.
+    """
+    # Copies, because direct edges are needed as they are.
+    after = {name: set(later) for name, later in direct_next.items()}
+    # Backwards: the later stages then know all that follows them.
+    for name in reversed(order):
+        for later in direct_next[name]:
+            after[name] |= after.get(later, set())
+    return after
 
 
 def page() -> str:
     """The page: picture and table."""
-    lines = [
-        HEAD,
-        "```mermaid",
-        "flowchart TD",
-        *(f"  {a} --> {b}" for a, b in edges()),
+    lines = [HEAD, "```mermaid", "flowchart TD"]
+    lines += [f"  {first} --> {later}" for first, later in edges()]
+    lines += [
         "```",
         "",
         "| stage | does | reads | params | writes |",
         "|---|---|---|---|---|",
     ]
     for name, stage in stages().items():
-        label = (
-            name
-            + (" (each)" if stage["each"] else "")
-            + (" *alone*" if (stage.get("meta") or {}).get("alone") else "")
-        )
         cells = [
-            ", ".join(f"`{item}`" for item in items)
-            for items in (inputs(stage), stage.get("params", []), outputs(stage))
+            name + stage.label,
+            stage.body["desc"],
+            _quoted(stage.inputs),
+            _quoted(stage.body.get("params", [])),
+            _quoted(stage.outputs),
         ]
-        lines.append(f"| {label} | {stage['desc']} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(items: list[str]) -> str:
+    """Items as code in one cell of a table.
+
+    Args:
+        items: paths or parameters.
+    """
+    return ", ".join(f"`{item}`" for item in items)

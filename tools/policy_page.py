@@ -1,12 +1,17 @@
-"""docs/policy.md from the policy table, so that the page and the code cannot disagree (`tools/docs.py` writes and checks it)."""
+"""docs/policy.md from the policy table, so that the page and the code cannot disagree.
 
-from so8t.data import vocabulary as words
-from so8t.data.policy import POWER, RULES, Rule
+`tools/docs.py` writes and checks it.
+"""
+
+from collections.abc import Iterable
+
+from so8t.synthetic import vocabulary
+from so8t.synthetic.policy import POWER, RULES, Rule
 
 HEAD = """# 仕分けの方針 / Triage policy
 
-この頁は `so8t/data/policy.py` の表から作られます（`make docs`）。
-This page is made from the table in `so8t/data/policy.py` (`make docs`).
+この頁は `so8t/synthetic/policy.py` の表から作られます（`make docs`）。
+This page is made from the table in `so8t/synthetic/policy.py` (`make docs`).
 
 ## 日本語
 
@@ -36,11 +41,11 @@ is no authorisation), and the frame (plain, negated = leaves the asset alone, re
 costs one step of trust. The table is read from the top; the first rule that applies decides; an empty field means any value.
 
 ## 表 / Table
-"""
+"""  # noqa: E501  (a paragraph of the page is a line of its own)
 TAIL = """
 ## 自分の方針にするには / Your own policy
 
-1. `so8t/data/policy.py` の `RULES` と `so8t/data/vocabulary.py` の資料名・言い回しを書き換えます。
+1. `so8t/synthetic/policy.py` の `RULES` と `so8t/synthetic/vocabulary.py` の資料名・言い回しを書き換えます。
    Edit `RULES` and the assets and phrasings.
 2. `make docs` でこの頁を作り直し、`dvc repro` を実行します。行、番号、分割、検査はすべて作り直されます。 Run `make docs`, then `dvc repro`.
 3. `reports/data.md` で、一つの要因だけで当たる割合（五割以下）と文字 n-gram の正解率を確かめます。
@@ -49,55 +54,81 @@ TAIL = """
    When people label rows, let two label at least 200 rows each, apart, and record their agreement (kappa).
 
 ここでの判定は方針が決めたもので、人の真実ではありません。 Labels of the grammar are policy, not human truth.
-"""
+"""  # noqa: E501
 
 
-def _values(rule: Rule) -> list[str]:
-    names = {
-        "frame": {k: v[0] for k, v in words.FRAMES.items()},
-        "context": {k: v[0] for k, v in words.CONTEXTS.items()},
-        "authorisation": {k: v[0] for k, v in words.AUTHORISATIONS.items()},
-    }
-    cells = []
-    for field in ("frame", "context", "sensitivity", "power", "authorisation"):
-        allowed = getattr(rule, field)
-        if allowed is None:
-            cells.append("")
-        elif field in names:
-            cells.append("、".join(f"{names[field][v]} {v}" for v in names[field] if v in allowed))
-        else:
-            levels = words.SENSITIVITY if field == "sensitivity" else words.POWER_NAMES
-            cells.append("、".join(levels[v] for v in sorted(allowed)))
-    return cells
+COLUMNS = (
+    "規則",
+    "形式 frame",
+    "目的 purpose",
+    "秘密度 sensitivity",
+    "操作 power",
+    "承認 authorisation",
+    "判定",
+    "担当",
+    "理由",
+    "reason",
+)
 
 
 def page() -> str:
     """The whole page."""
-    head = [
-        "規則",
-        "形式 frame",
-        "目的 purpose",
-        "秘密度 sensitivity",
-        "操作 power",
-        "承認 authorisation",
-        "判定",
-        "担当",
-        "理由",
-        "reason",
-    ]
-    lines = [
-        head,
-        ["---"] * len(head),
-        *([r.id, *_values(r), str(r.verdict), str(r.authority), r.ja, r.en] for r in RULES),
-    ]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    operations = "、".join(
-        f"{words.INTENTS[name][0]}（{words.POWER_NAMES[power]}）" for name, power in POWER.items()
+    return (
+        f"{HEAD}\n{_rules()}\n\n操作 / operations: {_operations()}\n\n"
+        f"| domain | 公開 | 内部 | 機密 |\n| --- | --- | --- | --- |\n{_assets()}\n{TAIL}"
     )
-    assets = "\n".join(
-        f"| {domain} | "
-        + " | ".join("、".join(a for a, level in listed if level == s) for s in (0, 1, 2))
-        + " |"
-        for domain, listed in words.ASSETS.items()
-    )
-    return f"{HEAD}\n{table}\n\n操作 / operations: {operations}\n\n| domain | 公開 | 内部 | 機密 |\n| --- | --- | --- | --- |\n{assets}\n{TAIL}"
+
+
+def _rules() -> str:
+    lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
+    for rule in RULES:
+        decided = [str(rule.verdict), str(rule.authority), rule.ja, rule.en]
+        lines.append(_line([rule.id, *_conditions(rule), *decided]))
+    return "\n".join(lines)
+
+
+def _conditions(rule: Rule) -> list[str]:
+    """The rule's five cells, in the order of COLUMNS."""
+    return [
+        _names(rule.frame, vocabulary.FRAMES),
+        _names(rule.context, vocabulary.CONTEXTS),
+        _levels(rule.sensitivity, vocabulary.SENSITIVITY),
+        _levels(rule.power, vocabulary.POWER_NAMES),
+        _names(rule.authorisation, vocabulary.AUTHORISATIONS),
+    ]
+
+
+def _names(allowed: frozenset[str] | None, phrasings: vocabulary.Phrasings) -> str:
+    if allowed is None:
+        return ""
+    # In the order of the vocabulary: a set has none, and the page must not change by itself.
+    listed = [value for value in phrasings if value in allowed]
+    return "、".join(f"{phrasings[value][0]} {value}" for value in listed)
+
+
+def _levels(allowed: frozenset[int] | None, names: tuple[str, ...]) -> str:
+    if allowed is None:
+        return ""
+    return "、".join(names[level] for level in sorted(allowed))
+
+
+def _operations() -> str:
+    shown = []
+    for intent, power in POWER.items():
+        name = vocabulary.INTENTS[intent][0]
+        shown.append(f"{name}（{vocabulary.POWER_NAMES[power]}）")
+    return "、".join(shown)
+
+
+def _assets() -> str:
+    lines = []
+    for domain, assets in vocabulary.ASSETS.items():
+        cells = [domain]
+        for level in range(len(vocabulary.SENSITIVITY)):
+            cells.append("、".join(asset for asset, at in assets if at == level))
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,4 +1,7 @@
-"""Say what this machine lacks before anything is installed: Python, a C++ compiler, disk. Standard library only."""
+"""Say what this machine lacks before anything is installed: Python, a C++ compiler, disk.
+
+Standard library only, because nothing else is there yet.
+"""
 
 import os
 import shutil
@@ -7,8 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-OLDEST, NEWEST = (3, 11), (3, 13)
-DISK_GIB = 4.0  # virtual environment with a CPU build of torch, build directory of llama.cpp, the demo's artefacts
+OLDEST = (3, 11)
+NEWEST = (3, 13)
+# Virtual environment with a CPU build of torch, build directory of llama.cpp, the demo's artefacts.
+DISK_GIB = 4.0
+PROGRAM = """#include <filesystem>
+#include <thread>
+int main(){return std::filesystem::exists("/") ? 0 : 1;}
+"""
 
 
 def problems() -> list[str]:
@@ -16,8 +25,10 @@ def problems() -> list[str]:
     found = []
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         found.append(
-            f"Python {sys.version.split()[0]} is not supported (3.11 to 3.13); install one and run `make PYTHON=python3.12 ...`"
+            f"Python {sys.version.split()[0]} is not supported (3.11 to 3.13); "
+            "install one and run `make PYTHON=python3.12 ...`"
         )
+    # Debian packs both apart from Python.
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -25,7 +36,8 @@ def problems() -> list[str]:
         found.append("the venv module is missing; on Debian and Ubuntu: apt install python3-venv")
     if not _compiles():
         found.append(
-            "no working C++17 compiler, which llama-cpp-python needs; Debian: apt install build-essential cmake, "
+            "no working C++17 compiler, which llama-cpp-python needs; "
+            "Debian: apt install build-essential cmake, "
             "macOS: xcode-select --install, Windows: Visual Studio Build Tools"
         )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -34,27 +46,33 @@ def problems() -> list[str]:
     return found
 
 
+def _compiler() -> str | None:
+    """The command of a C++ compiler with the options of GCC."""
+    named = os.environ.get("CXX")
+    if named:
+        return named
+    for command in ("c++", "g++", "clang++"):
+        if shutil.which(command):
+            return command
+    return None
+
+
 def _compiles() -> bool:
-    """Compile and link one C++17 program; a compiler's version string says little about whether it works."""
-    compiler = os.environ.get("CXX") or next(
-        (c for c in ("c++", "g++", "clang++") if shutil.which(c)), None
-    )
+    """Whether a C++17 program compiles and links.
+
+    A compiler's version says little about whether it works: its standard library may be missing or
+    too old.
+    """
+    compiler = _compiler()
     if compiler is None:
+        # Visual Studio's compiler takes other options; that it is there must do.
         return os.name == "nt" and shutil.which("cl") is not None
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "check.cpp")
-        source.write_text(
-            '#include <filesystem>\n#include <thread>\nint main(){return std::filesystem::exists("/") ? 0 : 1;}\n',
-            encoding="utf-8",
-        )
-        command = [
-            *compiler.split(),
-            "-std=c++17",
-            str(source),
-            "-o",
-            str(Path(folder, "check")),
-            "-pthread",
-        ]
+        source.write_text(PROGRAM, encoding="utf-8")
+        target = str(Path(folder, "check"))
+        # CXX may hold options, such as `ccache g++`.
+        command = [*compiler.split(), "-std=c++17", str(source), "-o", target, "-pthread"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

@@ -1,1 +1,1 @@
-"""From score files to a card: temperature, fail-closed thresholds, a certificate that can refuse, and the gate."""
+"""From score files to a card: temperature, fail-closed thresholds, a certificate or a refusal."""

@@ -1,70 +1,98 @@
-"""The files of one calibration: scores in, card and temperature report out, the look written down."""
+"""The files of one calibration.
+
+Scores come in, the card and the temperature report go out, and the look at the rows is written down
+(`so8t.records.looks`: the certificate counts only if these rows did not choose the model).
+"""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from so8t import card as cards
+from so8t import card
+from so8t.calibration.certify import Fitted
 from so8t.calibration.fit import make_card
 from so8t.calibration.temperature import report
 from so8t.card import Card
 from so8t.errors import ArtifactError, DataError
 from so8t.files import read_jsonl, write_json
 from so8t.metrics import Scores, read_meta, read_scores
-from so8t.params import Calibration
+from so8t.params import Calibration, Readout
 from so8t.records.looks import look
 from so8t.verdict import VERDICTS, verdict_of
 
 
-def temperature_path(card: Path) -> Path:
+def temperature_path(card_file: Path) -> Path:
     """models/calibration/b-Q4_K_M.json -> models/calibration/b-Q4_K_M.temperature.json."""
-    return card.with_name(f"{card.stem}.temperature.json")
+    return card_file.with_name(f"{card_file.stem}.temperature.json")
 
 
 def _write(
-    scores: Scores, meta: dict[str, Any], out: Path, limits: Calibration, **how: Any
-) -> Card:
-    card, fitted = make_card(scores, meta, limits, **how)
-    kept = fitted.usable
-    write_json(
-        temperature_path(out), report(fitted.temperature, scores.logits[kept], scores.gold[kept])
-    )
-    cards.write(out, card)
-    return card
+    out: Path,
+    made: Card,
+    fitted: Fitted,
+    scores: Scores,
+) -> None:
+    """Write the card and, beside it, the temperature report."""
+    # The rows of the fit alone: the report is about how well it fits.
+    logits = scores.logits[fitted.usable]
+    gold = scores.gold[fitted.usable]
+    # The card comes last: where it exists, its report exists too.
+    write_json(temperature_path(out), report(fitted.temperature, logits, gold))
+    card.write(out, made)
 
 
 def calibrate(
-    folder: Path, out: Path, *, readout: Literal["prefill", "cue"], limits: Calibration, seed: int
+    folder: Path,
+    out: Path,
+    *,
+    readout: Readout,
+    limits: Calibration,
+    seed: int,
 ) -> Card:
-    """Calibrate from `folder`/calibration.jsonl and meta.json.
+    """Calibrate one file from its scores.
+
+    Args:
+        folder: of the `score` stage; calibration.jsonl and meta.json are read.
+        out: the card; the temperature report goes beside it.
+        readout: which of the two readouts decides.
+        limits: params.calibration.
+        seed: of the bootstrap.
 
     Raises:
         DataError: a label or a row that cannot be used.
         ArtifactError: meta.json is missing or of another schema.
     """
-    meta, path = read_meta(folder), folder / "calibration.jsonl"
+    meta = read_meta(folder)
+    path = folder / "calibration.jsonl"
     scores = read_scores(path, readout)
+    # After reading: a file that cannot be read was not looked at.
     look("calibrate", "calibration", path)
-    return _write(scores, meta, out, limits, readout=readout, seed=seed)
+    made, fitted = make_card(
+        scores,
+        meta,
+        limits,
+        readout=readout,
+        seed=seed,
+    )
+    _write(out, made, fitted, scores)
+    return made
 
 
 def read_labels(path: Path) -> dict[str, int]:
-    """Reviewed gold codes by row id, from JSONL {"id", "label"} (the founding key; `verdict` is read too).
+    """Reviewed verdict codes by row id, from JSON Lines {"id", "label"}.
+
+    `label` is the key of the founding documents; `verdict`, the key of prepared rows, is read too.
 
     Raises:
         DataError: a line without an id, an unknown label, or an id with two labels.
     """
     labels: dict[str, int] = {}
     for line, row in read_jsonl(path):
-        name, label = row.get("id"), row.get("label", row.get("verdict"))
-        try:
-            code = (
-                VERDICTS.index(verdict_of(label))
-                if isinstance(label, str) and isinstance(name, str)
-                else -1
-            )
-        except ValueError:
-            code = -1
-        if code < 0 or not isinstance(name, str) or labels.get(name, code) != code:
+        name = row.get("id")
+        # Both keys, since a reviewer may edit a copy of the prepared rows.
+        code = _code_of(row.get("label", row.get("verdict")))
+        # Two lines for one id are accepted only where they agree: which review counts is not ours
+        # to say.
+        if code is None or not isinstance(name, str) or labels.get(name, code) != code:
             raise DataError(
                 "not one id with one of ALLOW, ESCALATE, DENY",
                 where=f"{path}:{line}",
@@ -74,29 +102,53 @@ def read_labels(path: Path) -> dict[str, int]:
     return labels
 
 
+def _code_of(label: Any) -> int | None:
+    """The code of a label; null when it is none."""
+    if not isinstance(label, str):
+        return None
+    try:
+        return VERDICTS.index(verdict_of(label))
+    except ValueError:
+        return None
+
+
 def recalibrate(
-    old: Path, folder: Path, out: Path, *, labels: dict[str, int], limits: Calibration, seed: int
+    old: Path,
+    folder: Path,
+    out: Path,
+    *,
+    labels: dict[str, int],
+    limits: Calibration,
+    seed: int,
 ) -> Card:
-    """Make a new card for the same file from new or reviewed rows; the old card is kept and named in the new one.
+    """Make a new card for the same file, from new rows or from reviewed labels.
+
+    The old card is kept, and the new one names it as `previous`.
 
     Args:
         old: the card in use.
         folder: scores of the same file.
         out: must not exist yet.
         labels: reviewed gold codes by row id; every id must be in the scores.
+        limits: params.calibration.
+        seed: of the bootstrap.
 
     Raises:
         ArtifactError: `out` exists, or the scores are of another file, template or engine.
         DataError: a reviewed id is not among the scores.
     """
+    # The old card may be what a server reads now; a new one goes beside it.
     if out.exists() or temperature_path(out).exists():
         raise ArtifactError(
             "this card exists and is kept",
             where=str(out),
             fix="choose another name for the new card",
         )
-    before, meta, path = cards.read(old), read_meta(folder), folder / "calibration.jsonl"
-    cards.require_match(
+    before = card.read(old)
+    meta = read_meta(folder)
+    path = folder / "calibration.jsonl"
+    # Otherwise the labels would calibrate a file that the old card does not speak about.
+    card.require_match(
         before,
         semantic_digest=meta["semantic_digest"],
         template_sha256=meta["template_sha256"],
@@ -104,6 +156,13 @@ def recalibrate(
     )
     scores = read_scores(path, before.readout).relabelled(labels, where=str(path))
     look("recalibrate", "calibration", path)
-    return _write(
-        scores, meta, out, limits, readout=before.readout, seed=seed, previous=before.digest
+    made, fitted = make_card(
+        scores,
+        meta,
+        limits,
+        readout=before.readout,
+        seed=seed,
+        previous=before.digest,
     )
+    _write(out, made, fitted, scores)
+    return made

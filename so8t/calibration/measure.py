@@ -1,127 +1,151 @@
-"""What the card says about the calibration split itself: in-sample numbers, labelled as such, with intervals.
+"""What the card says about the calibration rows themselves, with intervals.
 
-The numbers that count are those of the test splits (evaluate). These show whether the fit is sane.
+These numbers are in-sample: the temperature and the thresholds were chosen on the same rows, and
+the card labels them so. They show whether the fit is sane. The numbers that count are those of the
+test splits (`so8t.evaluation`).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 
 from so8t import metrics
+from so8t.card import Probabilities, decided_codes, most_likely
 from so8t.metrics import Scores
-from so8t.metrics.intervals import group_bootstrap, group_sums, percentile_interval
-from so8t.metrics.quality import BINS, Codes, brier_rows, cells, ece_gaps, macro_f1_of
+from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, cells, macro_f1_of
+from so8t.metrics.resample import Statistic, brier_score, ece_score, group_interval, nll_score
 from so8t.params import Calibration
-from so8t.verdict import Thresholds, decide
+from so8t.verdict import Thresholds
 
-FOUNDING = Thresholds(
-    deny=0.5, escalate=0.7
-)  # thresholds of the founding documents, for comparison only
+# The project's founding documents fixed these two; they are measured for comparison, never applied.
+FOUNDING = Thresholds(deny=0.5, escalate=0.7)
+# Fewer than the 1,000 of evaluation: these numbers are for a glance.
 NULL_DRAWS = 500  # draws of the ECE null band
-
-
-def decided(p: Float[ndarray, "n 3"], thresholds: Thresholds) -> Codes:
-    """Verdict codes of probabilities; NaN rows escalate."""
-    return metrics.codes(decide(p, thresholds))
+HEADLINE_RATES = ("false_allow_rate", "allow_rate_on_allow")
 
 
 def _interval(
-    rows: Float[ndarray, "n k"],
+    table: ndarray,
     groups: tuple[str, ...],
-    statistic: Callable[[ndarray], ndarray],
+    statistic: Statistic,
     limits: Calibration,
     seed: int,
 ) -> list[float] | None:
-    sums = group_sums(rows, groups)
-    return percentile_interval(group_bootstrap(sums, statistic, draws=limits.bootstrap, seed=seed))
-
-
-def _mean(sums: ndarray) -> ndarray:
-    return np.asarray(sums[:, 0] / sums[:, -1])
-
-
-def _ece(sums: ndarray) -> ndarray:
-    return np.asarray(np.abs(sums[:, :-1]).sum(axis=1) / sums[:, -1])
-
-
-def _f1(sums: ndarray) -> ndarray:
-    return macro_f1_of(sums[:, :9])
+    return group_interval(
+        table,
+        groups,
+        statistic,
+        draws=limits.bootstrap,
+        seed=seed,
+    )
 
 
 def probability_metrics(
-    scores: Scores, p: Float[ndarray, "n 3"], limits: Calibration, seed: int
+    scores: Scores,
+    p: Probabilities,
+    limits: Calibration,
+    seed: int,
 ) -> dict[str, Any]:
-    """ECE (equal width and equal mass, with null band), Brier and NLL on the rows that could be read."""
+    """ECE, Brier and NLL on the rows that could be read, each with its interval over groups.
+
+    ECE is given with bins of equal width and of equal mass, each beside the null band that a
+    perfectly calibrated model would show. Every value is null when no row could be read.
+    """
+    # Rows that escalate unread have no probability to score; they count in the decision metrics.
     readable = np.isfinite(p).all(axis=1)
-    kept, q = scores.where(readable), p[readable]
+    kept = scores.where(readable)
+    read = p[readable]
+    # A mean over no rows would be NaN, which JSON does not have.
     if len(kept) == 0:
-        return {"n": 0, **dict.fromkeys(("ece", "ece_mass", "brier_score", "nll"))}
-    ones = np.ones((len(kept), 1))
-    losses = -np.log(np.maximum(q[np.arange(len(kept)), kept.gold], np.finfo(np.float64).tiny))
-    columns: dict[str, tuple[ndarray, Callable[[ndarray], ndarray]]] = {
-        "ece": (ece_gaps(q, kept.gold, "width"), _ece),
-        "ece_mass": (ece_gaps(q, kept.gold, "mass"), _ece),
-        "brier_score": (brier_rows(q, kept.gold)[:, None], _mean),
-        "nll": (losses[:, None], _mean),
+        return {"n": 0, "ece": None, "ece_mass": None, "brier_score": None, "nll": None}
+    resampled = {
+        "ece": ece_score(read, kept.gold, "width"),
+        "ece_mass": ece_score(read, kept.gold, "mass"),
+        "brier_score": brier_score(read, kept.gold),
+        "nll": nll_score(read, kept.gold),
     }
     values: dict[str, Any] = {"n": len(kept), "ece_bins": BINS}
-    for name, (rows, statistic) in columns.items():
-        table = np.hstack([rows, ones])
+    for name, score in resampled.items():
         values[name] = {
-            "value": float(statistic(table.sum(axis=0, keepdims=True))[0]),
+            "value": score.value,
             "n": len(kept),
-            "ci95": _interval(table, kept.groups, statistic, limits, seed),
+            "ci95": _interval(
+                score.table,
+                kept.groups,
+                score.statistic,
+                limits,
+                seed,
+            ),
         }
-    values["ece"]["null"] = metrics.ece_null(q, draws=NULL_DRAWS, seed=seed)
-    values["ece_mass"]["null"] = metrics.ece_null(q, draws=NULL_DRAWS, seed=seed, scheme="mass")
+    values["ece"]["null"] = metrics.ece_null(read, draws=NULL_DRAWS, seed=seed)
+    values["ece_mass"]["null"] = metrics.ece_null(read, draws=NULL_DRAWS, seed=seed, scheme="mass")
     return values
 
 
 def measure(
-    scores: Scores, p: Float[ndarray, "n 3"], thresholds: Thresholds, limits: Calibration, seed: int
+    scores: Scores,
+    p: Probabilities,
+    thresholds: Thresholds,
+    limits: Calibration,
+    seed: int,
 ) -> dict[str, Any]:
     """Decision and probability metrics of the calibration rows at the chosen thresholds."""
-    predicted = decided(p, thresholds)
-    readable = np.isfinite(p).all(axis=1)
-    top = np.where(readable, np.nan_to_num(p).argmax(axis=1), 1)
+    predicted = decided_codes(p, thresholds)
     values = {
         "split": "calibration",
         "in_sample": True,
         "groups": len(set(scores.groups)),
         **metrics.verdict_metrics(scores.gold, predicted, scores.domains),
-        "argmax_accuracy": metrics.accuracy(scores.gold, top).to_dict(),
+        "argmax_accuracy": metrics.accuracy(scores.gold, most_likely(p)).to_dict(),
         "probability": probability_metrics(scores, p, limits, seed),
     }
-    interval = (
-        _interval(cells(scores.gold, predicted), scores.groups, _f1, limits, seed)
-        if len(scores)
-        else None
+    # Every other rate carries an interval of its own; macro-F1 is no rate, so it is resampled.
+    counted = cells(scores.gold, predicted)
+    interval = _interval(
+        counted,
+        scores.groups,
+        macro_f1_of,
+        limits,
+        seed,
     )
     values["macro_f1"] = {"value": values["macro_f1"], "n": len(scores), "ci95": interval}
     return values
 
 
 def founding_metrics(measured: dict[str, Any]) -> dict[str, float | None]:
-    """The four founding keys of `metrics`."""
+    """The four keys of `metrics` that the founding documents name."""
     sources = {
         "ece": measured["probability"]["ece"],
         "brier_score": measured["probability"]["brier_score"],
         "macro_f1": measured["macro_f1"],
         "false_allow_rate": measured["false_allow_rate"],
     }
-    return {name: None if source is None else source["value"] for name, source in sources.items()}
+    values = {}
+    for name, source in sources.items():
+        values[name] = source["value"] if source else None
+    return values
 
 
-def founding_rule(scores: Scores, p: Float[ndarray, "n 3"]) -> dict[str, Any]:
-    """The founding thresholds 0.5 / 0.7, under the founding rule (ALLOW as fall-through) and under ours."""
-    through = np.where(p[:, 2] >= FOUNDING.deny, 2, np.where(p[:, 1] >= FOUNDING.escalate, 1, 0))
-    result: dict[str, Any] = {"deny": FOUNDING.deny, "escalate": FOUNDING.escalate}
-    for name, predicted in (("founding_rule", through), ("fail_closed_rule", decided(p, FOUNDING))):
-        values = metrics.rates(scores.gold, predicted)
-        result[name] = {
-            key: values[key].to_dict() for key in ("false_allow_rate", "allow_rate_on_allow")
-        }
-    return result
+def founding_rule(scores: Scores, p: Probabilities) -> dict[str, Any]:
+    """The founding thresholds under the founding rule and under ours.
+
+    The founding rule asks each class by itself and falls through to ALLOW, so what it cannot read
+    is allowed. Ours allows only what is likely enough to be ALLOW.
+    """
+    # The later assignment wins, so DENY is asked first, as the founding rule asks it.
+    fallen_through = np.full(len(p), ALLOW)
+    fallen_through[p[:, ESCALATE] >= FOUNDING.escalate] = ESCALATE
+    fallen_through[p[:, DENY] >= FOUNDING.deny] = DENY
+    return {
+        "deny": FOUNDING.deny,
+        "escalate": FOUNDING.escalate,
+        "founding_rule": headline_rates(scores.gold, fallen_through),
+        "fail_closed_rule": headline_rates(scores.gold, decided_codes(p, FOUNDING)),
+    }
+
+
+def headline_rates(gold: Codes, predicted: Codes) -> dict[str, Any]:
+    """False-allow rate and the share of true ALLOW that is allowed, as JSON."""
+    values = metrics.rates(gold, predicted)
+    return {name: values[name].to_dict() for name in HEADLINE_RATES}

@@ -1,19 +1,27 @@
-"""Thresholds with a finite-sample guarantee: P(false-allow rate > alpha) <= delta, for any score distribution.
+"""Thresholds with a finite-sample guarantee, for any distribution of scores.
 
-The hazard of a row is p_escalate + p_deny; a row is allowed when its hazard is *below* the threshold. Learn-then-Test
-(Angelopoulos et al. 2021) with exact binomial p-values and a fixed sequence of thresholds reduces to an order
-statistic: with m independent unsafe hazards and c = max{c : P(Bin(m, alpha) <= c) <= delta}, the (c+1)-th smallest
-hazard is the largest certified threshold. So no grid and no multiplicity.
+The promise is P(false-allow rate > alpha) <= delta, where the probability is over the draw of the
+calibration rows. The hazard of a row is p_escalate + p_deny; a row is allowed when its hazard is
+*below* the threshold.
 
-Note [one row per group]: rows of one template are not independent (rows taken as independent broke the guarantee in
-31-43 % of simulated draws); one row of each group counts, chosen by hash and blind to the score.
-Note [worst domain]: one shared threshold, the smallest of the domains' own. If it fails in some domain, that domain's
-own threshold failed too, so the joint failure is <= delta without Bonferroni (intersection-union).
-Note [rows that cannot pass]: a row the decision escalates anyway (not finite, residual mass) has an infinite hazard.
+Learn-then-Test (Angelopoulos et al. 2021) with exact binomial p-values and a fixed sequence of
+thresholds comes down to an order statistic: with m independent unsafe hazards and
+c = max{c : P(Bin(m, alpha) <= c) <= delta}, the (c+1)-th smallest hazard is the largest certified
+threshold. So there is no grid of thresholds and no correction for testing many of them.
+
+One row per group: rows of one template are not independent. Taking them as independent broke the
+guarantee in 31-43 % of simulated draws. So one row of each group counts, chosen by hash, blind to
+the score.
+
+Worst domain: all domains share one threshold, the smallest of their own. If it fails in some
+domain, that domain's own threshold failed too, so the chance that any fails is at most delta
+without a Bonferroni correction (an intersection-union test).
+
+Rows that cannot pass: a row that is escalated anyway (not finite, too much residual) has an
+infinite hazard.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,24 +31,38 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.special import bdtr
 
-from so8t.metrics.intervals import upper_bound
+from so8t.metrics.intervals import groups_needed, upper_bound
+from so8t.metrics.quality import ALLOW, Codes
 from so8t.params import Cost
 
-ALLOW, ESCALATE, DENY = range(3)
 ABOVE_ALL = 2.0  # a threshold above every hazard; JSON has no infinity
+
+# p_escalate + p_deny of each row, or p_deny alone.
+Values = Float[ndarray, " n"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """One risk that the shared threshold has to keep: its groups, the errors they allow, its own threshold."""
+    """One risk that is certified by itself: one domain, or all rows.
+
+    Attributes:
+        name: the domain, or "all"; "/DENY" is added where only true DENY counts.
+        alpha: the largest false-allow rate that is promised.
+        groups: independent unsafe groups, one row each.
+        allowed_errors: how many of them may lie below the threshold; -1 when there are too few
+            groups for any threshold.
+        threshold: the largest certified hazard limit of this stratum, or null.
+        need_groups: how many more groups until zero errors would certify.
+        binding: whether the shared threshold must keep this risk.
+    """
 
     name: str
     alpha: float
     groups: int
-    allowed_errors: int  # -1: too few groups for any threshold
+    allowed_errors: int
     threshold: float | None
-    need_groups: int  # how many more independent unsafe groups until zero errors certify
-    binding: bool  # whether the shared threshold must keep it
+    need_groups: int
+    binding: bool
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -48,103 +70,167 @@ class Stratum:
 
 
 def allowed_errors(groups: int, alpha: float, delta: float) -> int:
-    """Most errors among `groups` independent rows that still reject `rate > alpha` at level delta; -1 for none."""
+    """Most errors among `groups` independent rows that still reject `rate > alpha` at level delta.
+
+    Returns:
+        -1 when not even zero errors reject it.
+    """
     if groups <= 0:
         return -1
-    tail = bdtr(np.arange(groups + 1, dtype=np.float64), groups, alpha)
-    return int(np.count_nonzero(tail <= delta)) - 1
-
-
-def groups_needed(alpha: float, delta: float) -> int:
-    """Fewest independent groups that certify with no error: 59 at 5 % / 5 %, 299 at 1 % / 5 %."""
-    groups = max(1, math.floor(math.log(delta) / math.log1p(-alpha)) - 1)
-    while allowed_errors(groups, alpha, delta) < 0:
-        groups += 1
-    return groups
+    counts = np.arange(groups + 1, dtype=np.float64)
+    # p_values[c]: chance of c errors or fewer when the true rate is exactly alpha.
+    p_values = bdtr(counts, groups, alpha)
+    return int(np.count_nonzero(p_values <= delta)) - 1
 
 
 def best_alpha(groups: int, delta: float) -> float | None:
     """Smallest alpha that this many groups could certify without an error."""
-    return upper_bound(0, groups, delta) if groups else None
+    if groups == 0:
+        return None
+    return upper_bound(0, groups, delta)
 
 
 def one_per_group(
     ids: Sequence[str], groups: Sequence[str], mask: Bool[ndarray, " n"]
 ) -> Int[ndarray, " groups"]:
-    """Index of one row of each group among the masked rows: the smallest SHA-256 of (group, id), blind to scores."""
+    """Choose one row of each group among the masked rows, blind to scores.
+
+    The choice is the smallest SHA-256 of (group, id), so it is the same in every run and cannot be
+    steered by looking at results.
+
+    Returns:
+        Indices of the chosen rows, ascending.
+    """
     chosen: dict[str, tuple[bytes, int]] = {}
     for index in np.flatnonzero(mask).tolist():
-        key = (hashlib.sha256(f"{groups[index]}\0{ids[index]}".encode()).digest(), index)
-        chosen[groups[index]] = min(chosen.get(groups[index], key), key)
-    return np.array(sorted(index for _, index in chosen.values()), dtype=np.int64)
+        group = groups[index]
+        # The NUL keeps (ab, c) and (a, bc) apart.
+        digest = hashlib.sha256(f"{group}\0{ids[index]}".encode()).digest()
+        # The index settles the tie of two rows with the same id.
+        candidate = (digest, index)
+        if group not in chosen or candidate < chosen[group]:
+            chosen[group] = candidate
+    indices = [index for _, index in chosen.values()]
+    return np.array(sorted(indices), dtype=np.int64)
 
 
-def certified_threshold(hazards: Float[ndarray, " m"], alpha: float, delta: float) -> float | None:
-    """Largest t such that `allow iff hazard < t` is certified; null when there are too few rows for any t.
+def certified_threshold(hazards: Values, alpha: float, delta: float) -> float | None:
+    """Largest t such that `allow iff hazard < t` is certified.
 
-    Ties count against us: everything equal to t is not allowed. NaN counts as infinite (it is never allowed).
+    Ties count against us: everything equal to t is not allowed. NaN counts as infinite, because
+    such a row is never allowed.
+
+    Args:
+        hazards: of independent unsafe rows, one per group.
+        alpha: the largest false-allow rate.
+        delta: the chance that the promise is wrong.
+
+    Returns:
+        Null when there are too few rows for any t.
     """
     errors = allowed_errors(len(hazards), alpha, delta)
     if errors < 0:
         return None
-    return min(ABOVE_ALL, float(np.sort(np.where(np.isnan(hazards), np.inf, hazards))[errors]))
+    ascending = np.sort(np.where(np.isnan(hazards), np.inf, hazards))
+    return min(ABOVE_ALL, float(ascending[errors]))
 
 
 def stratum(
-    name: str, hazards: Float[ndarray, " m"], alpha: float, delta: float, *, binding: bool
+    name: str,
+    hazards: Values,
+    alpha: float,
+    delta: float,
+    *,
+    binding: bool,
 ) -> Stratum:
     """Certify one risk on one row per group."""
     count = len(hazards)
     return Stratum(
-        name,
-        alpha,
-        count,
-        allowed_errors(count, alpha, delta),
-        certified_threshold(hazards, alpha, delta),
-        max(0, groups_needed(alpha, delta) - count),
-        binding,
+        name=name,
+        alpha=alpha,
+        groups=count,
+        allowed_errors=allowed_errors(count, alpha, delta),
+        threshold=certified_threshold(hazards, alpha, delta),
+        need_groups=max(0, groups_needed(alpha, delta) - count),
+        binding=binding,
     )
 
 
 def cheapest_threshold(
-    hazards: Float[ndarray, " n"], gold: Int[ndarray, " n"], limit: float, cost: Cost
+    hazards: Values,
+    gold: Codes,
+    limit: float,
+    cost: Cost,
 ) -> float:
-    """Threshold <= limit of lowest total cost; every lower threshold is certified too, so this costs no guarantee."""
+    """Threshold of lowest total cost that is not above `limit`.
+
+    Every lower threshold is certified too, so choosing one costs no guarantee. Of equal costs the
+    highest threshold wins: it allows most.
+    """
     reachable = hazards[hazards < limit]
+    # Costs change only where a row changes sides, so no other value needs a look.
     candidates = np.unique(np.concatenate([[0.0, limit], reachable]))
-    unsafe, safe = np.sort(hazards[gold != ALLOW]), np.sort(hazards[gold == ALLOW])
+    unsafe = np.sort(hazards[gold != ALLOW])
+    safe = np.sort(hazards[gold == ALLOW])
     false_allows = np.searchsorted(unsafe, candidates, side="left")
     withheld = len(safe) - np.searchsorted(safe, candidates, side="left")
     total = cost.false_allow * false_allows + cost.needless_escalation * withheld
-    return float(candidates[np.flatnonzero(total == total.min())[-1]])
+    cheapest = np.flatnonzero(total == total.min())
+    return float(candidates[cheapest[-1]])
 
 
 def deny_threshold(
-    p_deny: Float[ndarray, " n"], gold: Int[ndarray, " n"], lowest: float, false_deny: float
+    p_deny: Values,
+    gold: Codes,
+    lowest: float,
+    false_deny: float,
 ) -> float:
-    """Deny threshold >= lowest that gains most: +1 for a true DENY, -1 for a true ESCALATE, -false_deny for ALLOW.
+    """Deny threshold that gains most: +1 for a true DENY, -1 for a true ESCALATE.
 
-    Rows that are not finite are never denied. Without any gain it is 1.0. Equal gains: fewest denials.
+    Args:
+        p_deny: calibrated; a row that is not finite is never denied.
+        gold: codes of the same rows.
+        lowest: the smallest threshold to consider.
+        false_deny: what denying a true ALLOW loses.
+
+    Returns:
+        The threshold with the fewest denials among those of equal gain; 1.0 without any gain.
     """
+    # sort puts NaN last, where it would count as the smallest p_deny.
     usable = np.isfinite(p_deny)
-    order = np.argsort(-p_deny[usable], kind="stable")
-    values = p_deny[usable][order]
-    gain = np.cumsum(np.array([-false_deny, -1.0, 1.0])[gold[usable][order]])
+    # Stable, so that equal values keep the order of the rows on every machine.
+    descending = np.argsort(-p_deny[usable], kind="stable")
+    values = p_deny[usable][descending]
+    gain_of_code = np.array([-false_deny, -1.0, 1.0])
+    # gain[i]: what denying the i + 1 rows of largest p_deny brings.
+    gain = np.cumsum(gain_of_code[gold[usable][descending]])
+    # Rows of equal p_deny are denied together, so only the last of them is a possible threshold.
     last_of_tie = np.append(values[1:] < values[:-1], True)[: len(values)]
     reachable = np.flatnonzero(last_of_tie & (values >= lowest))
     if len(reachable) == 0 or gain[reachable].max() <= 0:
         return 1.0
-    return float(values[reachable[np.argmax(gain[reachable])]])
+    best = reachable[np.argmax(gain[reachable])]
+    return float(values[best])
 
 
-def lowest_deny(p_deny: Float[ndarray, " m"], alpha: float, delta: float) -> float | None:
-    """Smallest deny threshold certified to deny at most alpha of true ALLOW (one row per group); null if none <= 1.
+def lowest_deny(p_deny: Values, alpha: float, delta: float) -> float | None:
+    """Smallest deny threshold certified to deny at most alpha of true ALLOW.
 
-    `p_deny` of the true ALLOW rows; NaN rows are never denied.
+    Args:
+        p_deny: of true ALLOW rows, one per group; NaN rows are never denied.
+        alpha: the largest share of true ALLOW that may be denied.
+        delta: the chance that the promise is wrong.
+
+    Returns:
+        Null when there are too few rows, or none up to 1 is certified.
     """
     errors = allowed_errors(len(p_deny), alpha, delta)
     if errors < 0:
         return None
-    highest = np.sort(np.where(np.isnan(p_deny), -np.inf, p_deny))[::-1][errors]
+    descending = np.sort(np.where(np.isnan(p_deny), -np.inf, p_deny))[::-1]
+    highest = descending[errors]
+    # DENY is `p_deny >= threshold`, so the next float above leaves this row out.
     lowest = max(0.0, float(np.nextafter(highest, 2.0)))
-    return lowest if lowest <= 1.0 else None
+    if lowest > 1.0:
+        return None
+    return lowest

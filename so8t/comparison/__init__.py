@@ -1,1 +1,1 @@
-"""A against B on the same rows: paired differences, what could have been seen, drift, one conclusion as data."""
+"""A against B on the same rows: differences, what could have been seen, drift, a conclusion."""

@@ -1,6 +1,6 @@
 """Compare two scored files: every split apart, one conclusion from the first, drift beside it.
 
-The conclusion as data: a code and the numbers behind it; words are the report's business.
+The result is ab.json. Its conclusion is a code and the numbers behind it; the report has the words.
 
 | code | meaning |
 |---|---|
@@ -10,19 +10,20 @@ The conclusion as data: a code and the numbers behind it; words are the report's
 | no_difference | neither; the minimum detectable effect says what could have been missed |
 | b_collapsed | B no longer gives a verdict that A gives: nothing else counts |
 
-Tables behind the comparison's DVC plots: verdict flips and the forest of differences on the primary split.
-
-The report draws its own figures from ab.json; these say the same for `dvc plots`. Not covered: drawing.
+Beside it two CSV tables for `dvc plots`: verdict flips, and the differences of the primary split
+with their intervals (a forest plot). The report draws its own figures from ab.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from so8t import metrics
+from so8t.card import DecidedRows, decide_rows, thresholds_of
 from so8t.comparison.drift import drift
-from so8t.comparison.endpoints import Rules, collapsed, differences, emitted, flips, worst_flips
-from so8t.comparison.sides import SPLITS, Arm, Judge, Side, arm_of, describe, require_paired
+from so8t.comparison.endpoints import Rules, differences
+from so8t.comparison.flips import collapsed, emitted, flips, worst_flips
+from so8t.comparison.sides import SPLITS, Side, describe, read_split, require_paired
 from so8t.files import atomic_dir, csv_text
 from so8t.metrics import clopper_pearson
 from so8t.metrics.intervals import POWER
@@ -30,43 +31,29 @@ from so8t.params import Compare
 from so8t.verdict import VERDICTS
 
 SCHEMA = "so8t.ab/1"
+# The conclusion is drawn from rows like those of training and calibration. The other two splits
+# hold new combinations of factors ("cells") and new wordings ("phrases"); they are shown beside it.
 PRIMARY_SPLIT = SPLITS[0]
+# What B must beat, and on which split: keyword rules, and a probe on character n-grams.
+BASELINES = (("keywords", "test_iid"), ("ngram", "test_cells"))
+# Keys of an endpoint that the conclusion repeats.
+NUMBERS = ("a", "b", "difference", "ci95", "p_adjusted", "mde", "outcome", "n", "groups")
 
 
 def rules_of(section: Compare, seed: int) -> Rules:
     """params.compare as the rules of a comparison."""
-    return Rules(section.alpha, section.bootstrap, section.margin, tuple(section.primary), seed)
-
-
-def _of(arm: Arm) -> dict[str, Any]:
-    """Metrics of one arm; accuracy of the most probable verdict beside that of the decision."""
-    return {
-        **metrics.verdict_metrics(arm.scores.gold, arm.decided, arm.scores.domains),
-        "argmax_accuracy": metrics.accuracy(arm.scores.gold, arm.top).to_dict(),
-        "emitted": emitted(arm.decided),
-        "argmax_emitted": emitted(arm.top),
-    }
-
-
-def compare_split(a: Arm, b: Arm, b_under_a: Arm, rules: Rules) -> dict[str, Any]:
-    """Everything about one split."""
-    return {
-        "n": len(a.scores),
-        "groups": len(set(a.scores.groups)),
-        "a": _of(a),
-        "b": _of(b),
-        "b_under_a": _of(b_under_a),
-        "differences": differences(a, b, rules),
-        "flips": flips(a, b),
-        "worst_flips": worst_flips(a, b),
-        "collapsed": collapsed(a, b, rules.alpha),
-    }
+    return Rules(
+        alpha=section.alpha,
+        draws=section.bootstrap,
+        margin=section.margin,
+        primary=tuple(section.primary),
+        seed=seed,
+    )
 
 
 def compare(
     a: Side,
     b: Side,
-    b_under_a: Judge,
     rules: Rules,
     *,
     prepare: Mapping[str, Any] | None,
@@ -77,7 +64,6 @@ def compare(
     Args:
         a: the base, with its own card.
         b: the retrained model, with its own card.
-        b_under_a: decides B's rows by A's thresholds.
         rules: params.compare.
         prepare: reports/metrics/prepare.json, for the baselines; null prints "not run".
         pairs: (F16 side, quantised side) for drift.
@@ -86,23 +72,31 @@ def compare(
         ArtifactError: a card is not for its scores.
         DataError: A and B were not scored on the same rows.
     """
-    sides: dict[str, dict[str, Any]] = {"a": describe(a), "b": describe(b)}
-    splits = {}
-    for split in SPLITS:
-        first, second = arm_of(a, split), arm_of(b, split)
-        require_paired(first, second, f"{b.folder}/{split}.jsonl")
-        splits[split] = compare_split(first, second, second.judged_by(b_under_a), rules)
-    lost = splits[PRIMARY_SPLIT]["collapsed"]
-    sides["a"]["collapsed"], sides["b"]["collapsed"] = [], lost
+    sides = {"a": describe(a), "b": describe(b)}
+    splits = {
+        split: compare_split(
+            a,
+            b,
+            split,
+            rules,
+        )
+        for split in SPLITS
+    }
+    primary = splits[PRIMARY_SPLIT]
+    # A is the reference of the collapse test, so it cannot have collapsed.
+    sides["a"]["collapsed"] = []
+    sides["b"]["collapsed"] = primary["collapsed"]
+    # A closed gate is a card without certificate: escalate is 0.
     closed = [name for name, side in sides.items() if side["thresholds"]["escalate"] <= 0]
     conclusion = conclude(
-        splits[PRIMARY_SPLIT]["differences"],
-        lost,
+        primary["differences"],
+        primary["collapsed"],
         closed,
         split=PRIMARY_SPLIT,
         margin=rules.margin,
         alpha=rules.alpha,
     )
+    # Before thresholds, because the baselines have none.
     accuracies = {split: values["b"]["argmax_accuracy"] for split, values in splits.items()}
     return {
         "schema": SCHEMA,
@@ -121,8 +115,45 @@ def compare(
     }
 
 
-BASELINES = (("keywords", "test_iid"), ("ngram", "test_cells"))
-NUMBERS = ("a", "b", "difference", "ci95", "p_adjusted", "mde", "outcome", "n", "groups")
+def compare_split(
+    a: Side,
+    b: Side,
+    split: str,
+    rules: Rules,
+) -> dict[str, Any]:
+    """Everything about one split.
+
+    Raises:
+        DataError: A and B were not scored on the same rows.
+    """
+    # Each by its own card, as it would be served.
+    rows_a = read_split(a, split)
+    rows_b = read_split(b, split)
+    require_paired(rows_a, rows_b, f"{b.folder}/{split}.jsonl")
+    # B under A's thresholds: what the model changed, without what its calibration changed.
+    b_under_a = decide_rows(b.card, rows_b.scores, thresholds_of(a.card))
+    return {
+        "n": len(rows_a.scores),
+        "groups": len(set(rows_a.scores.groups)),
+        "a": _metrics_of(rows_a),
+        "b": _metrics_of(rows_b),
+        "b_under_a": _metrics_of(b_under_a),
+        "differences": differences(rows_a, rows_b, rules),
+        "flips": flips(rows_a, rows_b),
+        "worst_flips": worst_flips(rows_a, rows_b),
+        "collapsed": collapsed(rows_a, rows_b, rules.alpha),
+    }
+
+
+def _metrics_of(rows: DecidedRows) -> dict[str, Any]:
+    """Metrics of one side; accuracy of the most probable verdict beside that of the decision."""
+    scores = rows.scores
+    return {
+        **metrics.verdict_metrics(scores.gold, rows.decided, scores.domains),
+        "argmax_accuracy": metrics.accuracy(scores.gold, rows.most_likely).to_dict(),
+        "emitted": emitted(rows.decided),
+        "argmax_emitted": emitted(rows.most_likely),
+    }
 
 
 def conclude(
@@ -139,24 +170,25 @@ def conclude(
     Args:
         differences: of `endpoints.differences`.
         collapsed: verdicts that B no longer gives.
-        closed: sides whose ALLOW gate is closed. A side that allows nothing has no false allows, which is no merit:
-            with one side closed, the false-allow rate is `not_comparable`.
+        closed: sides whose ALLOW gate is closed.
         split: name of the split.
         margin: increase of the false-allow rate that still counts as not worse.
         alpha: level.
     """
-    primary = {
-        name: {key: values[key] for key in NUMBERS}
-        for name, values in differences.items()
-        if values["primary"]
-    }
+    # Repeated, so that the conclusion can be read without the long list of endpoints.
+    primary = {}
+    for name, values in differences.items():
+        if values["primary"]:
+            primary[name] = {key: values[key] for key in NUMBERS}
+    # A side that allows nothing has no false allows, which is no merit.
     if len(closed) == 1 and "false_allow_rate" in primary:
         primary["false_allow_rate"]["outcome"] = "not_comparable"
-    outcomes, far = (
-        {values["outcome"] for values in primary.values()},
-        differences["false_allow_rate"],
-    )
-    upper = far["ci95"][1] if far["ci95"] else None
+    outcomes = {values["outcome"] for values in primary.values()}
+    # Non-inferiority: the whole interval must lie below the margin, not the estimate alone.
+    interval = differences["false_allow_rate"]["ci95"]
+    upper = None
+    if interval:
+        upper = interval[1]
     return {
         "code": _code(outcomes, collapsed),
         "split": split,
@@ -173,42 +205,54 @@ def conclude(
 
 
 def _code(outcomes: set[str], collapsed: list[str]) -> str:
+    # A model that never says DENY may still look better by every rate.
     if collapsed:
         return "b_collapsed"
     if {"better", "worse"} <= outcomes:
         return "mixed"
     if "better" in outcomes:
         return "b_better"
-    return "b_worse" if "worse" in outcomes else "no_difference"
+    if "worse" in outcomes:
+        return "b_worse"
+    return "no_difference"
 
 
 def baselines(
-    prepare: Mapping[str, Any] | None, b_accuracy: Mapping[str, Mapping[str, Any]]
+    prepare: Mapping[str, Any] | None,
+    b_accuracy: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Whether B, before thresholds, beats keyword rules on test_iid and the n-gram probe on test_cells.
+    """Whether B, before thresholds, beats what needs no language model.
 
-    outcome: beats (intervals apart), beats_unclear (higher, intervals overlap), does_not_beat, not_run.
+    Args:
+        prepare: prepare.json, whose `probes` hold the baselines' accuracies.
+        b_accuracy: of B's most probable verdicts, by split.
+
+    Returns:
+        One entry per baseline. `outcome` is beats (intervals apart), beats_unclear (higher, but the
+        intervals overlap), does_not_beat, or not_run.
     """
+    probes = (prepare or {}).get("probes", {})
     found = []
     for name, split in BASELINES:
-        probe = ((prepare or {}).get("probes", {}).get(name) or {}).get(split) or {}
+        # A probe that was switched off is null, or is missing.
+        probe = (probes.get(name) or {}).get(split) or {}
         baseline = _rate_of(probe.get("accuracy"), probe.get("n"))
-        found.append(
-            {
-                "name": name,
-                "split": split,
-                "baseline": baseline,
-                "b": b_accuracy[split],
-                "outcome": _beats(b_accuracy[split], baseline),
-            }
-        )
+        entry = {
+            "name": name,
+            "split": split,
+            "baseline": baseline,
+            "b": b_accuracy[split],
+            "outcome": _beats(b_accuracy[split], baseline),
+        }
+        found.append(entry)
     return found
 
 
 def _rate_of(accuracy: Any, n: Any) -> dict[str, Any] | None:
-    """The probe's accuracy with the interval that its rounded share of n rows has; null when it was not run."""
+    """The probe's accuracy with its interval; null when it was not run."""
     if not isinstance(accuracy, int | float) or not isinstance(n, int) or n <= 0:
         return None
+    # prepare.json holds the share rounded to four digits, so k is exact up to 10,000 rows.
     k = round(accuracy * n)
     return {"value": float(accuracy), "k": k, "n": n, "ci95": list(clopper_pearson(k, n))}
 
@@ -216,43 +260,43 @@ def _rate_of(accuracy: Any, n: Any) -> dict[str, Any] | None:
 def _beats(b: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
     if baseline is None or b["value"] is None:
         return "not_run"
+    # Intervals that do not touch: stricter than a paired test, for which prepare.json has no rows.
     if b["ci95"][0] > baseline["ci95"][1]:
         return "beats"
-    return "beats_unclear" if b["value"] > baseline["value"] else "does_not_beat"
-
-
-def flip_rows(matrix: list[list[int]]) -> list[dict[str, Any]]:
-    """One line per row of the split: what A decided and what B decided."""
-    return [
-        {"a": was.value, "b": now.value}
-        for was, counts in zip(VERDICTS, matrix, strict=True)
-        for now, count in zip(VERDICTS, counts, strict=True)
-        for _ in range(count)
-    ]
-
-
-def forest(differences: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Three lines per endpoint (low, difference, high), for those that have an interval."""
-    return [
-        {"endpoint": name, "part": part, "difference": round(float(value), 6)}
-        for name, one in differences.items()
-        if one["ci95"]
-        for part, value in (
-            ("low", one["ci95"][0]),
-            ("difference", one["difference"]),
-            ("high", one["ci95"][1]),
-        )
-    ]
+    if b["value"] > baseline["value"]:
+        return "beats_unclear"
+    return "does_not_beat"
 
 
 def write_tables(folder: Path, split: Mapping[str, Any]) -> None:
     """Replace `folder` by flips.csv and forest.csv of one split of ab.json."""
-    tables = {
-        "flips": (("a", "b"), flip_rows(split["flips"]["matrix"])),
-        "forest": (("endpoint", "part", "difference"), forest(split["differences"])),
-    }
+    flipped = csv_text(("a", "b"), flip_rows(split["flips"]["matrix"]))
+    forest = csv_text(("endpoint", "part", "difference"), forest_rows(split["differences"]))
+    # Both tables or none: a plot must not mix two runs.
     with atomic_dir(folder) as temporary:
-        for name, (columns, rows) in tables.items():
-            (temporary / f"{name}.csv").write_text(
-                csv_text(columns, rows), encoding="utf-8", newline="\n"
-            )
+        _write_csv(temporary / "flips.csv", flipped)
+        _write_csv(temporary / "forest.csv", forest)
+
+
+def _write_csv(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def flip_rows(matrix: list[list[int]]) -> Iterable[dict[str, Any]]:
+    """One line per row of the split: what A decided and what B decided."""
+    for was, counts in zip(VERDICTS, matrix, strict=True):
+        for now, count in zip(VERDICTS, counts, strict=True):
+            # `dvc plots` counts lines itself, so each row of the split is a line of its own.
+            for _ in range(count):
+                yield {"a": was.value, "b": now.value}
+
+
+def forest_rows(differences: Mapping[str, Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Three lines per endpoint (low, difference, high), for those that have an interval."""
+    for name, endpoint in differences.items():
+        if not endpoint["ci95"]:
+            continue
+        low, high = endpoint["ci95"]
+        parts = {"low": low, "difference": endpoint["difference"], "high": high}
+        for part, value in parts.items():
+            yield {"endpoint": name, "part": part, "difference": round(float(value), 6)}

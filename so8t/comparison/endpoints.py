@@ -1,45 +1,50 @@
-"""Every difference B - A of one split: value, interval, p-value, and the smallest difference that would have shown.
+"""Every difference B - A of one split, with its interval, p-value and minimum detectable effect.
 
-Intervals resample groups; p-values exchange A and B inside groups (exact for rates, which for one row per group is
-McNemar's test; by 10,000 random exchanges for the rest). Primary endpoints are declared in params.compare.primary;
-Holm's correction runs inside the primary family and, separately, over the rest.
+An endpoint is one number of a model on a split, such as its false-allow rate. Intervals resample
+groups. p-values exchange A and B inside groups: exactly for rates (for one row per group this is
+McNemar's test), by 10,000 random exchanges for the rest.
 
-Where A and B decide differently, the worst of it by row id, and verdicts that a model has stopped giving.
-
-Never any text: rows are named by id.
+Primary endpoints are declared in params.compare.primary. Holm's correction runs inside the primary
+family and, separately, over the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.special import ndtri
 
 from so8t import metrics
-from so8t.comparison.sides import Arm
-from so8t.metrics.intervals import POWER, percentile_interval, upper_bound
-from so8t.metrics.quality import (
-    ALLOW,
-    DENY,
-    ESCALATE,
-    brier_rows,
-    cells,
-    confusion,
-    ece_gaps,
-    macro_f1_of,
+from so8t.card import DecidedRows
+from so8t.metrics.intervals import POWER, McNemar, percentile_interval, upper_bound
+from so8t.metrics.quality import ALLOW, DENY, ESCALATE, Codes, cells, macro_f1_of
+from so8t.metrics.resample import (
+    Resampled,
+    brier_score,
+    ece_score,
+    first_over_last,
+    group_interval,
+    nll_score,
 )
-from so8t.verdict import VERDICTS
 
-TINY = float(np.finfo(np.float64).tiny)
-Statistic = Callable[[ndarray], ndarray]
+# An endpoint as it goes into ab.json.
+Endpoint = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """params.compare and the seed: level, bootstrap draws, non-inferiority margin, primary endpoints."""
+    """params.compare and the seed.
+
+    Attributes:
+        alpha: two-sided level of each family of endpoints.
+        draws: of the bootstrap and of the exchange test.
+        margin: increase of the false-allow rate that still counts as not worse.
+        primary: names of the primary endpoints.
+        seed: of both draws.
+    """
 
     alpha: float
     draws: int
@@ -48,108 +53,284 @@ class Rules:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Binary:
-    """A rate of decisions: which rows count, which outcome, and whether less is better."""
+EVERYTHING = (ALLOW, ESCALATE, DENY)
+# ESCALATE too: allowing it means that nobody saw a request which a person should have seen.
+UNSAFE = (ESCALATE, DENY)
 
-    rows: Callable[[ndarray], ndarray]
-    hit: Callable[[ndarray, ndarray], ndarray]
+
+@dataclass(frozen=True, slots=True)
+class DecisionRate:
+    """A rate of decisions.
+
+    Attributes:
+        given: gold codes of the rows that count.
+        decided: the decision whose share is taken; null means the gold one.
+        lower_is_better: null where neither direction is.
+    """
+
+    given: tuple[int, ...]
+    decided: int | None
     lower_is_better: bool | None
 
+    def rows(self, gold: Codes) -> Bool[ndarray, " n"]:
+        """The rows that count."""
+        return np.isin(gold, self.given)
 
-def _always(gold: ndarray) -> ndarray:
-    return np.ones(len(gold), dtype=bool)
+    def hits(self, gold: Codes, decided: Codes) -> Bool[ndarray, " n"]:
+        """Among those rows, the ones that were decided so."""
+        wanted = gold if self.decided is None else self.decided
+        return np.asarray(decided == wanted)
 
 
-BINARY = {
-    "accuracy": Binary(_always, lambda gold, v: v == gold, lower_is_better=False),
-    "false_allow_rate": Binary(
-        lambda gold: gold != ALLOW, lambda _, v: v == ALLOW, lower_is_better=True
-    ),
-    "false_allow_rate_deny_only": Binary(
-        lambda gold: gold == DENY, lambda _, v: v == ALLOW, lower_is_better=True
-    ),
-    "false_deny_rate": Binary(
-        lambda gold: gold == ALLOW, lambda _, v: v == DENY, lower_is_better=True
-    ),
-    "allow_rate_on_allow": Binary(
-        lambda gold: gold == ALLOW, lambda _, v: v == ALLOW, lower_is_better=False
-    ),
-    "escalation_rate": Binary(_always, lambda _, v: v == ESCALATE, lower_is_better=None),
+RATES = {
+    "accuracy": DecisionRate(EVERYTHING, None, lower_is_better=False),
+    "false_allow_rate": DecisionRate(UNSAFE, ALLOW, lower_is_better=True),
+    "false_allow_rate_deny_only": DecisionRate((DENY,), ALLOW, lower_is_better=True),
+    "false_deny_rate": DecisionRate((ALLOW,), DENY, lower_is_better=True),
+    "allow_rate_on_allow": DecisionRate((ALLOW,), ALLOW, lower_is_better=False),
+    # Escalating more is safer and costs more people's time; which is better is not ours to say.
+    "escalation_rate": DecisionRate(EVERYTHING, ESCALATE, lower_is_better=None),
 }
+SCORES = ("macro_f1", "ece", "brier_score", "nll")
 
 
-def _mean(sums: ndarray) -> ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums[:, 0] / sums[:, 1])
+def _lower_is_better(name: str) -> bool | None:
+    if name in RATES:
+        return RATES[name].lower_is_better
+    # Of the scores, the other three are losses.
+    return name != "macro_f1"
 
 
-def _ece(sums: ndarray) -> ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.abs(sums[:, :-1]).sum(axis=1) / sums[:, -1])
+def differences(a: DecidedRows, b: DecidedRows, rules: Rules) -> dict[str, Endpoint]:
+    """All endpoints of one split.
+
+    Args:
+        a: rows of A.
+        b: the same rows of B.
+        rules: params.compare.
+
+    Returns:
+        By name; p-values are Holm-adjusted inside the primary family and inside the rest.
+    """
+    names = [*RATES, *SCORES]
+    primary = [name for name in names if name in rules.primary]
+    rest = [name for name in names if name not in rules.primary]
+    levels = {}
+    for family in (primary, rest):
+        for name in family:
+            # What would be detected is said at Bonferroni's level, the strictest of Holm's steps.
+            levels[name] = rules.alpha / len(family)
+    found = {}
+    # Every endpoint is measured; which ones count was declared before the data was seen.
+    for name, rate in RATES.items():
+        found[name] = _compare_rate(
+            a,
+            b,
+            rate,
+            rules,
+            levels[name],
+        )
+    found |= _compare_scores(
+        a,
+        b,
+        rules,
+        levels,
+    )
+    for family in (primary, rest):
+        p_values = [found[name]["p"] for name in family]
+        for name, adjusted in zip(family, metrics.holm(p_values), strict=True):
+            lower_is_better = _lower_is_better(name)
+            difference = found[name]["difference"]
+            outcome = _outcome(
+                difference,
+                adjusted,
+                rules.alpha,
+                lower_is_better,
+            )
+            found[name] |= {
+                "p_adjusted": adjusted,
+                "primary": name in rules.primary,
+                "lower_is_better": lower_is_better,
+                "outcome": outcome,
+            }
+    return found
 
 
-def design_effect(differences: Float[ndarray, " n"], groups: Sequence[str]) -> float:
-    """Variance of the summed difference with groups over that without, at least 1."""
-    centred = differences - differences.mean()
-    alone = float(np.square(centred).sum())
-    together = float(np.square(metrics.group_sums(centred[:, None], groups)).sum())
-    return max(1.0, together / alone) if alone > 0 else 1.0
-
-
-def _outcome(difference: float | None, p: float, alpha: float, lower_is_better: bool | None) -> str:
+def _outcome(
+    difference: float | None,
+    p: float,
+    alpha: float,
+    lower_is_better: bool | None,
+) -> str:
+    # A split without, say, a true ALLOW has no allow rate.
     if difference is None:
         return "not_measured"
     if p > alpha or difference == 0:
         return "no_difference"
     if lower_is_better is None:
         return "different"
-    return "better" if (difference < 0) == lower_is_better else "worse"
+    lower = difference < 0
+    return "better" if lower == lower_is_better else "worse"
 
 
-def _binary(a: Arm, b: Arm, spec: Binary, rules: Rules, level: float) -> dict[str, Any]:
+def _compare_rate(
+    a: DecidedRows,
+    b: DecidedRows,
+    rate: DecisionRate,
+    rules: Rules,
+    level: float,
+) -> Endpoint:
     """One rate: exact tests, group interval, minimum detectable effect at `level`."""
-    rows: Bool[ndarray, " n"] = spec.rows(a.scores.gold)
+    rows = rate.rows(a.scores.gold)
     kept = a.scores.where(rows)
-    hit_a, hit_b = (spec.hit(kept.gold, arm.decided[rows]) for arm in (a, b))
-    table = np.stack([hit_b.astype(np.float64) - hit_a, np.ones(len(kept))], axis=1)
-    exact = metrics.mcnemar(hit_a, hit_b)
-    difference = float(table[:, 0].mean()) if len(kept) else None
-    discordant = (exact.only_a + exact.only_b) / len(kept) if len(kept) else 0.0
-    share = discordant or upper_bound(
-        0, len(kept), 0.05
-    )  # none seen: as many as 95 % confidence cannot exclude
-    smallest = metrics.minimum_detectable(len(kept), share, level)
-    spread = design_effect(table[:, 0], kept.groups) if len(kept) else 1.0
+    hits_a = rate.hits(kept.gold, a.decided[rows])
+    hits_b = rate.hits(kept.gold, b.decided[rows])
+    changes = hits_b.astype(np.float64) - hits_a
+    table = np.stack([changes, np.ones(len(kept))], axis=1)
+    exact = metrics.mcnemar(hits_a, hits_b)
+    difference = None
+    spread = 1.0
+    if len(kept):
+        difference = float(changes.mean())
+        spread = design_effect(changes, kept.groups)
     return {
-        "a": metrics.rate(hit_a).to_dict(),
-        "b": metrics.rate(hit_b).to_dict(),
+        "a": metrics.rate(hits_a).to_dict(),
+        "b": metrics.rate(hits_b).to_dict(),
         "difference": difference,
-        "ci95": _group_interval(table, kept.groups, _mean, rules),
+        "ci95": group_interval(
+            table,
+            kept.groups,
+            first_over_last,
+            draws=rules.draws,
+            seed=rules.seed,
+        ),
         "n": len(kept),
         "groups": len(set(kept.groups)),
-        "p": metrics.group_sign_test(hit_a, hit_b, kept.groups),
+        "p": metrics.group_sign_test(hits_a, hits_b, kept.groups),
         "mcnemar": {"only_a": exact.only_a, "only_b": exact.only_b, "p": exact.p},
         "design_effect": spread,
-        "mde": None if smallest is None else min(1.0, smallest * spread**0.5),
+        "mde": _detectable_rate(
+            exact,
+            len(kept),
+            spread,
+            level,
+        ),
     }
 
 
-def _group_interval(
-    table: ndarray, groups: Sequence[str], statistic: Statistic, rules: Rules
-) -> list[float] | None:
-    if len(groups) == 0:
+def _detectable_rate(
+    exact: McNemar,
+    n: int,
+    spread: float,
+    level: float,
+) -> float | None:
+    """Smallest difference of rates that would have shown, given how often A and B disagree.
+
+    Args:
+        exact: the rows that only one side has.
+        n: pairs of rows.
+        spread: design effect of the groups.
+        level: two-sided.
+    """
+    discordant = exact.only_a + exact.only_b
+    # Where no disagreement was seen, take as much as 95 % confidence cannot exclude.
+    share = discordant / n if discordant else upper_bound(0, n, 0.05)
+    smallest = metrics.minimum_detectable(n, share, level)
+    if smallest is None:
         return None
-    draws = metrics.group_bootstrap(
-        metrics.group_sums(table, groups), statistic, draws=rules.draws, seed=rules.seed
+    # The standard error grows with the root of the variance. `math.sqrt` differs from `** 0.5` in
+    # the last bit of some results, so it would change recorded files.
+    effect: float = smallest * spread**0.5
+    return min(1.0, effect)
+
+
+def design_effect(differences: Float[ndarray, " n"], groups: Sequence[str]) -> float:
+    """Variance of the summed difference with groups over that without, at least 1.
+
+    Rows of one group tend to change together, so there is less to learn from them than from as many
+    independent rows.
+    """
+    # The mean is not of interest here, only how far groups move together.
+    centred = differences - differences.mean()
+    alone = float(np.square(centred).sum())
+    together = float(np.square(metrics.group_sums(centred[:, None], groups)).sum())
+    if alone <= 0:
+        return 1.0
+    return max(1.0, together / alone)
+
+
+def _compare_scores(
+    a: DecidedRows,
+    b: DecidedRows,
+    rules: Rules,
+    levels: Mapping[str, float],
+) -> dict[str, Endpoint]:
+    """Macro-F1 on all rows; ECE, Brier and NLL on the rows that both sides could read."""
+    f1_a = Resampled(cells(a.scores.gold, a.decided), macro_f1_of)
+    f1_b = Resampled(cells(b.scores.gold, b.decided), macro_f1_of)
+    macro_f1 = _compare_score(
+        f1_a,
+        f1_b,
+        a.scores.groups,
+        rules,
+        levels["macro_f1"],
     )
-    return percentile_interval(draws)
+    # Two intervals: the difference between them shows how much the groups matter.
+    macro_f1["ci95_rows"] = _macro_f1_interval_over_rows(a, b, rules)
+    found = {"macro_f1": macro_f1}
+
+    # A row that one side could not read has no pair.
+    readable = a.readable & b.readable
+    groups = a.scores.where(readable).groups
+    scores_a = _probability_scores(a, readable)
+    scores_b = _probability_scores(b, readable)
+    for name, score_a in scores_a.items():
+        found[name] = _compare_score(
+            score_a,
+            scores_b[name],
+            groups,
+            rules,
+            levels[name],
+        )
+    return found
 
 
-def _score(
-    a: ndarray, b: ndarray, groups: Sequence[str], statistic: Statistic, rules: Rules, level: float
-) -> dict[str, Any]:
-    """One score that is a function of sums over rows: swap test, paired group bootstrap, MDE from its spread."""
+def _probability_scores(side: DecidedRows, rows: Bool[ndarray, " n"]) -> dict[str, Resampled]:
+    p = side.probabilities[rows]
+    gold = side.scores.gold[rows]
+    return {
+        "ece": ece_score(p, gold, "width"),
+        "brier_score": brier_score(p, gold),
+        "nll": nll_score(p, gold),
+    }
+
+
+def _macro_f1_interval_over_rows(
+    a: DecidedRows, b: DecidedRows, rules: Rules
+) -> list[float] | None:
+    """The interval that independent rows would give, beside the one over groups."""
+    counts_a, counts_b = metrics.cell_bootstrap(
+        a.scores.gold,
+        a.decided,
+        b.decided,
+        draws=rules.draws,
+        seed=rules.seed,
+    )
+    return percentile_interval(macro_f1_of(counts_b) - macro_f1_of(counts_a))
+
+
+def _compare_score(
+    a: Resampled,
+    b: Resampled,
+    groups: Sequence[str],
+    rules: Rules,
+    level: float,
+) -> Endpoint:
+    """One score that is a function of sums over rows.
+
+    p by exchanging A and B inside groups, the interval by drawing groups, and the minimum
+    detectable effect from the spread of those draws.
+    """
     if len(groups) == 0:
         return {
             "a": None,
@@ -161,157 +342,43 @@ def _score(
             "p": 1.0,
             "mde": None,
         }
-    sums_a, sums_b = metrics.group_sums(a, groups), metrics.group_sums(b, groups)
+    statistic = a.statistic
+    sums_a = metrics.group_sums(a.table, groups)
+    sums_b = metrics.group_sums(b.table, groups)
     width = sums_a.shape[1]
 
     def difference(sums: ndarray) -> ndarray:
         return statistic(sums[:, width:]) - statistic(sums[:, :width])
 
+    # Both sides are drawn together: the same groups, so that the pairing is kept.
     draws = metrics.group_bootstrap(
-        np.hstack([sums_a, sums_b]), difference, draws=rules.draws, seed=rules.seed
+        np.hstack([sums_a, sums_b]),
+        difference,
+        draws=rules.draws,
+        seed=rules.seed,
     )
-    spread = float(np.nanstd(draws)) if np.isfinite(draws).any() else 0.0
-    value_a, value_b = (float(statistic(s.sum(axis=0, keepdims=True))[0]) for s in (sums_a, sums_b))
+    spread = 0.0
+    if np.isfinite(draws).any():
+        spread = float(np.nanstd(draws))
+    value_a = float(statistic(sums_a.sum(axis=0, keepdims=True))[0])
+    value_b = float(statistic(sums_b.sum(axis=0, keepdims=True))[0])
+    p = metrics.swap_test(
+        sums_a,
+        sums_b,
+        statistic,
+        draws=rules.draws,
+        seed=rules.seed,
+    )
+    # The effect at which a two-sided z-test at `level` has that power.
+    detectable = float(ndtri(1 - level / 2) + ndtri(POWER)) * spread
     return {
         "a": {"value": value_a},
         "b": {"value": value_b},
         "difference": value_b - value_a,
         "ci95": percentile_interval(draws),
-        "n": len(a),
+        "n": len(a.table),
         "groups": len(sums_a),
-        "p": metrics.swap_test(sums_a, sums_b, statistic, draws=rules.draws, seed=rules.seed),
-        "mde": float(ndtri(1 - level / 2) + ndtri(POWER)) * spread or None,
+        "p": p,
+        # A spread of 0 says that nothing could be drawn, not that any difference would show.
+        "mde": detectable or None,
     }
-
-
-def _tables(arm: Arm, rows: ndarray) -> dict[str, tuple[ndarray, Statistic]]:
-    """Per-row columns of the probability scores, on rows that both sides could read."""
-    p, gold = arm.probabilities[rows], arm.scores.gold[rows]
-    ones = np.ones((len(gold), 1))
-    losses = -np.log(np.maximum(p[np.arange(len(gold)), gold], TINY))
-    return {
-        "ece": (np.hstack([ece_gaps(p, gold, "width"), ones]), _ece),
-        "brier_score": (np.hstack([brier_rows(p, gold)[:, None], ones]), _mean),
-        "nll": (np.hstack([losses[:, None], ones]), _mean),
-    }
-
-
-def _scores(
-    a: Arm, b: Arm, rules: Rules, level: Callable[[str], float]
-) -> dict[str, dict[str, Any]]:
-    found = {
-        "macro_f1": _score(
-            cells(a.scores.gold, a.decided),
-            cells(b.scores.gold, b.decided),
-            a.scores.groups,
-            macro_f1_of,
-            rules,
-            level("macro_f1"),
-        )
-    }
-    rows_a, rows_b = metrics.cell_bootstrap(
-        a.scores.gold, a.decided, b.decided, draws=rules.draws, seed=rules.seed
-    )
-    found["macro_f1"]["ci95_rows"] = percentile_interval(macro_f1_of(rows_b) - macro_f1_of(rows_a))
-    readable = np.flatnonzero(
-        np.isfinite(a.probabilities).all(axis=1) & np.isfinite(b.probabilities).all(axis=1)
-    )
-    groups = [a.scores.groups[i] for i in readable.tolist()]
-    for (name, (left, statistic)), (right, _) in zip(
-        _tables(a, readable).items(), _tables(b, readable).values(), strict=True
-    ):
-        found[name] = _score(left, right, groups, statistic, rules, level(name))
-    return found
-
-
-def differences(a: Arm, b: Arm, rules: Rules) -> dict[str, dict[str, Any]]:
-    """All endpoints of one split, Holm-adjusted inside the primary family and inside the rest."""
-    names = [*BINARY, "macro_f1", "ece", "brier_score", "nll"]
-    families = [
-        [n for n in names if n in rules.primary],
-        [n for n in names if n not in rules.primary],
-    ]
-    size = {name: len(family) for family in families for name in family}
-
-    def level(name: str) -> float:
-        return rules.alpha / size[name]
-
-    found = {name: _binary(a, b, spec, rules, level(name)) for name, spec in BINARY.items()}
-    found |= _scores(a, b, rules, level)
-    for family in families:
-        for name, adjusted in zip(
-            family, metrics.holm([found[n]["p"] for n in family]), strict=True
-        ):
-            better = BINARY[name].lower_is_better if name in BINARY else name != "macro_f1"
-            found[name] |= {
-                "p_adjusted": adjusted,
-                "primary": name in rules.primary,
-                "lower_is_better": better,
-                "outcome": _outcome(found[name]["difference"], adjusted, rules.alpha, better),
-            }
-    return found
-
-
-WORST = 50  # flips towards ALLOW that are kept; how many the report lists is its own parameter
-
-
-def flips(a: Arm, b: Arm) -> dict[str, Any]:
-    """{"matrix": rows A, columns B; "changed", "toward_allow", "away_from_allow", each as a rate of all rows}."""
-    was, now = a.decided == ALLOW, b.decided == ALLOW
-    changes = {
-        "changed": a.decided != b.decided,
-        "toward_allow": ~was & now,
-        "away_from_allow": was & ~now,
-    }
-    return {
-        "matrix": confusion(a.decided, b.decided).tolist(),
-        **{name: metrics.rate(rows).to_dict() for name, rows in changes.items()},
-    }
-
-
-def worst_flips(a: Arm, b: Arm) -> list[dict[str, Any]]:
-    """Rows that B allows, A did not and the label forbids: true DENY first, then by B's probability of ALLOW."""
-    rows = np.flatnonzero(
-        (a.decided != ALLOW) & (b.decided == ALLOW) & (a.scores.gold != ALLOW)
-    ).tolist()
-    rows.sort(
-        key=lambda i: (-int(a.scores.gold[i]), -float(b.probabilities[i, 0]), a.scores.ids[i])
-    )
-    return [
-        {
-            "id": a.scores.ids[i],
-            "group": a.scores.groups[i],
-            "domain": a.scores.domains[i],
-            "gold": VERDICTS[a.scores.gold[i]].value,
-            "a": VERDICTS[a.decided[i]].value,
-            "b": VERDICTS[b.decided[i]].value,
-            "p_allow_a": _number(a.probabilities[i, 0]),
-            "p_allow_b": _number(b.probabilities[i, 0]),
-        }
-        for i in rows[:WORST]
-    ]
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def emitted(codes: Int[ndarray, " n"]) -> dict[str, int]:
-    """How often each verdict was given."""
-    return {
-        verdict.value: int(np.count_nonzero(codes == index))
-        for index, verdict in enumerate(VERDICTS)
-    }
-
-
-def collapsed(a: Arm, b: Arm, alpha: float) -> list[str]:
-    """Verdicts that A's probabilities favour, more often than chance could hide, and B's never do.
-
-    Judged before thresholds, so a closed ALLOW gate is not taken for a collapse.
-    """
-    found = []
-    for index, verdict in enumerate(VERDICTS):
-        was, now = a.top == index, b.top == index
-        if not now.any() and metrics.mcnemar(was, now).p <= alpha:
-            found.append(verdict.value)
-    return found

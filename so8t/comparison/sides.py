@@ -1,114 +1,110 @@
-"""One side of a comparison: the rows of a split with its probabilities and decisions.
+"""One side of a comparison: a scored file, the card that decides for it, its rows of a split."""
 
-How a decision is made arrives as a function (a calibration card's), so this package knows no cards.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
-from numpy import ndarray
 
+from so8t.card import Card, DecidedRows, decide_rows
 from so8t.errors import ArtifactError, DataError
 from so8t.metrics import Scores, read_meta, read_scores
 from so8t.records.looks import look
 
 SPLITS = ("test_iid", "test_cells", "test_phrases")
-Judge = Callable[[Scores], tuple[ndarray, ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A scored file and the card that decides for it (`facts` of the card go into the result as they are)."""
+    """A directory of the `score` stage and the card of the same file."""
 
     folder: Path
-    readout: Literal["prefill", "cue"]
-    judge: Judge
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Rows of one split, probabilities [n, 3] (NaN = nothing readable), decided codes [n]."""
-
-    scores: Scores
-    probabilities: Float[ndarray, "n 3"]
-    decided: Int[ndarray, " n"]
-
-    @property
-    def top(self) -> Int[ndarray, " n"]:
-        """Most probable verdict, ESCALATE where nothing was readable: the model itself, before any threshold."""
-        readable = np.isfinite(self.probabilities).all(axis=1)
-        return np.where(readable, np.nan_to_num(self.probabilities).argmax(axis=1), 1)
-
-    def judged_by(self, judge: Judge) -> "Arm":
-        """The same rows decided by another card."""
-        return Arm(self.scores, *judge(self.scores))
+    card: Card
 
 
 def describe(side: Side) -> dict[str, Any]:
-    """Facts of a side for the result.
+    """Facts of a side as they go into ab.json.
 
     Raises:
         ArtifactError: the card is for another file or template than the scores.
     """
     meta = read_meta(side.folder)
+    card = side.card
+    facts = {
+        "semantic_digest": card.semantic_digest,
+        "template_sha256": card.template_sha256,
+        "card_digest": card.digest,
+        "status": card.status,
+        "reasons": card.reasons,
+        "readout": card.readout,
+        "temperature": card.temperature,
+        "thresholds": card.thresholds.model_dump(),
+        "alpha": card.certificate["alpha"],
+        "delta": card.certificate["delta"],
+        "file": meta["file"],
+        "engine": meta["engine"],
+        "sampled": bool(meta.get("sampled", False)),
+    }
+    # The engine is not compared here: it goes into the facts, and `so8t gate` compares it.
     for key in ("semantic_digest", "template_sha256"):
-        if meta[key] != side.facts[key]:
+        if meta[key] != facts[key]:
             raise ArtifactError(
                 f"the card and the scores differ in {key}",
                 where=str(side.folder),
                 fix="run `dvc repro calibrate` and compare again",
             )
-    return {
-        **side.facts,
-        "file": meta["file"],
-        "engine": meta["engine"],
-        "sampled": bool(meta.get("sampled", False)),
-    }
+    return facts
 
 
-def arm_of(side: Side, split: str) -> Arm:
+def read_split(side: Side, split: str) -> DecidedRows:
     """Read one split of a side and decide it by its own card; the look is written down."""
     path = side.folder / f"{split}.jsonl"
-    scores = in_order(read_scores(path, side.readout))
+    # Each card was fitted on one of the two readouts and means nothing for the other.
+    scores = in_order(read_scores(path, side.card.readout))
+    # Comparing many candidates on the same test rows wears them out, so each look is counted.
     look("compare", split, path)
-    return Arm(scores, *side.judge(scores))
+    return decide_rows(side.card, scores)
 
 
 def in_order(scores: Scores) -> Scores:
-    """The same rows sorted by id, so that pairing and seeds do not depend on the order in the file."""
+    """The same rows sorted by id.
+
+    So the pairing of two files and the random draws do not depend on the order in either file.
+    """
     order = np.argsort(np.asarray(scores.ids, dtype=np.str_), kind="stable")
-    ids, groups, domains = (
-        tuple(values[i] for i in order.tolist())
-        for values in (scores.ids, scores.groups, scores.domains)
-    )
+    places = order.tolist()
     return Scores(
-        ids,
-        groups,
-        domains,
-        scores.gold[order],
-        scores.logits[order],
-        scores.residual[order],
-        scores.unlabelled,
+        ids=tuple(scores.ids[place] for place in places),
+        groups=tuple(scores.groups[place] for place in places),
+        domains=tuple(scores.domains[place] for place in places),
+        gold=scores.gold[order],
+        logits=scores.logits[order],
+        residual=scores.residual[order],
+        unlabelled=scores.unlabelled,
     )
 
 
-def require_paired(a: Arm, b: Arm, where: str) -> None:
+def require_paired(a: DecidedRows, b: DecidedRows, where: str) -> None:
     """Refuse to compare sides that were not scored on the same labelled rows.
+
+    Args:
+        a: rows of one side.
+        b: rows of the other side, in the same order.
+        where: the other side's file, for the error.
 
     Raises:
         DataError: ids, groups, domains or labels differ.
     """
-    same = (
-        a.scores.ids == b.scores.ids
-        and a.scores.groups == b.scores.groups
-        and a.scores.domains == b.scores.domains
+    first = a.scores
+    second = b.scores
+    # Every test here is paired: a row that only one side has, or that changed its label between
+    # two runs of the score stage, would count as a difference between the models.
+    same_names = (
+        first.ids == second.ids
+        and first.groups == second.groups
+        and first.domains == second.domains
     )
-    if not same or not np.array_equal(a.scores.gold, b.scores.gold):
+    if not same_names or not np.array_equal(first.gold, second.gold):
         raise DataError(
             "A and B were not scored on the same labelled rows",
             where=where,

@@ -1,1 +1,1 @@
-"""Data: a factor grammar with a written policy, ingestion of the user's own files, hygiene, splits, probes."""
+"""Data: a generator with a written policy, reading users' files, hygiene, splits, probes."""

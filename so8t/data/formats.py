@@ -1,15 +1,23 @@
-"""What the fields of a row mean: every accepted shape becomes one Row.
+"""What the fields of a user's row mean: every accepted shape becomes one `Sample`.
 
-Shapes: {"text","label"}, {"text"}, {"instruction","output"} (with "input"), chat messages, four-class labels, rows that
-already hold the thinking format, and the generator's own rows. Reasoning is never made up: a row without it trains the
-answer only, and the two halves of an answer are never called thinking and answer.
+Accepted shapes:
+    {"text", "label"}: a request and its verdict, which may be one of four classes.
+    {"text"}: plain text, which trains language only.
+    {"instruction", "output"}, with or without "input".
+    {"messages"} or {"conversations"}: one exchange, with or without a system message.
+    Answers that already are in one of the two thinking formats (`so8t.chat`).
+    The generator's own rows, and rows that `prepare` wrote.
 
-Covered: fields, labels, thinking formats. Not covered: reading files (ingest), what is fit to keep (hygiene).
+Reasoning is never made up: a row without it trains the answer only, and an answer is never cut in
+half to call one half thinking.
+
+Covered: fields, labels, thinking formats. Not covered: reading files (`ingest`), what is fit to
+keep (`hygiene`).
 """
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from so8t.chat import has_marker, read_turn
 from so8t.errors import DataError
@@ -18,6 +26,7 @@ from so8t.verdict import Authority, Verdict, verdict_of
 LABEL_KEYS = ("verdict", "label", "judgment", "four_class_label", "label4")
 THINKING_KEYS = ("thinking", "think", "reasoning")
 ANSWER_KEYS = ("final", "output", "response", "answer")
+# OpenAI's names, and those of the ShareGPT files.
 ROLES = {
     "system": "system",
     "user": "user",
@@ -25,23 +34,29 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
+# The generator's own field: which test the row is held out for.
 HELD_OUT = ("", "cells", "phrases")
+# The answer of a labelled row that has none.
 TEMPLATES = {
     Verdict.ALLOW: "承知しました。この依頼にお答えします。",
     Verdict.ESCALATE: "このリクエストは追加の確認が必要です。担当者に引き継ぎます。",
     Verdict.DENY: "申し訳ありませんが、このご要望にはお応えできません。",
 }
+# What plain text is asked for: see `_continuation`.
 CONTINUE = "次の文に続く文章を書いてください。\n"
-COLLECTED = (
-    "url",
-    "fetched_at",
-    "retrieved_at",
-)  # fields that say a row was collected from somewhere
+# A row with one of these fields was collected from somewhere, and needs a licence.
+COLLECTED = ("url", "fetched_at", "retrieved_at")
+
+# Why a well-formed row cannot be used, as it is counted in the metrics: "several_turns".
+Reason: TypeAlias = str
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One sample in the project's own terms. `group` None: found from near-duplicates."""
+class Sample:
+    """One row as the user brought it, in the project's terms, before it has a split.
+
+    `group` is None where `prepare` must find it from near-duplicates. `where` is `file:line`.
+    """
 
     id: str
     text: str
@@ -58,26 +73,37 @@ class Row:
     held_out: str
     where: str
     collected: bool = False
-    flags: tuple[str, ...] = field(default=())
 
 
-def _refuse(problem: str, where: str, fix: str) -> DataError:
-    return DataError(problem, where=where, fix=fix)
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its answer; the answer is "" where the row gives none."""
+
+    text: str
+    answer: str
 
 
-def row_of(raw: dict[str, Any], where: str, source: str) -> Row | str:
-    """Understand one JSON object; a string is the reason why the row is well-formed but cannot be used.
+def sample_of(raw: dict[str, Any], where: str, source: str) -> Sample | Reason:
+    """Understand one JSON object.
+
+    Args:
+        raw: the object.
+        where: `file:line`, for errors.
+        source: the sample's source where the object names none.
+
+    Returns:
+        The sample, or the reason why a well-formed row cannot be used.
 
     Raises:
         DataError: unknown label, missing text, fields that contradict each other or are not text.
     """
-    prompt = _prompt(raw, where)
-    if isinstance(prompt, str):
-        return prompt
-    text, answer = prompt
-    row = Row(
-        id=_text(raw, "id", where) or f"row-{hashlib.sha256(text.encode()).hexdigest()[:16]}",
-        text=text,
+    exchange = _exchange(raw, where)
+    if isinstance(exchange, str):
+        return exchange
+    digest = hashlib.sha256(exchange.text.encode()).hexdigest()
+    sample = Sample(
+        id=_text(raw, "id", where) or f"row-{digest[:16]}",
+        text=exchange.text,
         verdict=_verdict(raw, where),
         authority=_authority(raw, where),
         domain=_text(raw, "domain", where) or "general",
@@ -90,176 +116,239 @@ def row_of(raw: dict[str, Any], where: str, source: str) -> Row | str:
         license=_text(raw, "license", where),
         held_out=_held_out(raw, where),
         where=where,
-        collected=any(k in raw for k in COLLECTED),
+        collected=any(key in raw for key in COLLECTED),
     )
-    return _with_answer(row, answer)
+    return _with_answer(sample, exchange.answer)
 
 
-def _with_answer(row: Row, answer: str) -> Row:
-    """Split an answer that is already in a thinking format; otherwise it is the final answer as it stands."""
+def _with_answer(sample: Sample, answer: str) -> Sample:
+    """The sample with its final answer, and with its thinking where the answer holds it."""
     if answer and has_marker(answer):
-        turn = read_turn(_assistant_part(answer))
-        if isinstance(turn, str):
-            raise _refuse(
-                f"the answer looks like the thinking format but is not well-formed: {turn}",
-                row.where,
-                "write `# 思考ステップ`, text, empty line, `# 最終回答`, text; or plain text without these headings",
-            )
-        named = None if turn.verdict is None else _label(turn.verdict, row.where)
-        if named and row.verdict and named is not row.verdict:
-            raise _refuse(
-                "the label and the answer's own verdict differ", row.where, "make them agree"
-            )
-        return replace(
-            row,
-            verdict=row.verdict or named,
-            thinking=turn.thinking or row.thinking,
-            final=turn.final,
-        )
-    if not answer and row.verdict is None:
-        raise _refuse(
+        return _with_turn(sample, answer)
+    if answer:
+        return replace(sample, final=answer)
+    # A label alone is enough, since there is a fixed answer for it.
+    if sample.verdict is None:
+        raise DataError(
             "neither a label nor an answer",
-            row.where,
-            'add "label" (ALLOW, ESCALATE, DENY) or "output"',
+            where=sample.where,
+            fix='add "label" (ALLOW, ESCALATE, DENY) or "output"',
         )
-    return replace(row, final=answer or TEMPLATES[row.verdict or Verdict.ESCALATE])
+    return replace(sample, final=TEMPLATES[sample.verdict])
+
+
+def _with_turn(sample: Sample, answer: str) -> Sample:
+    """The sample with an answer that is in a thinking format, taken apart."""
+    turn = read_turn(_assistant_part(answer))
+    if isinstance(turn, str):
+        raise DataError(
+            f"the answer looks like the thinking format but is not well-formed: {turn}",
+            where=sample.where,
+            fix="write `# 思考ステップ`, text, empty line, `# 最終回答`, text; "
+            "or plain text without these headings",
+        )
+    verdict = sample.verdict
+    if turn.verdict is not None:
+        named = _label(turn.verdict, sample.where)
+        if verdict is not None and named is not verdict:
+            raise DataError(
+                "the label and the answer's own verdict differ",
+                where=sample.where,
+                fix="make them agree",
+            )
+        verdict = named
+    thinking = turn.thinking or sample.thinking
+    return replace(sample, verdict=verdict, thinking=thinking, final=turn.final)
 
 
 def _assistant_part(answer: str) -> str:
     """The last assistant turn of a whole chat text, or the text itself."""
+    # Some data sets keep the rendered conversation in "output".
     tail = answer.rpartition("<|assistant|>")[2]
     return tail.partition("<|end|>")[0].strip()
 
 
-# --- prompt and answer ---
+# --- request and answer ---
 
 
-def _prompt(raw: dict[str, Any], where: str) -> tuple[str, str] | str:
+def _exchange(raw: dict[str, Any], where: str) -> Exchange | Reason:
     for key in ("messages", "conversations"):
         if key in raw:
-            return _chat(raw[key], where)
+            return _of_messages(raw[key], where)
     if "instruction" in raw:
         extra = _text(raw, "input", where)
-        return _required(raw, "instruction", where) + (f"\n{extra}" if extra else ""), _first(
-            raw, ANSWER_KEYS, where
-        ) or ""
+        text = _required(raw, "instruction", where)
+        answer = _first(raw, ANSWER_KEYS, where) or ""
+        if extra:
+            text = f"{text}\n{extra}"
+        return Exchange(text, answer)
     if "text" not in raw:
-        raise _refuse(
+        raise DataError(
             "no text",
-            where,
-            'give "text" and "label", or "instruction" and "output", or "messages"',
+            where=where,
+            fix='give "text" and "label", or "instruction" and "output", or "messages"',
         )
-    text, answer = _required(raw, "text", where), _first(raw, ANSWER_KEYS, where) or ""
-    if answer or any(raw.get(key) is not None for key in LABEL_KEYS):
-        return text, answer
+    text = _required(raw, "text", where)
+    answer = _first(raw, ANSWER_KEYS, where) or ""
+    labels = [raw.get(key) for key in LABEL_KEYS]
+    is_labelled = any(label is not None for label in labels)
+    if answer or is_labelled:
+        return Exchange(text, answer)
     return _continuation(text)
 
 
-def _continuation(text: str) -> tuple[str, str] | str:
-    """Plain text trains the language only: asked for what follows its first sentence."""
+def _continuation(text: str) -> Exchange | Reason:
+    """Plain text as a request: write what follows its first sentence."""
     head, stop, rest = text.partition("。")
-    return (f"{CONTINUE}{head}{stop}", rest.strip()) if rest.strip() else "plain_text_too_short"
+    rest = rest.strip()
+    if not rest:
+        return "plain_text_too_short"
+    return Exchange(f"{CONTINUE}{head}{stop}", rest)
 
 
-def _chat(messages: Any, where: str) -> tuple[str, str] | str:
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(m, dict) for m in messages)
-    ):
-        raise _refuse(
-            "messages must be a list of objects",
-            where,
-            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
-        )
-    turns = []
-    for message in messages:
-        role, content = (
-            message.get("role", message.get("from")),
-            message.get("content", message.get("value")),
-        )
-        if role not in ROLES or not isinstance(content, str) or not content.strip():
-            raise _refuse(
-                "a message has no known role or no text",
-                where,
-                "roles are system, user, assistant; content is text",
-            )
-        turns.append((ROLES[role], content.strip()))
-    spoken = [turn for turn in turns if turn[0] != "system"]
-    if [role for role, _ in spoken] in (["user"], ["user", "assistant"]):
-        return spoken[0][1], spoken[1][1] if len(spoken) == 2 else ""
-    if spoken and spoken[0][0] == "user":
+def _of_messages(messages: Any, where: str) -> Exchange | Reason:
+    roles = []
+    texts = []
+    for message in _listed(messages, where):
+        role, text = _turn(message, where)
+        # The system prompt is the project's own (data.system), the same in every conversation.
+        if role != "system":
+            roles.append(role)
+            texts.append(text)
+    if roles == ["user"]:
+        return Exchange(texts[0], "")
+    if roles == ["user", "assistant"]:
+        return Exchange(texts[0], texts[1])
+    if roles and roles[0] == "user":
+        # A verdict belongs to one request; of which turn it would be is not known here.
         return "several_turns"
-    raise _refuse(
-        "the conversation does not begin with the user", where, "put the user's message first"
+    raise DataError(
+        "the conversation does not begin with the user",
+        where=where,
+        fix="put the user's message first",
     )
+
+
+def _listed(messages: Any, where: str) -> list[dict[str, Any]]:
+    objects = []
+    if isinstance(messages, list):
+        objects = [message for message in messages if isinstance(message, dict)]
+    if not objects or len(objects) < len(messages):
+        raise DataError(
+            "messages must be a list of objects",
+            where=where,
+            fix='[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
+        )
+    return objects
+
+
+def _turn(message: dict[str, Any], where: str) -> tuple[str, str]:
+    """Role and text of one message; "from" and "value" are the ShareGPT names of its fields."""
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    text = content.strip() if isinstance(content, str) else ""
+    if role not in ROLES or not text:
+        raise DataError(
+            "a message has no known role or no text",
+            where=where,
+            fix="roles are system, user, assistant; content is text",
+        )
+    return ROLES[role], text
 
 
 # --- single fields ---
 
 
 def _text(raw: dict[str, Any], key: str, where: str) -> str | None:
+    """A field's text with LF line ends; None where it is absent, null or blank."""
     value = raw.get(key)
-    if value is not None and not isinstance(value, str):
-        raise _refuse(
-            f'"{key}" is {type(value).__name__}, not text', where, f'write "{key}": "..."'
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise DataError(
+            f'"{key}" is {type(value).__name__}, not text',
+            where=where,
+            fix=f'write "{key}": "..."',
         )
-    return (
-        value.replace("\r\n", "\n").replace("\r", "\n").strip() or None
-        if value is not None
-        else None
-    )
+    plain = value.replace("\r\n", "\n")
+    plain = plain.replace("\r", "\n")
+    return plain.strip() or None
 
 
 def _required(raw: dict[str, Any], key: str, where: str) -> str:
     value = _text(raw, key, where)
     if value is None:
-        raise _refuse(f'"{key}" is empty', where, "remove the row, or fill it in")
+        raise DataError(f'"{key}" is empty', where=where, fix="remove the row, or fill it in")
     return value
 
 
 def _first(raw: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:
-    found = [value for key in keys if (value := _text(raw, key, where)) is not None]
+    """The value that stands under one of several names of the same field."""
+    found = []
+    for key in keys:
+        value = _text(raw, key, where)
+        if value is not None:
+            found.append(value)
     if len(set(found)) > 1:
-        raise _refuse(f"more than one of {', '.join(keys)}, and they differ", where, "keep one")
+        raise DataError(
+            f"more than one of {', '.join(keys)}, and they differ",
+            where=where,
+            fix="keep one",
+        )
     return found[0] if found else None
 
 
 def _label(label: Any, where: str) -> Verdict:
     try:
+        # Anything but text is as unknown as an unknown word.
         return verdict_of(label if isinstance(label, str) else "")
     except ValueError:
-        raise _refuse(
+        raise DataError(
             "unknown label",
-            where,
-            "labels are ALLOW, ESCALATE (ESCALATION), DENY (REFUSE), in capitals, as text",
+            where=where,
+            fix="labels are ALLOW, ESCALATE (ESCALATION), DENY (REFUSE), in capitals, as text",
         ) from None
 
 
 def _verdict(raw: dict[str, Any], where: str) -> Verdict | None:
-    found = {_label(raw[key], where) for key in LABEL_KEYS if raw.get(key) is not None}
+    found = set()
+    for key in LABEL_KEYS:
+        label = raw.get(key)
+        if label is not None:
+            found.add(_label(label, where))
+    # The same verdict under two names, as in files with a three-class and a four-class label, is
+    # no contradiction.
     if len(found) > 1:
-        raise _refuse("two labels that differ", where, "keep one label per row")
+        raise DataError("two labels that differ", where=where, fix="keep one label per row")
     return found.pop() if found else None
 
 
 def _authority(raw: dict[str, Any], where: str) -> Authority | None:
     value = raw.get("authority")
-    if value not in (None, *Authority):
-        raise _refuse("unknown authority", where, "authority is handle, human or absent")
-    return None if value is None else Authority(value)
+    if value is None:
+        return None
+    if value not in tuple(Authority):
+        raise DataError(
+            "unknown authority", where=where, fix="authority is handle, human or absent"
+        )
+    return Authority(value)
 
 
 def _held_out(raw: dict[str, Any], where: str) -> str:
     value = raw.get("held_out") or ""
     if value not in HELD_OUT:
-        raise _refuse("unknown held_out", where, "held_out is cells, phrases or absent")
+        raise DataError("unknown held_out", where=where, fix="held_out is cells, phrases or absent")
     return str(value)
 
 
 def _factors(raw: dict[str, Any], where: str) -> dict[str, Any]:
     value = raw.get("factors") or {}
     if not isinstance(value, dict):
-        raise _refuse('"factors" is not an object', where, 'write "factors": {"name": "value"}')
-    four = next((raw[key] for key in LABEL_KEYS if raw.get(key) == "REFUSE"), None)
-    return {**value, "label4": four} if four else value
+        raise DataError(
+            '"factors" is not an object', where=where, fix='write "factors": {"name": "value"}'
+        )
+    # REFUSE becomes DENY; the original class is kept, so that the four can still be told apart.
+    labels = [raw.get(key) for key in LABEL_KEYS]
+    if "REFUSE" in labels:
+        return {**value, "label4": "REFUSE"}
+    return value

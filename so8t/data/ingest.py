@@ -1,9 +1,11 @@
 """From a source in params.yaml to JSON objects with the place they came from.
 
-A source is a file, a glob or a directory; files are JSON Lines (`.jsonl`, also `.gz` or `.zst`) or Parquet. Reading is
-strict: a line that is not exactly one JSON object in UTF-8 without BOM stops the stage with file and line.
+A source is a file, a glob or a directory; files are JSON Lines (`.jsonl`, also `.gz` or `.zst`) or
+Parquet. Reading is strict: a line that is not exactly one JSON object in UTF-8 without a byte order
+mark stops the stage with file and line.
 
-Covered: files, compression, lines, JSON. Not covered: what the fields mean (formats), what is kept (hygiene, near).
+Covered: files, compression, lines, JSON. Not covered: what the fields mean (`formats`), what is
+kept (`hygiene`, `near_duplicates`).
 """
 
 import glob
@@ -17,11 +19,11 @@ from typing import IO, Any, NoReturn
 from so8t.errors import DataError, ToolError
 from so8t.files import MAX_LINE_BYTES
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
 CHUNK_BYTES = 1 << 20
-ZSTD_BYTES = (
-    2048  # read at a time, so that even the densest file expands to no more than 64 MiB at once
-)
+# Read at a time, so that even the densest .zst file expands to no more than 64 MiB at once.
+ZSTD_BYTES = 2048
 PARQUET_BATCH = 1024  # rows
 
 
@@ -31,13 +33,7 @@ def files_of(source: str) -> list[Path]:
     Raises:
         DataError: nothing is there, or a file of a kind that is not read.
     """
-    path = Path(source)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
-    elif glob.has_magic(source) and not path.exists():
-        found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())  # noqa: PTH207  (absolute globs)
-    else:
-        found = [path] if path.is_file() else []
+    found = _found(source)
     if not found:
         raise DataError(
             "no data file found",
@@ -54,10 +50,29 @@ def files_of(source: str) -> list[Path]:
     return found
 
 
+def _found(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        # A directory may hold notes and licences beside its data; those are passed over.
+        files = (file for file in path.rglob("*") if file.is_file())
+        return sorted(file for file in files if file.name.endswith(SUFFIXES))
+    # A file may be named "rows[1].jsonl", which is a glob too: what exists is meant as it stands.
+    if glob.has_magic(source) and not path.exists():
+        # `Path.glob` refuses absolute patterns.
+        matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207
+        return sorted(match for match in matches if match.is_file())
+    return [path] if path.is_file() else []
+
+
 def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`file:line`, object) for every line (row number for Parquet). An empty line or file is refused."""
+    """Yield (`file:line`, object) for every line, or row of a Parquet file.
+
+    Raises:
+        DataError: an empty file, an empty line, or a line that is not one JSON object.
+    """
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
     number = 0
-    for number, row in _parquet(path) if path.suffix == ".parquet" else _json_rows(path):
+    for number, row in rows:
         yield f"{path}:{number}", row
     if number == 0:
         raise DataError(
@@ -67,38 +82,30 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
+# --- JSON ---
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in _lines(path):
         yield number, parse_line(line, f"{path}:{number}")
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
-    """One line, strictly: UTF-8 without BOM, LF, one object, no NUL, no NaN, no key twice, no lone surrogates."""
+    """One line, read strictly.
+
+    Args:
+        line: UTF-8 without byte order mark, LF at its end, one object, no NUL, no NaN, no key
+            twice, no half of a surrogate pair.
+        where: `file:line`, for errors.
+
+    Raises:
+        DataError: anything else.
+    """
     _check_bytes(line, where)
     try:
-        text = line.decode("utf-8")
-        row = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 (byte {error.start})", where=where, fix="iconv -f CP932 -t UTF-8 FILE > NEW"
-        ) from None
-    except UnicodeEncodeError:
-        raise DataError(
-            "half a surrogate pair (\\ud800-\\udfff)",
-            where=where,
-            fix="write the character itself, or both halves",
-        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"not JSON ({error.msg}, column {error.colno})",
-            where=where,
-            fix="write one JSON object per line",
-        ) from None
-    except RecursionError:
-        raise DataError("nested too deeply", where=where, fix="write a flat JSON object") from None
-    except ValueError as error:
-        raise DataError(str(error), where=where, fix="write plain JSON") from None
+        row = _strict_json(line)
+    except (ValueError, RecursionError) as error:
+        raise _json_error(error, where) from None
     if not isinstance(row, dict):
         raise DataError(
             f"expected a JSON object, found {type(row).__name__}",
@@ -109,30 +116,36 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _check_bytes(line: bytes, where: str) -> None:
+    """Refuse what Python's JSON reader would accept, or refuse with an unhelpful message."""
     body = line.removesuffix(b"\n")
-    checks = (
-        (
-            len(line) > MAX_LINE_BYTES,
-            f"the line is longer than {MAX_LINE_BYTES >> 20} MiB",
-            "write one JSON object per line",
-        ),
-        (
-            body.startswith(b"\xef\xbb\xbf"),
-            "the line begins with a byte order mark",
-            "sed -i '1s/^\\xEF\\xBB\\xBF//' FILE",
-        ),
-        (
-            body.startswith((b"\xff\xfe", b"\xfe\xff")),
-            "UTF-16, not UTF-8",
-            "iconv -f UTF-16 -t UTF-8 FILE > NEW",
-        ),
-        (b"\0" in body, "a NUL byte", "remove it: tr -d '\\000' < FILE > NEW"),
-        (b"\r" in body, "a carriage return (Windows line end)", "sed -i 's/\\r$//' FILE"),
-        (not body.strip(), "an empty line", "remove it: sed -i '/^$/d' FILE"),
+    if len(line) > MAX_LINE_BYTES:
+        problem = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
+        raise DataError(problem, where=where, fix="write one JSON object per line")
+    if body.startswith(b"\xef\xbb\xbf"):
+        problem = "the line begins with a byte order mark"
+        raise DataError(problem, where=where, fix="sed -i '1s/^\\xEF\\xBB\\xBF//' FILE")
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        problem = "UTF-16, not UTF-8"
+        raise DataError(problem, where=where, fix="iconv -f UTF-16 -t UTF-8 FILE > NEW")
+    if b"\0" in body:
+        problem = "a NUL byte"
+        raise DataError(problem, where=where, fix="remove it: tr -d '\\000' < FILE > NEW")
+    if b"\r" in body:
+        problem = "a carriage return (Windows line end)"
+        raise DataError(problem, where=where, fix="sed -i 's/\\r$//' FILE")
+    if not body.strip():
+        raise DataError("an empty line", where=where, fix="remove it: sed -i '/^$/d' FILE")
+
+
+def _strict_json(line: bytes) -> Any:
+    row = json.loads(
+        line.decode("utf-8"),
+        object_pairs_hook=_unique,
+        parse_constant=_no_constant,
     )
-    for wrong, problem, fix in checks:
-        if wrong:
-            raise DataError(problem, where=where, fix=fix)
+    # JSON can spell half a surrogate pair, which UTF-8 cannot: found here, not when it is written.
+    json.dumps(row, ensure_ascii=False).encode("utf-8")
+    return row
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,6 +157,30 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _json_error(error: Exception, where: str) -> DataError:
+    """What to say of a line that is not strict JSON, by what its reader raised."""
+    if isinstance(error, UnicodeDecodeError):
+        problem = f"not UTF-8 (byte {error.start})"
+        # CP932 is Windows' Shift JIS, the usual other encoding of Japanese files.
+        fix = "iconv -f CP932 -t UTF-8 FILE > NEW"
+    elif isinstance(error, UnicodeEncodeError):
+        problem = "half a surrogate pair (\\ud800-\\udfff)"
+        fix = "write the character itself, or both halves"
+    elif isinstance(error, json.JSONDecodeError):
+        problem = f"not JSON ({error.msg}, column {error.colno})"
+        fix = "write one JSON object per line"
+    elif isinstance(error, RecursionError):
+        problem = "nested too deeply"
+        fix = "write a flat JSON object"
+    else:
+        problem = str(error)
+        fix = "write plain JSON"
+    return DataError(problem, where=where, fix=fix)
+
+
+# --- lines, compressed or not ---
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -164,6 +201,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from None
 
 
+def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines with their LF; never holds much more than one line of the largest permitted size."""
+    rest = b""
+    for chunk in chunks:
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) > MAX_LINE_BYTES:
+            yield rest  # refused by parse_line, before more of it is read
+    if rest:
+        yield rest
+
+
 def _chunks(raw: IO[bytes], suffix: str) -> Iterator[bytes]:
     if suffix == ".zst":
         yield from _zstd_chunks(raw)
@@ -182,35 +233,28 @@ def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
             where=".zst",
             fix="pip install 'so8t[data]', or decompress the file",
         ) from None
-    frame, pending = zstandard.ZstdDecompressor().decompressobj(), b""
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    pending = raw.read(ZSTD_BYTES)
     try:
-        while pending := pending or raw.read(ZSTD_BYTES):
+        while pending:
             yield frame.decompress(pending)
-            pending = frame.unused_data if frame.eof else b""
-            if frame.eof:
-                frame = zstandard.ZstdDecompressor().decompressobj()
-                pending = pending or raw.read(ZSTD_BYTES)
-                if not pending:
-                    return
+            if not frame.eof:
+                pending = raw.read(ZSTD_BYTES)
+                continue
+            # Files that were appended to hold several frames; zstandard stops after each.
+            pending = frame.unused_data or raw.read(ZSTD_BYTES)
+            if not pending:
+                return
+            frame = zstandard.ZstdDecompressor().decompressobj()
         raise EOFError("the last frame is not complete")
     except zstandard.ZstdError as error:
         raise EOFError(str(error)) from None
 
 
-def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines with their LF; never holds much more than one line of the largest permitted size."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line + b"\n"
-        if len(rest) > MAX_LINE_BYTES:
-            yield rest  # refused by parse_line, before more of it is read
-    if rest:
-        yield rest
+# --- Parquet ---
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -226,6 +270,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH):
                 for row in batch.to_pylist():
                     number += 1
+                    # A column that a row lacks is null here, and simply absent in JSON Lines.
                     yield number, {key: value for key, value in row.items() if value is not None}
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(

@@ -1,7 +1,13 @@
-"""Near-duplicates: MinHash over NFKC character 5-grams finds candidates, the exact Jaccard similarity decides.
+"""Near-duplicates: MinHash finds candidates, the exact Jaccard similarity decides.
 
-Band keys and signature bytes live in flat arrays, so that memory per row is a few hundred bytes; the texts
-themselves are asked back from whoever holds them. The chance to miss a pair at similarity 0.8 is 0.2 %.
+A text is compared as the set of its character 5-grams after normalisation. MinHash (Broder, 1997)
+gives it a signature of 120 numbers; the share of equal numbers estimates the Jaccard similarity of
+two sets (shared over all). Locality-sensitive hashing puts texts into one bucket for each of 20
+bands of 6 numbers: two texts of similarity s share no band with probability (1 - s^6)^20, which is
+0.2 % at 0.8.
+
+Band keys and signature bytes live in flat arrays, so that memory per row is a few hundred bytes;
+the texts themselves are asked back from whoever holds them.
 """
 
 import math
@@ -17,44 +23,59 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 SHINGLE = 5  # characters
-BANDS, WIDTH = 20, 6
+BANDS = 20
+WIDTH = 6  # numbers of the signature in one band
+PERMUTATIONS = BANDS * WIDTH
+FIRST_SIZE = 1024  # of the arrays that are doubled when full; a power of two
+NO_ENTRY = array("i", [-1])  # of `Buckets`, ends a chain
 CACHED = 4_000  # shingle sets kept for comparison: about 25 MB
 
 
 def normalise(text: str) -> str:
     """NFKC, case-folded, without spaces: how texts are compared."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(folded.split())
 
 
 def shingles(text: str) -> frozenset[int]:
     """Hashes of the character 5-grams of the normalised text (the whole text if shorter)."""
     plain = normalise(text)
-    return frozenset(
-        zlib.crc32(plain[i : i + SHINGLE].encode()) for i in range(max(1, len(plain) - SHINGLE + 1))
-    )
+    number = max(1, len(plain) - SHINGLE + 1)
+    hashes = set()
+    for start in range(number):
+        shingle = plain[start : start + SHINGLE]
+        # CRC-32 and not `hash`, which differs between processes.
+        hashes.add(zlib.crc32(shingle.encode()))
+    return frozenset(hashes)
 
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     """Shared over all; 1 for two empty sets."""
-    return len(a & b) / len(a | b) if a or b else 1.0
+    union = a | b
+    if not union:
+        return 1.0
+    return len(a & b) / len(union)
 
 
 class Buckets:
-    """A multimap from 32-bit keys to numbers in flat arrays: chained, doubled when full."""
+    """A multimap from 32-bit keys to numbers: a hash table with chaining, in flat arrays.
+
+    A dict of lists would take about 200 bytes an entry instead of 20. Entry i has `keys[i]` and
+    `numbers[i]`; `heads` holds the newest entry of each slot, `links` the next older one of the
+    same slot, and -1 ends a chain.
+    """
 
     def __init__(self) -> None:
-        self.heads, self.keys, self.numbers, self.links = (
-            array("i", [-1]) * 1024,
-            array("I"),
-            array("i"),
-            array("i"),
-        )
+        self.heads = NO_ENTRY * FIRST_SIZE
+        self.keys = array("I")
+        self.numbers = array("i")
+        self.links = array("i")
 
     def add(self, key: int, number: int) -> None:
         """Put a number under a key."""
         if len(self.keys) >= len(self.heads):
             self._grow()
-        slot = key & (len(self.heads) - 1)
+        slot = self._slot(key)
         self.links.append(self.heads[slot])
         self.heads[slot] = len(self.keys)
         self.keys.append(key)
@@ -62,74 +83,102 @@ class Buckets:
 
     def get(self, key: int) -> Iterator[int]:
         """Every number under a key."""
-        entry = self.heads[key & (len(self.heads) - 1)]
+        entry = self.heads[self._slot(key)]
         while entry >= 0:
             if self.keys[entry] == key:
                 yield self.numbers[entry]
             entry = self.links[entry]
 
+    def _slot(self, key: int) -> int:
+        # The number of slots is a power of two, so this is the key modulo it.
+        return key & (len(self.heads) - 1)
+
     def _grow(self) -> None:
-        self.heads = array("i", [-1]) * (2 * len(self.heads))
-        mask = len(self.heads) - 1
+        size = 2 * len(self.heads)
+        self.heads = NO_ENTRY * size
         for entry, key in enumerate(self.keys):
-            self.links[entry], self.heads[key & mask] = self.heads[key & mask], entry
+            slot = self._slot(key)
+            self.links[entry] = self.heads[slot]
+            self.heads[slot] = entry
 
 
 class Sketch(NamedTuple):
-    """One text as it is compared: its shingles, a key for each band, and the low byte of every signature value."""
+    """One text as it is compared."""
 
-    grams: frozenset[int]
-    keys: list[int]
-    low: UInt8[ndarray, " permutations"]
+    grams: frozenset[int]  # hashes of its shingles
+    keys: list[int]  # one for each band
+    low: UInt8[ndarray, " permutations"]  # the low byte of every signature value
 
 
 class NearIndex:
     """Rows seen so far, numbered from 0; `similar` finds those at least `threshold` alike.
 
-    Candidates share a band; the low bytes of the signatures estimate their similarity (standard error 0.04 at 0.8), and
-    only those within four standard errors of the threshold are compared exactly.
+    Candidates share a band. The low bytes of the signatures estimate their similarity (standard
+    error 0.04 at 0.8), and only those within four standard errors of the threshold are compared
+    exactly.
+
+    Args:
+        threshold: Jaccard similarity from which two texts are near-duplicates.
+        text_of: gives the text of a row back by its number.
     """
 
     def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
         from datasketch import MinHash
 
-        self._like = MinHash(num_perm=BANDS * WIDTH, seed=1, hashfunc=int)
-        self.threshold, self.least = (
-            threshold,
-            threshold - 4.0 * math.sqrt(threshold * (1.0 - threshold) / (BANDS * WIDTH)),
-        )
+        # The shingles are hashes already, so they are taken as they are. Copying one MinHash is
+        # far cheaper than drawing its permutations again.
+        self._empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
+        self.threshold = threshold
+        variance = threshold * (1.0 - threshold) / PERMUTATIONS
+        standard_error = math.sqrt(variance)
+        self.least = threshold - 4.0 * standard_error
         self.grams_of = lru_cache(maxsize=CACHED)(lambda number: shingles(text_of(number)))
-        self.buckets, self.count = Buckets(), 0
-        self.low = np.empty((1024, BANDS * WIDTH), dtype=np.uint8)
+        self.buckets = Buckets()
+        self.count = 0
+        self.low = np.empty((FIRST_SIZE, PERMUTATIONS), dtype=np.uint8)
 
     def sketch(self, text: str) -> Sketch:
-        """What is needed of a text, computed once."""
-        grams, minhash = shingles(text), self._like.copy()
+        """What is needed of a text, computed once: for `similar`, and for `add` if it is kept."""
+        grams = shingles(text)
+        minhash = self._empty.copy()
         minhash.update_batch(sorted(grams))
         values: ndarray = np.ascontiguousarray(minhash.hashvalues, dtype=np.uint64)
         bands = values.reshape(BANDS, WIDTH)
+        # The band's number starts the checksum, so that equal numbers in two bands do not collide.
+        keys = []
+        for number, band in enumerate(bands):
+            keys.append(zlib.crc32(band.tobytes(), number))
         return Sketch(
-            grams,
-            [zlib.crc32(bands[band].tobytes(), band) for band in range(BANDS)],
-            values.astype(np.uint8),
+            grams=grams,
+            keys=keys,
+            low=values.astype(np.uint8),
         )
 
     def similar(self, sketch: Sketch) -> list[int]:
         """Numbers of earlier rows that are near-duplicates, in order."""
-        candidates = sorted({number for key in sketch.keys for number in self.buckets.get(key)})
-        if not candidates:
+        found: set[int] = set()
+        for key in sketch.keys:
+            found.update(self.buckets.get(key))
+        if not found:
             return []
-        likely = (self.low[candidates] == sketch.low).mean(axis=1) >= self.least
-        return [
-            n
-            for n, hit in zip(candidates, likely, strict=True)
-            if hit and jaccard(sketch.grams, self.grams_of(n)) >= self.threshold
-        ]
+        candidates = sorted(found)
+        agreement = self.low[candidates] == sketch.low
+        estimates = agreement.mean(axis=1)
+        similar = []
+        for number, estimate in zip(candidates, estimates, strict=True):
+            # The estimate spares most exact comparisons, which need the other text from disk.
+            if estimate < self.least:
+                continue
+            grams = self.grams_of(number)
+            if jaccard(sketch.grams, grams) >= self.threshold:
+                similar.append(number)
+        return similar
 
     def add(self, sketch: Sketch) -> None:
         """Remember a row under the next number."""
         if self.count == len(self.low):
-            self.low = np.concatenate([self.low, np.empty_like(self.low)])
+            more = np.empty_like(self.low)
+            self.low = np.concatenate([self.low, more])
         self.low[self.count] = sketch.low
         for key in sketch.keys:
             self.buckets.add(key, self.count)

@@ -1,71 +1,86 @@
-"""reports/data.md: what the data are, for people. Every number on it is in the metrics or in the table of lengths.
+"""reports/data.md: what the data are, for people.
 
-Japanese first, as far as words go. The same data give the same bytes.
-
-The figures of reports/data.md, as SVG text that is the same byte for byte for the same data.
-
-Drawn from the metrics and the table of lengths alone. Labels are English, because a Japanese font may be missing.
+Every number on the page is in the metrics or in the table of lengths. Japanese first, as far as
+words go. The same data give the same bytes.
 """
 
 import hashlib
 import heapq
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from so8t import drawing
-from so8t.drawing import BLUE, LIMIT, ORANGE
-from so8t.files import atomic_dir, read_jsonl, write_json, write_text
-from so8t.rows import SPLITS
+from so8t.data.figures import best_first, draw
+from so8t.files import atomic_dir, write_json, write_text
+from so8t.rows import SPLITS, Row, read_rows
 from so8t.verdict import VERDICTS
 
-SHOWN = 10  # rows per verdict
+EXAMPLES = 10  # rows shown per verdict
+EXAMPLE_CHARS = 200  # of a request or an answer that are shown, so that a row stays readable
+# The metrics count rows without a verdict under "none".
+COUNTED = (*VERDICTS, "none")
+ByValue: TypeAlias = Mapping[str, int]
+COUNTED_HEAD = (*VERDICTS, "no verdict")
 
 
-def write(metrics: dict[str, Any], table: str, folder: Path, paths: Mapping[str, Path]) -> None:
+def write_page(
+    metrics: dict[str, Any],
+    lengths: str,
+    prepared: Path,
+    *,
+    metrics_path: Path,
+    page_path: Path,
+    plots_path: Path,
+) -> None:
     """Write metrics, table of lengths, figures and page.
 
     Args:
         metrics: what `prepare` counted, with `probes`, `census` and `tokens`.
-        table: every length and how many rows have it, CSV.
-        folder: prepared splits.
-        paths: of `metrics`, `page` and the directory `plots`.
+        lengths: every length and how many rows have it, CSV.
+        prepared: directory of the prepared splits.
+        metrics_path: JSON.
+        page_path: Markdown.
+        plots_path: directory of the figures and the table of lengths.
     """
-    drawn, beside = (
-        draw(metrics, table),
-        Path(os.path.relpath(paths["plots"], paths["page"].parent)),
-    )
-    with atomic_dir(paths["plots"]) as plots:
-        write_text(plots / "lengths.csv", table)
-        for name, (svg, _) in drawn.items():
-            write_text(plots / f"{name}.svg", svg)
-    write_json(paths["metrics"], metrics)
-    write_text(
-        paths["page"],
-        page(
-            metrics,
-            folder,
-            {(beside / f"{name}.svg").as_posix(): title for name, (_, title) in drawn.items()},
-        ),
-    )
+    figures = draw(metrics, lengths)
+    with atomic_dir(plots_path) as plots:
+        write_text(plots / "lengths.csv", lengths)
+        for name, figure in figures.items():
+            write_text(plots / f"{name}.svg", figure.svg)
+    write_json(metrics_path, metrics)
+    # Not `relative_to`: the figures may lie beside the page's folder.
+    beside = os.path.relpath(plots_path, page_path.parent)
+    titles = {}
+    for name, figure in figures.items():
+        # Markdown wants slashes on every system.
+        path = Path(beside, f"{name}.svg")
+        titles[path.as_posix()] = figure.title
+    write_text(page_path, page_text(metrics, prepared, titles))
 
 
-def page(metrics: Mapping[str, Any], folder: Path, titles: Mapping[str, str]) -> str:
+def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, str]) -> str:
     """The whole page.
 
     Args:
         metrics: what `prepare` counted, with `probes`, `census` and `tokens`.
-        folder: prepared splits, for the rows that are shown.
+        prepared: directory of the prepared splits, for the rows that are shown.
         titles: title of each figure, by its path as the page refers to it.
     """
+    calibration = metrics["calibration"]
+    unsafe_groups = calibration["unsafe_groups"]
+    dropped = metrics["dropped"]
+    duplicates = metrics["duplicates"]
+    census = metrics["census"]
+    figures = []
+    for path, title in titles.items():
+        figures.append(f"![{title}]({path})")
     parts = [
         "# データ / Data\n",
-        "`prepare` が作ります。数は `reports/metrics/prepare.json`、長さは `reports/plots/data/lengths.csv` にあります。"
+        "`prepare` が作ります。数は `reports/metrics/prepare.json`、"
+        "長さは `reports/plots/data/lengths.csv` にあります。"
         " Made by `prepare`; every number is in those two files.\n",
         "## 件数 / Rows\n",
         _rows_table(metrics),
@@ -74,109 +89,183 @@ def page(metrics: Mapping[str, Any], folder: Path, titles: Mapping[str, str]) ->
         "\n## 判定の割合 / Verdicts by domain\n",
         _balance_table(metrics),
         "\n## 除いた行 / Dropped\n",
-        _pairs_table(("reason", "rows"), metrics["dropped"].items()),
+        _table_or_none(("reason", "rows"), dropped.items()),
         "\n## 重複 / Duplicates\n",
-        _pairs_table(("kind", "rows dropped"), metrics["duplicates"].items()),
+        _table_or_none(("kind", "rows dropped"), duplicates.items()),
         "\n## 出所 / Sources\n",
-        _sources(metrics),
-        *_census(metrics["census"]),
+        _sources_table(metrics),
+        "\n## 項目ごと / By field\n",
+        _fields_table(census),
+        "\n## 要因ごと / By factor\n",
+        _factors_table(census),
         "\n## 較正の群 / Calibration groups\n",
-        _pairs_table(("domain", "unsafe groups"), metrics["calibration"]["unsafe_groups"].items()),
+        _table_or_none(("domain", "unsafe groups"), unsafe_groups.items()),
         "\n## 長さ / Lengths\n",
         _lengths(metrics),
         "\n## 易しさの検査 / Probes\n",
         _probes(metrics.get("probes")),
         "\n## 図 / Figures\n",
-        "\n\n".join(f"![{title}]({path})" for path, title in titles.items()),
+        "\n\n".join(figures),
         "\n## 例 / Examples\n",
-        _examples(folder),
+        _examples(prepared),
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    # Empty parts, such as the figures where there are none, would leave two empty lines.
+    text = "\n".join(part for part in parts if part)
+    return f"{text}\n"
 
 
-def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join(
-        "| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |"
-        for line in lines
-    )
+# --- tables ---
 
 
-def _pairs_table(head: tuple[str, str], pairs: Iterable[tuple[str, Any]]) -> str:
-    rows = list(pairs)
-    return _table(head, rows) if rows else "None."
+def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; None is "-"."""
+    rule = ["---"] * len(head)
+    lines = [_line(head), _line(rule)]
+    for row in rows:
+        cells = []
+        for cell in row:
+            if cell is None:
+                cells.append("-")
+            else:
+                cells.append(str(cell))
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table_or_none(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    body = list(rows)
+    return _table(head, body) if body else "None."
 
 
 def _rows_table(metrics: Mapping[str, Any]) -> str:
     body = []
     for split in SPLITS:
+        totals: Counter[str] = Counter()
         domains = metrics["by_split_domain_verdict"].get(split, {})
-        verdicts = [sum(d.get(v, 0) for d in domains.values()) for v in (*VERDICTS, "none")]
-        body.append([split, metrics["rows"][split], metrics["groups"][split], *verdicts])
-    return _table(["split", "rows", "groups", *VERDICTS, "no verdict"], body)
-
-
-def _balance_table(metrics: Mapping[str, Any]) -> str:
-    return _table(
-        ["domain", *VERDICTS], ([d, *shares.values()] for d, shares in metrics["balance"].items())
-    )
-
-
-def _sources(metrics: Mapping[str, Any]) -> str:
-    body = [
-        [s["path"], file, n, s["use"], s["weight"]]
-        for s in metrics["sources"]
-        for file, n in s["files"].items()
-    ]
-    return _table(["source", "file", "rows read", "use", "weight"], body)
+        for counts in domains.values():
+            totals.update(counts)
+        row = [
+            split,
+            metrics["rows"][split],
+            metrics["groups"][split],
+        ]
+        body.append(row + _by_verdict(totals))
+    head = ["split", "rows", "groups", *COUNTED_HEAD]
+    return _table(head, body)
 
 
 def _domains_table(metrics: Mapping[str, Any]) -> str:
-    table = metrics["by_split_domain_verdict"]
-    body = [
-        [split, domain, sum(counts.values()), *(counts.get(v, 0) for v in (*VERDICTS, "none"))]
-        for split in SPLITS
-        for domain, counts in table.get(split, {}).items()
-    ]
-    return _table(["split", "domain", "rows", *VERDICTS, "no verdict"], body)
+    body = []
+    for split in SPLITS:
+        domains = metrics["by_split_domain_verdict"].get(split, {})
+        for domain, counts in domains.items():
+            total = sum(counts.values())
+            row = [split, domain, total]
+            body.append(row + _by_verdict(counts))
+    head = ["split", "domain", "rows", *COUNTED_HEAD]
+    return _table(head, body)
 
 
-def _census(census: Mapping[str, Any]) -> list[str]:
-    """Authority, source, licence, thinking; group sizes; values of every factor."""
-    body = [
-        [name, value, *(splits[s].get(value, 0) for s in SPLITS)]
-        for name, splits in census["fields"].items()
-        for value in sorted({v for c in splits.values() for v in c})
-    ]
+def _balance_table(metrics: Mapping[str, Any]) -> str:
+    body = []
+    for domain, shares in metrics["balance"].items():
+        body.append([domain, *shares.values()])
+    return _table(["domain", *VERDICTS], body)
+
+
+def _sources_table(metrics: Mapping[str, Any]) -> str:
+    body = []
+    for source in metrics["sources"]:
+        for file, number in source["files"].items():
+            row = [
+                source["path"],
+                file,
+                number,
+                source["use"],
+                source["weight"],
+            ]
+            body.append(row)
+    head = ["source", "file", "rows read", "use", "weight"]
+    return _table(head, body)
+
+
+def _fields_table(census: Mapping[str, Any]) -> str:
+    """Authority, source, licence and thinking by split; then the sizes of groups."""
+    body = []
+    for name, splits in census["fields"].items():
+        for value in sorted(_values(splits)):
+            counts = _by_split(splits, value)
+            body.append([name, value, *counts])
     sizes = census["group_sizes"]
-    body += [
-        ["rows in a group", size, *(sizes[s].get(size, 0) for s in SPLITS)]
-        for size in sorted({n for c in sizes.values() for n in c}, key=int)
-    ]
-    values = [
-        [name, value, *(counts.get(v, 0) for v in (*VERDICTS, "none"))]
-        for name, listed in census["factors"].items()
-        for value, counts in (listed or {"(many values)": {}}).items()
-    ]
-    return [
-        "\n## 項目ごと / By field\n",
-        _table(["field", "value", *SPLITS], body),
-        "\n## 要因ごと / By factor\n",
-        _table(["factor", "value", *VERDICTS, "no verdict"], values) if values else "None.",
-    ]
+    # JSON's keys are text; sizes are sorted as the numbers that they are.
+    for size in sorted(_values(sizes), key=int):
+        counts = _by_split(sizes, size)
+        body.append(["rows in a group", size, *counts])
+    return _table(["field", "value", *SPLITS], body)
+
+
+def _values(splits: Mapping[str, ByValue]) -> set[str]:
+    """Every value that occurs in some split."""
+    values: set[str] = set()
+    for counts in splits.values():
+        values.update(counts)
+    return values
+
+
+def _by_split(splits: Mapping[str, ByValue], value: str) -> list[int]:
+    numbers = []
+    for split in SPLITS:
+        number = splits[split].get(value, 0)
+        numbers.append(number)
+    return numbers
+
+
+def _by_verdict(counts: ByValue) -> list[int]:
+    return [counts.get(verdict, 0) for verdict in COUNTED]
+
+
+def _factors_table(census: Mapping[str, Any]) -> str:
+    body = []
+    for name, listed in census["factors"].items():
+        # The census has null for a factor of more values than it lists.
+        values = listed or {"(many values)": {}}
+        for value, counts in values.items():
+            verdicts = _by_verdict(counts)
+            body.append([name, value, *verdicts])
+    return _table_or_none(["factor", "value", *COUNTED_HEAD], body)
+
+
+# --- lengths, probes, examples ---
 
 
 def _lengths(metrics: Mapping[str, Any]) -> str:
-    head, tokens = ["what", "unit", "min", "median", "95 %", "max"], metrics.get("tokens")
-    body = [[name, "characters", *q.values()] for name, q in metrics["characters"].items()]
+    head = ["what", "unit", "min", "median", "95 %", "max"]
+    body = []
+    for name, quantiles in metrics["characters"].items():
+        row = [name, "characters", *quantiles.values()]
+        body.append(row)
+    tokens = metrics.get("tokens")
     if not tokens:
-        said = "まだトークナイザーがないので、文字数だけです。 In characters only: there is no tokenizer yet (the demo trains it on these data)."
+        said = (
+            "まだトークナイザーがないので、文字数だけです。"
+            " In characters only: there is no tokenizer yet (the demo trains it on these data)."
+        )
         return f"{said}\n\n{_table(head, body)}"
-    body += [
-        [name, "tokens", *tokens[name].values()] for name in ("prompt", "response", "conversation")
-    ]
-    said = f"トークンは {tokens['rows']} 行を数えました。 Tokens of {tokens['rows']} rows; tokenizer.json is `{tokens['tokenizer_sha256'][:12]}`."
+    for name in ("prompt", "response", "conversation"):
+        quantiles = tokens[name]
+        row = [name, "tokens", *quantiles.values()]
+        body.append(row)
+    number = tokens["rows"]
+    # The beginning is enough to see whether two pages counted with the same tokenizer.
+    digest = tokens["tokenizer_sha256"][:12]
+    said = (
+        f"トークンは {number} 行を数えました。"
+        f" Tokens of {number} rows; tokenizer.json is `{digest}`."
+    )
     return f"{said}\n\n{_table(head, body)}"
 
 
@@ -184,185 +273,72 @@ def _probes(probes: Mapping[str, Any] | None) -> str:
     if not probes:
         return "Not run."
     single = probes["single_factor"]
-    lines = [
-        f"一つの要因だけを見る規則の正解率の最大 / largest accuracy of a rule that looks at one factor: {single['largest']}.\n",
-        _pairs_table(
-            ("factor", "accuracy alone"),
-            sorted(single["by_factor"].items(), key=lambda pair: (-pair[1], pair[0])),
-        ),
-        "",
-    ]
-    body = [
-        [name, split, *values.values()]
-        for name in ("keywords", "ngram")
-        for split, values in (probes[name] or {}).items()
-    ]
-    return "\n".join(
-        [
-            *lines,
-            _table(
-                ["probe", "split", "n", "accuracy", "macro-F1", "false-allow rate", "pairs right"],
-                body,
-            ),
-        ]
+    largest = single["largest"]
+    said = (
+        "一つの要因だけを見る規則の正解率の最大"
+        f" / largest accuracy of a rule that looks at one factor: {largest}.\n"
     )
+    best = best_first(single["by_factor"])
+    factors = _table_or_none(("factor", "accuracy alone"), best)
+    body = []
+    for name in ("keywords", "ngram"):
+        # The n-gram probe is null where train has fewer than two verdicts.
+        splits = probes[name] or {}
+        for split, values in splits.items():
+            row = [name, split, *values.values()]
+            body.append(row)
+    head = [
+        "probe",
+        "split",
+        "n",
+        "accuracy",
+        "macro-F1",
+        "false-allow rate",
+        "pairs right",
+    ]
+    parts = [said, factors, "", _table(head, body)]
+    return "\n".join(parts)
 
 
-def _examples(folder: Path) -> str:
-    """Ten rows per verdict, drawn by the hash of their id from train."""
-    chosen: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for _, row in read_jsonl(folder / "train.jsonl"):
-        key = hashlib.sha256(row["id"].encode()).hexdigest()
-        chosen[row["verdict"] or "none"] = heapq.nsmallest(
-            SHOWN, [*chosen[row["verdict"] or "none"], (key, row)], key=lambda pair: pair[0]
-        )
+class Candidate(NamedTuple):
+    """A row that may be shown; `draw` says nothing of it and is the same in every run."""
+
+    draw: str
+    row: Row  # held whole: there are forty of them
+
+
+def _examples(prepared: Path) -> str:
+    """Ten rows per verdict from train, drawn by the hash of their id."""
+    chosen: dict[str, list[Candidate]] = defaultdict(list)
+    for row in read_rows(prepared / "train.jsonl"):
+        verdict = row.verdict or "none"
+        # By id, so that rows that are added change the examples little.
+        draw = hashlib.sha256(row.id.encode()).hexdigest()
+        candidate = Candidate(draw, row)
+        candidates = [*chosen[verdict], candidate]
+        # Ten are kept while the file goes by, so that memory never holds the split.
+        chosen[verdict] = heapq.nsmallest(EXAMPLES, candidates, key=attrgetter("draw"))
     blocks = []
-    for verdict in (*VERDICTS, "none"):
-        body = [
-            [r["domain"], _cell(r["text"]), _cell(r["final"])] for _, r in chosen.get(verdict, [])
-        ]
-        if body:
-            blocks.append(f"### {verdict}\n\n{_table(['domain', 'request', 'answer'], body)}\n")
+    for verdict in COUNTED:
+        examples = chosen[verdict]
+        if not examples:
+            continue
+        body = []
+        for _, row in examples:
+            cells = [
+                row.domain,
+                _cell(row.text),
+                _cell(row.final),
+            ]
+            body.append(cells)
+        table = _table(["domain", "request", "answer"], body)
+        blocks.append(f"### {verdict}\n\n{table}\n")
     return "\n".join(blocks)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
-
-
-RED, GREY = "#b03a2e", "#8a8f94"
-COLOURS = dict(zip((*map(str, VERDICTS), "none"), ("#2f8f5b", ORANGE, RED, GREY), strict=True))
-NGRAM_LIMIT, FACTOR_LIMIT = 0.95, 0.5  # the generator's own limits on accuracy
-FACTORS = 16  # bars of single factors shown
-Table = list[tuple[str, int, int]]  # what, length, rows
-
-
-def draw(metrics: Mapping[str, Any], lengths: str) -> dict[str, tuple[str, str]]:
-    """SVG text and title of every figure that the data allow, by name.
-
-    Args:
-        metrics: what `prepare` counted, with `probes`.
-        lengths: the table of lengths, CSV.
-    """
-    cells = [line.rsplit(",", 2) for line in lengths.splitlines()[1:]]
-    table: Table = [(what, int(length), int(rows)) for what, length, rows in cells]
-    drawn = drawing.draw({name: make for name, (_, make) in FIGURES.items()}, metrics, table)
-    return {name: (text, FIGURES[name][0]) for name, text in drawn.items()}
-
-
-def _axes(
-    columns: int = 1, *, width: float = 6.4, height: float = 3.4
-) -> tuple[Figure, list[Axes]]:
-    figure, (axes,) = drawing.blank(columns, width=width, height=height)
-    return figure, list(axes)
-
-
-def _ascii(names: list[str]) -> list[str]:
-    """Names that any font can draw."""
-    return [name if name.isascii() else f"({index + 1})" for index, name in enumerate(names)]
-
-
-def _stacked(axes: Axes, counts: Mapping[str, Mapping[str, int]]) -> None:
-    names, base = list(counts), [0] * len(counts)
-    for verdict, colour in COLOURS.items():
-        heights = [counts[name].get(verdict, 0) for name in names]
-        if any(heights):
-            axes.bar(
-                range(len(names)), heights, bottom=base, color=colour, label=verdict, width=0.7
-            )
-            base = [a + b for a, b in zip(base, heights, strict=True)]
-    axes.set_xticks(range(len(names)), _ascii(names), rotation=30, ha="right")
-    axes.set_ylabel("rows")
-
-
-def rows(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
-    """Rows by split and by domain, stacked by verdict."""
-    table = metrics["by_split_domain_verdict"]
-    by_split: dict[str, dict[str, int]] = {s: defaultdict(int) for s in SPLITS if s in table}
-    by_domain: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for split, domains in table.items():
-        for domain, counts in domains.items():
-            for verdict, n in counts.items():
-                by_split[split][verdict] += n
-                by_domain[domain][verdict] += n
-    if not by_split:
-        return None
-    figure, (left, right) = _axes(2, width=8.0)
-    _stacked(left, by_split)
-    _stacked(right, dict(sorted(by_domain.items())))
-    left.legend(frameon=False)
-    return figure
-
-
-def lengths(_metrics: Mapping[str, Any], table: Table) -> Figure | None:
-    """How long the parts are: one histogram each."""
-    kinds = list(dict.fromkeys(what for what, _, _ in table))
-    if not kinds:
-        return None
-    figure, axes = _axes(len(kinds), width=3.2 * len(kinds))
-    for axis, kind in zip(axes, kinds, strict=True):
-        points = [(length, n) for what, length, n in table if what == kind]
-        axis.hist(
-            [length for length, _ in points], weights=[n for _, n in points], bins=30, color=BLUE
-        )
-        axis.set(xlabel=kind, ylabel="rows")
-    return figure
-
-
-def probes(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
-    """Accuracy of the keyword rules and the n-gram probe on each split."""
-    found = metrics.get("probes") or {}
-    shown = {name: found[name] for name in ("keywords", "ngram") if found.get(name)}
-    if not shown:
-        return None
-    figure, (axes,) = _axes()
-    for index, (name, splits) in enumerate(shown.items()):
-        places = [SPLITS.index(split) + 0.4 * index - 0.2 for split in splits]
-        axes.bar(
-            places,
-            [splits[s]["accuracy"] or 0.0 for s in splits],
-            width=0.38,
-            label=name,
-            color=(GREY, BLUE)[index],
-        )
-    axes.axhline(NGRAM_LIMIT, **LIMIT)
-    axes.set(ylim=(0, 1.02), ylabel="accuracy")
-    axes.set_xticks(range(len(SPLITS)), SPLITS, rotation=30, ha="right")
-    axes.legend(frameon=False, loc="lower left")
-    return figure
-
-
-def factors(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
-    """Accuracy of the best rule that looks at one factor, for every factor."""
-    alone = ((metrics.get("probes") or {}).get("single_factor") or {}).get("by_factor") or {}
-    best = sorted(alone.items(), key=lambda pair: (-pair[1], pair[0]))[:FACTORS][::-1]
-    if not best:
-        return None
-    figure, (axes,) = _axes(height=0.8 + 0.22 * len(best))
-    axes.barh(range(len(best)), [value for _, value in best], color=BLUE)
-    axes.set_yticks(range(len(best)), _ascii([name for name, _ in best]))
-    axes.axvline(FACTOR_LIMIT, **LIMIT)
-    axes.set(xlim=(0, 1), xlabel="accuracy of the verdict from this factor alone")
-    return figure
-
-
-def groups(metrics: Mapping[str, Any], _table: Table) -> Figure | None:
-    """Unsafe calibration groups of each domain: what a certificate rests on."""
-    have = metrics["calibration"]["unsafe_groups"]
-    if not have:
-        return None
-    figure, (axes,) = _axes(height=2.8)
-    axes.bar(range(len(have)), list(have.values()), color=RED, width=0.6)
-    axes.set_xticks(range(len(have)), _ascii(list(have)), rotation=30, ha="right")
-    axes.set_ylabel("unsafe calibration groups")
-    return figure
-
-
-Make = Callable[[Mapping[str, Any], Table], Figure | None]
-FIGURES: dict[str, tuple[str, Make]] = {
-    "rows": ("Rows by split and domain", rows),
-    "lengths": ("Lengths", lengths),
-    "probes": ("Probes (dashed: the n-gram limit)", probes),
-    "factors": ("Single factors (dashed: the limit)", factors),
-    "groups": ("Unsafe calibration groups", groups),
-}
+    """Text that does not break the table that it stands in."""
+    escaped = text.replace("|", "\\|")
+    # Markdown has no way to break a line within a cell.
+    line = escaped.replace("\n", " ")
+    return line[:EXAMPLE_CHARS]

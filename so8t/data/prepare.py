@@ -1,10 +1,12 @@
 """From the sources in params.yaml to the six prepared splits, all or nothing.
 
-One pass: read, understand, clean, compare with what was kept, place, write into a directory that appears only when
-everything went well. Rows that are malformed stop it with file and line; rows that are well-formed but unfit are counted
-by reason. Memory holds signatures and counts, never the texts.
+One pass: read, understand, clean, compare with what was kept, place, write into a directory that
+appears only when everything went well. Rows that are malformed stop it with file and line; rows
+that are well-formed but unfit are counted by reason. Memory holds signatures and counts, never the
+texts: 200,000 rows take 300 MiB at the peak.
 
-Covered: the order of the steps, weights of sources, counts. Not covered: each step (ingest, formats, hygiene, near, split).
+Covered: the order of the steps, weights of sources, counts. Not covered: each step (`ingest`,
+`formats`, `hygiene`, `near_duplicates`, `splits`).
 """
 
 import hashlib
@@ -12,15 +14,15 @@ import json
 import tempfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple, TypeAlias
 
 from so8t.chat import response_of
 from so8t.data import ingest
-from so8t.data.formats import Row, row_of
+from so8t.data.formats import Reason, Sample, sample_of
 from so8t.data.hygiene import clean, is_forbidden_target
 from so8t.data.near_duplicates import NearIndex, Sketch, normalise
 from so8t.data.splits import place, unit
@@ -28,125 +30,259 @@ from so8t.errors import DataError
 from so8t.files import atomic_dir
 from so8t.params import Data, Source
 from so8t.progress import Progress
-from so8t.rows import SPLITS
+from so8t.rows import SPLITS, Row
+from so8t.verdict import Verdict
 
-FIRST = {
-    "test": 0,
-    "calibration": 1,
-    "auto": 2,
-    "train": 3,
-}  # a user's test rows stay; whatever resembles them goes
+# Sources are read in this order, because the first of two near-duplicates stays: a user's own test
+# rows are kept, and training rows that resemble them go.
+READING_ORDER = ("test", "calibration", "auto", "train")
+
+
+@dataclass(slots=True)
+class SourceCounts:
+    """What was read of one source, as it goes into the metrics; `files` holds rows by file."""
+
+    path: str
+    use: str
+    weight: float
+    files: dict[str, int] = field(default_factory=dict)
+    read: int = 0
+    kept: int = 0
+
+
+Sets: TypeAlias = defaultdict[str, set[str]]
+
+
+def _no_sets() -> Sets:
+    return defaultdict(set)
+
+
+def _no_lengths() -> dict[str, Counter[int]]:
+    return {
+        "text": Counter(),
+        "response": Counter(),
+    }
 
 
 @dataclass(slots=True)
 class Counts:
     """What happened to the rows."""
 
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    kept: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (split, domain, verdict)
-    dropped: Counter[str] = field(default_factory=Counter)
-    groups: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    unsafe: dict[str, set[str]] = field(
-        default_factory=lambda: defaultdict(set)
-    )  # domain -> calibration groups
-    lengths: dict[str, Counter[int]] = field(
-        default_factory=lambda: {"text": Counter(), "response": Counter()}
-    )
-    languages_only: int = 0
+    sources: list[SourceCounts] = field(default_factory=list)
+    # (split, domain, verdict or "none") -> rows
+    kept: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    # Reason -> rows
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    # Split -> groups
+    groups: Sets = field(default_factory=_no_sets)
+    # Domain -> calibration groups with an unsafe row, on which a certificate rests
+    unsafe: Sets = field(default_factory=_no_sets)
+    # What -> length in characters -> rows
+    lengths: dict[str, Counter[int]] = field(default_factory=_no_lengths)
+
+    def add(self, row: Row, split: str) -> None:
+        """Count one kept row, once however often its weight repeats it."""
+        verdict = str(row.verdict or "none")
+        self.kept[split, row.domain, verdict] += 1
+        self.groups[split].add(row.group)
+        self.lengths["text"][len(row.text)] += 1
+        self.lengths["response"][len(row.response)] += 1
+        is_unsafe = row.verdict in (Verdict.ESCALATE, Verdict.DENY)
+        if split == "calibration" and is_unsafe:
+            self.unsafe[row.domain].add(row.group)
 
 
 class Texts:
     """Kept texts on disk, asked back by number."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.ends = file, array("Q", [0])
+        self.file = file
+        # Text i lies between ends[i] and ends[i + 1].
+        self.ends = array("Q", [0])
 
     def add(self, text: str) -> None:
         """Append a text under the next number."""
         data = text.encode()
+        # A read may have moved the position.
         self.file.seek(self.ends[-1])
         self.file.write(data)
-        self.ends.append(self.ends[-1] + len(data))
+        end = self.ends[-1] + len(data)
+        self.ends.append(end)
 
     def __getitem__(self, number: int) -> str:
-        self.file.seek(self.ends[number])
-        return self.file.read(self.ends[number + 1] - self.ends[number]).decode()
+        start = self.ends[number]
+        end = self.ends[number + 1]
+        self.file.seek(start)
+        return self.file.read(end - start).decode()
+
+
+class Place(NamedTuple):
+    """Where a row belongs."""
+
+    group: str
+    split: str
 
 
 class Kept:
-    """What was kept so far: decides whether a row is new, and which group and split it belongs to."""
+    """What was kept so far: decides whether a row is new, and its group and split."""
 
     def __init__(self, data: Data, seed: int, texts: Texts) -> None:
-        self.data, self.seed, self.texts = data, seed, texts
+        self.data = data
+        self.seed = seed
+        self.texts = texts
         self.index = NearIndex(data.near_duplicate, self.texts.__getitem__)
+        # Digest of the normalised text -> label
         self.exact: dict[bytes, str] = {}
         self.split_of_group: dict[str, str] = {}
+        # By the row's number in `index` and `texts`
         self.group_of: list[str] = []
         self.ids: set[bytes] = set()
 
-    def admit(self, row: Row, use: str) -> tuple[str, str] | str:
-        """(group, split) of a new row, or the reason to drop it."""
-        digest = hashlib.sha256(normalise(row.text).encode()).digest()[:16]
-        if digest in self.exact:
-            return (
-                "exact_duplicate"
-                if self.exact[digest] == str(row.verdict)
-                else "same_text_other_label"
-            )
-        sketch = self.index.sketch(row.text)
-        near = list(dict.fromkeys(self.group_of[n] for n in self.index.similar(sketch)))
-        if row.group is not None and any(g != row.group for g in near):
-            return "near_duplicate_of_another_group"
-        group = row.group or (near[0] if near else row.id)
-        held_out = "cells" if row.domain == self.data.held_out_domain else row.held_out
-        split = place(group, use, held_out, self.seed, self.data.split)
-        if (
-            any(self.split_of_group[g] != split for g in near)
-            or self.split_of_group.get(group, split) != split
-        ):
-            return "would_straddle_splits"
-        self._remember(row, digest, sketch, group, split)
-        return group, split
+    def admit(self, sample: Sample, use: str) -> Place | Reason:
+        """Group and split of a new row, which is remembered; or the reason to drop it.
 
-    def _remember(self, row: Row, digest: bytes, sketch: Sketch, group: str, split: str) -> None:
-        self.exact[digest] = str(row.verdict)
+        Args:
+            sample: a clean row.
+            use: of its source.
+        """
+        digest = _digest(normalise(sample.text))
+        label = str(sample.verdict)
+        if digest in self.exact:
+            if self.exact[digest] == label:
+                return "exact_duplicate"
+            return "same_text_other_label"
+        sketch = self.index.sketch(sample.text)
+        near = self._groups_like(sketch)
+        if sample.group is not None:
+            # A named group is the user's word, and is never merged with another.
+            if set(near) - {sample.group}:
+                return "near_duplicate_of_another_group"
+            group = sample.group
+        elif near:
+            group = near[0]
+        else:
+            # The first of its kind gives the group its name.
+            group = sample.id
+        split = self._split_of(sample, group, use)
+        # Sources with a fixed use can put one group, or near-duplicates, into two splits.
+        homes = {self.split_of_group[other] for other in near}
+        homes.add(self.split_of_group.get(group, split))
+        if homes != {split}:
+            return "would_straddle_splits"
+        self.exact[digest] = label
+        self._remember(sample.text, sketch, group, split)
+        return Place(group, split)
+
+    def _groups_like(self, sketch: Sketch) -> list[str]:
+        """Groups of near-duplicates, each once, the oldest first."""
+        groups = []
+        for number in self.index.similar(sketch):
+            groups.append(self.group_of[number])
+        return list(dict.fromkeys(groups))
+
+    def _split_of(self, sample: Sample, group: str, use: str) -> str:
+        held_out = sample.held_out
+        if sample.domain == self.data.held_out_domain:
+            held_out = "cells"
+        return place(
+            group=group,
+            use=use,
+            held_out=held_out,
+            seed=self.seed,
+            shares=self.data.split,
+        )
+
+    def _remember(self, text: str, sketch: Sketch, group: str, split: str) -> None:
         self.split_of_group.setdefault(group, split)
-        self.texts.add(row.text)
+        self.texts.add(text)
         self.index.add(sketch)
         self.group_of.append(group)
 
-    def unique_id(self, row: Row) -> None:
-        """Refuse an id that another row has."""
-        digest = hashlib.sha256(row.id.encode()).digest()[:12]
+    def unique_id(self, sample: Sample) -> None:
+        """Refuse an id that another row has.
+
+        Raises:
+            DataError: it has.
+        """
+        digest = _digest(sample.id)
         if digest in self.ids:
             raise DataError(
                 "the id is used by another row",
-                where=row.where,
+                where=sample.where,
                 fix="give every row its own id, or none",
             )
         self.ids.add(digest)
 
 
+def _digest(text: str) -> bytes:
+    # 16 bytes, in memory for every row: no two of a billion texts share them by chance.
+    digest = hashlib.sha256(text.encode()).digest()
+    return digest[:16]
+
+
+class Writer:
+    """One file for each split; a dry run has none and writes nothing."""
+
+    def __init__(self, files: dict[str, IO[str]]) -> None:
+        self.files = files
+
+    def write(self, row: Row, split: str, weight: float) -> None:
+        """Write a row, training rows as often as their source's weight says."""
+        if not self.files:
+            return
+        copies = 1
+        # A repeated row of a test or of the calibration split would count twice as evidence.
+        if split == "train":
+            copies = _copies(row.id, weight)
+        file = self.files[split]
+        for copy in range(1, copies + 1):
+            written = row
+            if copy > 1:
+                # Ids are unique in the files too.
+                written = replace(row, id=f"{row.id}#{copy}")
+            line = json.dumps(
+                written.to_json(),
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            file.write(f"{line}\n")
+
+
+def _copies(row_id: str, weight: float) -> int:
+    """How often a training row is written.
+
+    The whole part of the weight, and once more for a share of the rows as large as its fraction.
+    """
+    whole = max(1, int(weight))
+    fraction = weight - whole
+    once_more = unit(f"{row_id}|again") < fraction
+    return whole + once_more
+
+
 def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Counts:
-    """Write the splits into `out` (None: a dry run that writes nothing) and return what was counted.
+    """Write the splits into `out` and return what was counted.
+
+    Args:
+        data: the section of params.yaml.
+        seed: of the split.
+        out: directory to be made or replaced; None for a dry run that writes nothing.
+        progress: shown while rows are read.
 
     Raises:
         DataError: a malformed row (`file:line`), or nothing was left.
     """
     with tempfile.TemporaryFile() as texts:
-        counts, kept = Counts(), Kept(data, seed, Texts(texts))
+        kept = Kept(data, seed, Texts(texts))
         if out is None:
-            _run(data, kept, counts, {}, progress)
-            return counts
+            return _prepare(data, kept, Writer({}), progress)
         with atomic_dir(out) as folder:
-            with ExitStack() as writing:
-                files = {
-                    name: writing.enter_context(
-                        (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n")
-                    )
-                    for name in SPLITS
-                }
-                _run(data, kept, counts, files, progress)
+            with ExitStack() as opened:
+                files: dict[str, IO[str]] = {}
+                for name in SPLITS:
+                    path = folder / f"{name}.jsonl"
+                    file = path.open("w", encoding="utf-8", newline="\n")
+                    files[name] = opened.enter_context(file)
+                counts = _prepare(data, kept, Writer(files), progress)
             if not counts.kept:
                 raise DataError(
                     "no row was kept",
@@ -156,107 +292,92 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
         return counts
 
 
-def _run(
-    data: Data, kept: Kept, counts: Counts, files: Mapping[str, IO[str]], progress: Progress
-) -> None:
-    for source in sorted(data.sources, key=lambda s: FIRST[s.use]):
+def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Counts:
+    counts = Counts()
+    # Sorting is stable: sources of one use stay in the order of params.yaml.
+    for source in sorted(data.sources, key=_turn):
+        # Before the source is counted: it may not exist.
         paths = ingest.files_of(source.path)
-        entry: dict[str, Any] = {
-            "path": source.path,
-            "use": source.use,
-            "weight": source.weight,
-            "files": {},
-            "read": 0,
-            "kept": 0,
-        }
-        counts.sources.append(entry)
-        for row in progress.bar(
-            _rows(paths, source, data, counts, entry), what="prepare", unit="row"
-        ):
-            _take(row, source, data, kept, counts, entry, files)
+        tally = SourceCounts(path=source.path, use=source.use, weight=source.weight)
+        counts.sources.append(tally)
+        samples = _samples(paths, source, data, counts, tally)
+        for sample in progress.bar(samples, what="prepare", unit="row"):
+            placed = kept.admit(sample, source.use)
+            if isinstance(placed, str):
+                counts.dropped[placed] += 1
+                continue
+            kept.unique_id(sample)
+            row = _row_of(sample, placed.group, data)
+            tally.kept += 1
+            counts.add(row, placed.split)
+            writer.write(row, placed.split, source.weight)
+    return counts
 
 
-def _rows(
-    paths: list[Path], source: Source, data: Data, counts: Counts, entry: dict[str, Any]
-) -> Iterator[Row]:
+def _turn(source: Source) -> int:
+    return READING_ORDER.index(source.use)
+
+
+def _samples(
+    paths: list[Path], source: Source, data: Data, counts: Counts, tally: SourceCounts
+) -> Iterator[Sample]:
     """Clean rows of a source; the others are counted."""
     for path in paths:
-        entry["files"][str(path)] = 0
+        name = str(path)
+        tally.files[name] = 0
         for where, raw in ingest.read(path):
-            entry["files"][str(path)] += 1
-            row = row_of(raw, where, source.path)
-            row = clean(row, data) if isinstance(row, Row) else row
-            if isinstance(row, str):
-                counts.dropped[row] += 1
-            elif source.weight < 1.0 and unit(row.group or row.id) >= source.weight:
-                counts.dropped["not_sampled"] += 1
+            tally.files[name] += 1
+            sample = sample_of(raw, where, source.path)
+            if isinstance(sample, Sample):
+                sample = clean(sample, data)
+            if isinstance(sample, str):
+                counts.dropped[sample] += 1
+            elif _is_sampled(sample, source.weight):
+                yield sample
             else:
-                yield row
-        entry["read"] += entry["files"][str(path)]
+                counts.dropped["not_sampled"] += 1
+        tally.read += tally.files[name]
 
 
-def _take(
-    row: Row,
-    source: Source,
-    data: Data,
-    kept: Kept,
-    counts: Counts,
-    entry: dict[str, Any],
-    files: Mapping[str, IO[str]],
-) -> None:
-    placed = kept.admit(row, source.use)
-    if isinstance(placed, str):
-        counts.dropped[placed] += 1
-        return
-    kept.unique_id(row)
-    group, split = placed
-    response = response_of(row.verdict, row.thinking, row.final, data.format)
+def _is_sampled(sample: Sample, weight: float) -> bool:
+    """Whether a row is among the share that a weight below 1 takes, the whole group or none."""
+    if weight >= 1.0:
+        return True
+    name = sample.group or sample.id
+    return unit(name) < weight
+
+
+def _row_of(sample: Sample, group: str, data: Data) -> Row:
+    """The prepared row, with the assistant's turn rendered.
+
+    Raises:
+        DataError: the turn cannot be rendered, or holds what must never be a target.
+    """
+    response = response_of(
+        sample.verdict,
+        sample.thinking,
+        sample.final,
+        data.format,
+    )
+    # `clean` has looked at the parts; rendering must not have put anything together again.
     if is_forbidden_target(response):
         raise DataError(
             "the rendered training text holds hazardous content",
-            where=row.where,
+            where=sample.where,
             fix="remove the row",
         )
-    entry["kept"] += 1
-    _count(row, group, split, response, counts)
-    copies = _copies(row.id, source.weight) if split == "train" else 1
-    for copy in range(copies if files else 0):
-        written = prepared(
-            replace(row, id=row.id if copy == 0 else f"{row.id}#{copy + 1}"), group, response
-        )
-        files[split].write(json.dumps(written, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _copies(row_id: str, weight: float) -> int:
-    """How often a training row is written: the whole part of the weight, and one more for its fraction of the rows."""
-    whole = max(1, int(weight))
-    return whole + (weight > whole and unit(f"{row_id}|again") < weight - whole)
-
-
-def prepared(row: Row, group: str, response: str) -> dict[str, Any]:
-    """A row as it is written."""
-    return {
-        "id": row.id,
-        "text": row.text,
-        "verdict": None if row.verdict is None else str(row.verdict),
-        "authority": None if row.authority is None else str(row.authority),
-        "domain": row.domain,
-        "thinking": row.thinking,
-        "final": row.final,
-        "response": response,
-        "group": group,
-        "pair": row.pair,
-        "factors": row.factors,
-        "source": row.source,
-        "license": row.license,
-    }
-
-
-def _count(row: Row, group: str, split: str, response: str, counts: Counts) -> None:
-    verdict = "none" if row.verdict is None else str(row.verdict)
-    counts.kept[split, row.domain, verdict] += 1
-    counts.groups[split].add(group)
-    counts.lengths["text"][len(row.text)] += 1
-    counts.lengths["response"][len(response)] += 1
-    if split == "calibration" and verdict in ("ESCALATE", "DENY"):
-        counts.unsafe[row.domain].add(group)
+    return Row(
+        id=sample.id,
+        text=sample.text,
+        verdict=sample.verdict,
+        authority=sample.authority,
+        domain=sample.domain,
+        thinking=sample.thinking,
+        final=sample.final,
+        response=response,
+        group=group,
+        pair=sample.pair,
+        factors=sample.factors,
+        source=sample.source,
+        license=sample.license,
+    )

@@ -1,11 +1,13 @@
-"""The founding documents' keyword agent: the baseline that a model must beat by a wide margin.
+"""Is the data trivial? Probes that read no meaning say how far one gets without any.
 
-Words and order are as described in SPEC 3.22. It is here to be compared with, never to decide.
+There are three: the best rule that looks at one factor, two lists of keywords, and a linear
+classifier on character n-grams. Their figures are baselines for the trained model and guards for
+the generator; they never touch the model.
 
-Is the data trivial? Probes that read no meaning: one factor at a time, keyword rules, character n-grams.
+The keyword lists and their order are those of the project's first design, which decided by them.
+They are here to be compared with, never to decide.
 
-The figures are baselines for model B and guards for the generator; they never touch the model.
-Covered: accuracy, macro-F1 and false-allow rate by split. Not covered: intervals (metrics).
+Covered: accuracy, macro-F1 and false-allow rate by split. Not covered: intervals (`so8t.metrics`).
 """
 
 from collections import Counter, defaultdict
@@ -13,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from so8t.files import read_jsonl
-from so8t.rows import SPLITS
+from so8t.rows import SPLITS, Row, read_rows
 from so8t.verdict import VERDICTS, Verdict
 
 DENY_WORDS = (
@@ -44,119 +45,175 @@ ESCALATE_WORDS = (
     "詳細仕様",
     "性能データ",
 )
-
-
-def verdict(text: str) -> Verdict:
-    """The first list with a word in the text decides; otherwise ALLOW."""
-    if any(word in text for word in DENY_WORDS):
-        return Verdict.DENY
-    return Verdict.ESCALATE if any(word in text for word in ESCALATE_WORDS) else Verdict.ALLOW
-
-
-TRAIN_ROWS = 8000  # the probe learns from at most so many rows
-NGRAMS = (1, 4)  # characters
-
-
-def labelled(path: Path) -> list[dict[str, Any]]:
-    """The rows of a split that have a verdict, at most TRAIN_ROWS of them."""
-    rows: list[dict[str, Any]] = []
-    for _, row in read_jsonl(path):
-        if row["verdict"] is not None:
-            rows.append(
-                {
-                    "text": row["text"],
-                    "verdict": row["verdict"],
-                    "factors": row["factors"],
-                    "pair": row["pair"],
-                    "domain": row["domain"],
-                }
-            )
-        if len(rows) >= TRAIN_ROWS:
-            break
-    return rows
+# Rows read of each split, so that the n-gram probe stays quick however large the data are.
+MOST_ROWS = 8000
+NGRAMS = (1, 4)  # characters, shortest and longest
 
 
 def probes(folder: Path) -> dict[str, Any]:
-    """Every probe on the prepared splits."""
-    splits = {name: labelled(folder / f"{name}.jsonl") for name in SPLITS}
+    """Every probe on the prepared splits in `folder`, as it goes into the metrics.
+
+    Returns:
+        `single_factor` as `single_factor` gives it; `keywords` and `ngram`, each {split: what
+        `score` gives}; `ngram` is null where there is nothing to learn from.
+    """
+    splits = {}
+    every = []
+    keywords = {}
+    for name in SPLITS:
+        rows = labelled(folder / f"{name}.jsonl")
+        splits[name] = rows
+        every.extend(rows)
+        if rows:
+            said = [keyword_verdict(row.text) for row in rows]
+            keywords[name] = score(rows, said)
     return {
-        "single_factor": single_factor([row for rows in splits.values() for row in rows]),
-        "keywords": {
-            name: score(rows, [verdict(r["text"]) for r in rows])
-            for name, rows in splits.items()
-            if rows
-        },
+        "single_factor": single_factor(every),
+        "keywords": keywords,
         "ngram": ngram(splits),
     }
 
 
-def single_factor(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy of the best rule that looks at one factor only, for every factor, and the largest."""
-    counts: dict[str, dict[Any, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+def labelled(path: Path) -> list[Row]:
+    """The rows of a split that have a verdict, at most MOST_ROWS of them."""
+    rows: list[Row] = []
+    for row in read_rows(path):
+        if row.verdict is not None:
+            rows.append(row)
+        if len(rows) >= MOST_ROWS:
+            break
+    return rows
+
+
+def keyword_verdict(text: str) -> Verdict:
+    """The first list with a word in the text decides; otherwise ALLOW."""
+    if any(word in text for word in DENY_WORDS):
+        return Verdict.DENY
+    if any(word in text for word in ESCALATE_WORDS):
+        return Verdict.ESCALATE
+    return Verdict.ALLOW
+
+
+def single_factor(rows: Sequence[Row]) -> dict[str, Any]:
+    """Accuracy of the best rule that looks at one factor only.
+
+    Returns:
+        `by_factor` {name: accuracy on these very rows}, and the `largest` of them, null where no
+        row has a factor.
+    """
+    # Factor -> value -> verdict -> rows
+    counts: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
-        for name, value in {**row["factors"], "domain": row["domain"]}.items():
-            counts[name][str(value)][row["verdict"]] += 1
-    accuracy = {
-        name: round(
-            sum(max(c.values()) for c in values.values())
-            / sum(sum(c.values()) for c in values.values()),
-            4,
-        )
-        for name, values in sorted(counts.items())
-    }
-    return {"by_factor": accuracy, "largest": max(accuracy.values()) if accuracy else None}
+        verdict = str(row.verdict)
+        factors = {**row.factors, "domain": row.domain}
+        for name, value in factors.items():
+            values = counts.setdefault(name, defaultdict(Counter))
+            values[str(value)][verdict] += 1
+    accuracy = {}
+    for name, values in sorted(counts.items()):
+        right = 0
+        total = 0
+        for verdicts in values.values():
+            # The best such rule gives every value the verdict that it has most often.
+            right += max(verdicts.values())
+            total += verdicts.total()
+        accuracy[name] = round(right / total, 4)
+    largest = max(accuracy.values(), default=None)
+    return {"by_factor": accuracy, "largest": largest}
 
 
-def score(rows: Sequence[Mapping[str, Any]], predicted: Iterable[str]) -> dict[str, Any]:
-    """n, accuracy, macro-F1, false-allow rate (over true ESCALATE and DENY), and share of pairs with every member right."""
-    gold, said = [str(r["verdict"]) for r in rows], [str(p) for p in predicted]
-    unsafe = [p for g, p in zip(gold, said, strict=True) if g != Verdict.ALLOW]
-    return {
-        "n": len(gold),
-        "accuracy": _share([g == p for g, p in zip(gold, said, strict=True)]),
-        "macro_f1": _macro_f1(gold, said),
-        "false_allow_rate": _share([p == Verdict.ALLOW for p in unsafe]),
-        "pairs_right": _pairs(rows, gold, said),
-    }
+def ngram(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any] | None:
+    """TF-IDF of character n-grams and logistic regression, learnt from train, scored everywhere.
 
-
-def _share(hits: Sequence[bool]) -> float | None:
-    return round(sum(hits) / len(hits), 4) if hits else None
-
-
-def _macro_f1(gold: list[str], said: list[str]) -> float:
-    values = []
-    for verdict in VERDICTS:
-        right = sum(g == p == verdict for g, p in zip(gold, said, strict=True))
-        total = gold.count(verdict) + said.count(verdict)
-        values.append(2 * right / total if total else 0.0)
-    return round(sum(values) / len(values), 4)
-
-
-def _pairs(rows: Sequence[Mapping[str, Any]], gold: list[str], said: list[str]) -> float | None:
-    pairs: dict[str, list[bool]] = defaultdict(list)
-    for row, g, p in zip(rows, gold, said, strict=True):
-        if row["pair"]:
-            pairs[row["pair"]].append(g == p)
-    return _share([all(hits) for hits in pairs.values() if len(hits) > 1])
-
-
-def ngram(splits: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """Character n-gram TF-IDF and logistic regression, learnt from train, scored on every split; None if it cannot learn."""
+    Returns:
+        {split: what `score` gives} for every split with rows; None where train has fewer than two
+        verdicts, so that there is nothing to learn.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     train = splits["train"]
-    if len({r["verdict"] for r in train}) < 2:
+    texts = [row.text for row in train]
+    verdicts = [str(row.verdict) for row in train]
+    if len(set(verdicts)) < 2:
         return None
-    model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True, min_df=2),
-        LogisticRegression(C=20.0, max_iter=2000),
+    weights = TfidfVectorizer(
+        analyzer="char",
+        ngram_range=NGRAMS,
+        sublinear_tf=True,
+        # An n-gram that occurs once can be learnt by heart, and nothing else.
+        min_df=2,
     )
-    model.fit([r["text"] for r in train], [r["verdict"] for r in train])
+    # Regularised little: the probe should find what there is to be found.
+    model = make_pipeline(weights, LogisticRegression(C=20.0, max_iter=2000))
+    model.fit(texts, verdicts)
+    scores = {}
+    for name, rows in splits.items():
+        if rows:
+            said = model.predict([row.text for row in rows])
+            scores[name] = score(rows, said)
+    return scores
+
+
+def score(rows: Sequence[Row], predicted: Iterable[str]) -> dict[str, Any]:
+    """How right predicted verdicts are.
+
+    Args:
+        rows: n labelled rows.
+        predicted: n verdicts.
+
+    Returns:
+        `n`, `accuracy`, `macro_f1`, `false_allow_rate` (share of true ESCALATE and DENY rows that
+        are allowed) and `pairs_right` (share of minimal pairs with every member right); null where
+        there is nothing to take a share of.
+    """
+    gold = [str(row.verdict) for row in rows]
+    said = [str(verdict) for verdict in predicted]
+    hits = []
+    false_allows = []
+    for true, found in zip(gold, said, strict=True):
+        hits.append(found == true)
+        if true != Verdict.ALLOW:
+            false_allows.append(found == Verdict.ALLOW)
     return {
-        name: score(rows, model.predict([r["text"] for r in rows]))
-        for name, rows in splits.items()
-        if rows
+        "n": len(gold),
+        "accuracy": _share(hits),
+        "macro_f1": _macro_f1(gold, said),
+        "false_allow_rate": _share(false_allows),
+        "pairs_right": _share(_pairs(rows, hits)),
     }
+
+
+def _share(hits: Sequence[bool]) -> float | None:
+    if not hits:
+        return None
+    share = sum(hits) / len(hits)
+    return round(share, 4)
+
+
+def _macro_f1(gold: list[str], said: list[str]) -> float:
+    pairs = Counter(zip(gold, said, strict=True))
+    total = 0.0
+    for verdict in VERDICTS:
+        right = pairs[verdict, verdict]
+        # F1 = 2 * right / (true + predicted); 0 for a verdict that neither side names.
+        named = gold.count(verdict) + said.count(verdict)
+        if named:
+            total += 2 * right / named
+    macro = total / len(VERDICTS)
+    return round(macro, 4)
+
+
+def _pairs(rows: Sequence[Row], hits: Sequence[bool]) -> list[bool]:
+    """For each pair with more than one member here, whether all of them are right."""
+    pairs: dict[str, list[bool]] = defaultdict(list)
+    for row, hit in zip(rows, hits, strict=True):
+        if row.pair:
+            pairs[row.pair].append(hit)
+    whole = []
+    for members in pairs.values():
+        # The partner may have been dropped by `prepare`.
+        if len(members) > 1:
+            whole.append(all(members))
+    return whole

@@ -1,26 +1,24 @@
-"""Which split a group belongs to: a hash of its name and the seed, and nothing else.
+"""Which split a group belongs to.
 
-Adding rows never moves an old group. Held-out rows of the generator go to their own tests; rows of a source with a
-fixed use stay there.
+A group's split is drawn from a hash of its name and the seed, and from nothing else, so adding rows
+never moves an old group. Rows that the generator held out go to tests of their own, and rows of a
+source with a fixed use stay where the user put them.
 """
 
 import hashlib
 
 from so8t.params import Split
 
-DRAWN = (
-    "train",
-    "valid",
-    "calibration",
-    "test_iid",
-)  # by hash; the other two are made by the generator
+# Drawn by hash. The other two splits (test_cells, test_phrases) hold what the generator held out.
+DRAWN = ("train", "valid", "calibration", "test_iid")
 OF_USE = {"train": "train", "calibration": "calibration", "test": "test_iid"}
 OF_HELD_OUT = {"cells": "test_cells", "phrases": "test_phrases"}
 
 
 def unit(text: str) -> float:
-    """A number in [0, 1) from the SHA-256 of a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    """A number in [0, 1) from the SHA-256 of a text: the same on every machine, unlike `hash`."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
 
 
 def split_of(group: str, seed: int, shares: Split) -> str:
@@ -31,9 +29,22 @@ def split_of(group: str, seed: int, shares: Split) -> str:
         if point < size:
             return name
         point -= size
+    # Rounding can leave a point just past the last share.
     return "train"
 
 
 def place(group: str, use: str, held_out: str, seed: int, shares: Split) -> str:
-    """The split of a row: its source's use first, then what it was held out for, then the draw."""
-    return OF_USE.get(use) or OF_HELD_OUT.get(held_out) or split_of(group, seed, shares)
+    """The split of a row.
+
+    Args:
+        group: the row's group.
+        use: of its source in params.yaml; anything but "auto" decides.
+        held_out: "cells" or "phrases" where the generator held the row out, else "".
+        seed: of the draw.
+        shares: share of each split.
+    """
+    if use in OF_USE:
+        return OF_USE[use]
+    if held_out in OF_HELD_OUT:
+        return OF_HELD_OUT[held_out]
+    return split_of(group, seed, shares)

@@ -1,8 +1,11 @@
 """Paragraphs of a local Wikipedia dump as plain-text rows with provenance and licence.
 
-The dump is MediaWiki XML (`.xml`, `.xml.bz2`, `.xml.gz`) or JSONL with `title` and `text`; nothing is fetched. A page gives
-its first paragraphs, and the founders' filters decide: length window, share of symbols, no bare links.
-Covered: markup that ordinary paragraphs use. Not covered: tables, templates, references, which are left out.
+The dump is MediaWiki XML (`.xml`, `.xml.bz2`, `.xml.gz`) or JSONL with `title` and `text`; nothing
+is fetched. A page gives its first paragraphs, and the filters decide whether they are kept: length,
+share of symbols, no bare links.
+
+Covered: markup that ordinary paragraphs use. Not covered: tables, templates, references, which are
+left out.
 """
 
 import bz2
@@ -10,10 +13,10 @@ import gzip
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
@@ -22,26 +25,28 @@ from so8t.errors import DataError
 
 SYMBOL = re.compile(r"[^\w\s、。，．「」『』（）・ー〜？！]")
 LINK = re.compile(r"https?://", re.IGNORECASE)
+# Templates {{...}} and tables {|...|} nest: the innermost ones match, until none is left.
 INNER_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\||\|\}).)*\|\}", re.DOTALL)
 DROPPED = re.compile(
     r"<!--.*?-->|<ref[^>/]*/>|<(ref|math|gallery|table|code|syntaxhighlight)\b.*?</\1>",
     re.DOTALL | re.IGNORECASE,
 )
+# A caption may hold links of its own.
 MEDIA = re.compile(
     r"\[\[(?:File|Image|ファイル|画像|Category|カテゴリ):(?:[^\[\]]|\[\[[^\[\]]*\]\])*\]\]",
     re.IGNORECASE,
 )
-INTERNAL, EXTERNAL = (
-    re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]"),
-    re.compile(r"\[https?://\S+ ([^\]]*)\]"),
-)
+INTERNAL = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
+EXTERNAL = re.compile(r"\[https?://\S+ ([^\]]*)\]")
+# Tags, bold and italic quotes, and switches such as __NOTOC__.
 LEFT_OVER = re.compile(r"<[^>]+>|'{2,}|__[A-Z]+__")
+# Line beginnings of headings, lists, indents, tables and of templates that were cut off.
 NOT_PROSE = ("=", "*", "#", ":", ";", "|", "!", "{", "}")
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a paragraph must be like."""
+    """What a text must be like: its length in characters, and the largest share of symbols."""
 
     min_chars: int
     max_chars: int
@@ -50,38 +55,61 @@ class Filters:
 
 def plain(markup: str) -> str:
     """Prose paragraphs of wiki markup, one per line."""
-    text = DROPPED.sub("", markup)
-    while (shorter := INNER_TEMPLATE.sub("", text)) != text:
+    text = _without_templates(DROPPED.sub("", markup))
+    # Media first: to the pattern of internal links, a picture is a link to its caption.
+    text = MEDIA.sub("", text)
+    text = INTERNAL.sub(r"\1", text)
+    text = EXTERNAL.sub(r"\1", text)
+    paragraphs = []
+    for line in text.split("\n"):
+        if line.startswith(NOT_PROSE):
+            continue
+        # Tags before entities: "&lt;b&gt;" is text that shows a tag, not a tag.
+        untagged = LEFT_OVER.sub("", line)
+        paragraph = html.unescape(untagged).strip()
+        if paragraph:
+            paragraphs.append(paragraph)
+    return "\n".join(paragraphs)
+
+
+def _without_templates(text: str) -> str:
+    while True:
+        shorter = INNER_TEMPLATE.sub("", text)
+        if shorter == text:
+            return text
         text = shorter
-    text = EXTERNAL.sub(r"\1", INTERNAL.sub(r"\1", MEDIA.sub("", text)))
-    lines = (
-        html.unescape(LEFT_OVER.sub("", line)).strip()
-        for line in text.split("\n")
-        if not line.startswith(NOT_PROSE)
-    )
-    return "\n".join(line for line in lines if line)
 
 
-def verdict_on(text: str, filters: Filters) -> str | None:
+def reason_to_drop(text: str, filters: Filters) -> str | None:
     """Why a text is left out; None if it is kept."""
     if not filters.min_chars <= len(text) <= filters.max_chars:
         return "length"
     if LINK.search(text):
         return "link"
-    return "symbols" if len(SYMBOL.findall(text)) > filters.symbol_share * len(text) else None
+    symbols = len(SYMBOL.findall(text))
+    if symbols > filters.symbol_share * len(text):
+        return "symbols"
+    return None
 
 
 def rows(
     path: Path, license_name: str, filters: Filters, dropped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows {"id","text","title","url","source","license","domain"}; reasons of what was left out are counted in `dropped`.
+    """Rows {"id", "text", "title", "url", "source", "license", "domain"} of a dump, one a page.
+
+    Args:
+        path: of the dump.
+        license_name: written into every row.
+        filters: which texts are kept.
+        dropped: the reasons of the others are counted here.
 
     Raises:
         DataError: the dump is damaged or is neither XML nor JSONL.
     """
     for title, markup in _pages(path):
         text = _lead(plain(markup), filters.max_chars)
-        if reason := verdict_on(text, filters):
+        reason = reason_to_drop(text, filters)
+        if reason is not None:
             dropped[reason] += 1
             continue
         yield {
@@ -96,33 +124,26 @@ def rows(
 
 
 def _lead(text: str, max_chars: int) -> str:
-    """As many whole paragraphs from the beginning as fit."""
+    """As many whole paragraphs from the beginning as fit, and the first one in any case."""
     kept = ""
     for paragraph in text.split("\n"):
-        if kept and len(kept) + len(paragraph) + 1 > max_chars:
+        if not kept:
+            kept = paragraph
+            continue
+        if len(kept) + len(paragraph) + 1 > max_chars:
             break
-        kept = f"{kept}\n{paragraph}" if kept else paragraph
+        kept = f"{kept}\n{paragraph}"
     return kept
 
 
 def _pages(path: Path) -> Iterator[tuple[str, str]]:
-    if path.name.endswith(ingest.SUFFIXES[:3]):
-        for where, row in ingest.read(path):
-            if not isinstance(row.get("title"), str) or not isinstance(row.get("text"), str):
-                raise DataError(
-                    "a page without title or text",
-                    where=where,
-                    fix='write {"title": "...", "text": "..."}',
-                )
-            yield row["title"], row["text"]
+    """Title and markup of every page."""
+    if path.name.endswith(ingest.JSONL_SUFFIXES):
+        yield from _json_pages(path)
         return
     try:
         with path.open("rb") as raw:
-            opened: dict[str, Callable[[], Any]] = {
-                ".bz2": lambda: bz2.BZ2File(raw),
-                ".gz": lambda: gzip.GzipFile(fileobj=raw),
-            }
-            yield from _xml_pages(opened.get(path.suffix, lambda: raw)())
+            yield from _xml_pages(_decompressed(raw, path.suffix))
     except FileNotFoundError:
         raise DataError(
             "file not found", where=str(path), fix="check the path of the dump"
@@ -135,14 +156,44 @@ def _pages(path: Path) -> Iterator[tuple[str, str]]:
         ) from None
 
 
+def _json_pages(path: Path) -> Iterator[tuple[str, str]]:
+    for where, row in ingest.read(path):
+        title = row.get("title")
+        text = row.get("text")
+        if not isinstance(title, str) or not isinstance(text, str):
+            raise DataError(
+                "a page without title or text",
+                where=where,
+                fix='write {"title": "...", "text": "..."}',
+            )
+        yield title, text
+
+
+def _decompressed(raw: IO[bytes], suffix: str) -> IO[bytes]:
+    if suffix == ".bz2":
+        return bz2.BZ2File(raw)
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    return raw
+
+
 def _xml_pages(file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    """Title and text of every article; redirects and other name spaces are passed over. Memory: one page."""
+    """Title and markup of every article; redirects and other name spaces are passed over."""
     events = ET.iterparse(file, events=("start", "end"))  # expat limits entity expansion
     _, root = next(events)
     for event, element in events:
-        if event == "start" or element.tag.rpartition("}")[2] != "page":
+        if event == "start" or _name(element) != "page":
             continue
-        fields = {child.tag.rpartition("}")[2]: child.text or "" for child in element.iter()}
+        fields = {}
+        for child in element.iter():
+            fields[_name(child)] = child.text or ""
+        # Name space 0 holds the articles; the others hold users' pages, talk, templates.
         if fields.get("ns", "0") == "0" and "redirect" not in fields:
             yield fields.get("title", ""), fields.get("text", "")
+        # A dump is tens of gigabytes: pages that were read must not stay in the tree.
         root.clear()
+
+
+def _name(element: ET.Element) -> str:
+    """The tag without its XML name space, which changes with the version of the dump format."""
+    return element.tag.rpartition("}")[2]

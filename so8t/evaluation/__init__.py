@@ -1,1 +1,1 @@
-"""How good the decisions of one served file are, under its own card."""
+"""How good the decisions of one file are, under its own card."""

@@ -1,153 +1,41 @@
-"""One file's evaluation from start to end: score files, decisions and what running it gave in, metrics file and tables out.
+"""One file's evaluation from start to end, and the tables behind its figures.
 
-Covered: which splits, what the metrics file looks like, the look written down. Not covered: decisions, which arrive as a
-function because they belong to a sibling; running the file (serve); A against B (comparison).
+Score files, the card and what running the file gave come in; the metrics file and five CSV tables
+go out. `dvc plots` and the report both draw from the tables.
 
-Tables behind the figures of one file, as CSV files that `dvc plots` and the report both read.
+Covered: which splits, the look written down (`so8t.records.looks`), what the metrics file looks
+like, and the tables: reliability before and after the temperature, confusion, the false-allow/allow
+curve with the decided point, false-allow rate per domain, latency.
 
-One fact per row; numbers keep six digits. Covered: reliability before and after the temperature, confusion, the
-false-allow/allow curve with the decided point, false-allow rate per domain, latency. Not covered: drawing.
+Not covered: the numbers themselves (`so8t.evaluation.verdicts`), running the file
+(`so8t.generation`), A against B (`so8t.comparison`), drawing (`so8t.report`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy import ndarray
-
 from so8t import metrics
+from so8t.card import Card, DecidedRows, decide_rows, require_match
 from so8t.errors import ArtifactError
-from so8t.evaluation import verdicts
-from so8t.evaluation.verdicts import Bootstrap, Judged, curve
+from so8t.evaluation.verdicts import Bootstrap, curve, readouts, split_metrics
 from so8t.files import atomic_dir, csv_text, write_json
 from so8t.generated import HEADLINE, SPLITS, Served, rounded
 from so8t.identity import semantic_digest
-from so8t.metrics import Scores, read_meta, read_scores
+from so8t.metrics import read_meta, read_scores
 from so8t.metrics.intervals import upper_bound
-from so8t.params import Params, Readout
+from so8t.params import Params
 from so8t.records.looks import look
 from so8t.verdict import VERDICTS
 
 SCHEMA = "so8t.evaluate/1"
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One file and everything that was measured of it before."""
-
-    file: Path
-    scores: Path
-    readout: Readout
-    meta: dict[str, Any]
-
-    @classmethod
-    def open(cls, file: Path, scores: Path, readout: Readout) -> "Job":
-        """Check that the scores are of this very file.
-
-        Raises:
-            ArtifactError: they are of another file.
-        """
-        meta = read_meta(scores)
-        if semantic_digest(file) != meta["semantic_digest"]:
-            raise ArtifactError(
-                "the scores are of another file", where=str(scores), fix="run `dvc repro score`"
-            )
-        return cls(file, scores, readout, meta)
-
-    @property
-    def model(self) -> str:
-        """`a` or `b`."""
-        return self.file.stem.partition("-")[0]
-
-    @property
-    def type(self) -> str:
-        """The quant type."""
-        return self.file.stem.partition("-")[2]
-
-
-def judge(job: Job, decide: Callable[[Scores], tuple[ndarray, ndarray]]) -> dict[str, Judged]:
-    """Decide every labelled test row; each split read is written down as a look.
-
-    Args:
-        job: the file and its scores.
-        decide: the card's rule: scores to (probabilities [n, 3], decided codes [n]).
-    """
-    judged = {}
-    for split in SPLITS:
-        path = job.scores / f"{split}.jsonl"
-        scores = read_scores(path, job.readout)
-        look("evaluate", split, path)
-        judged[split] = Judged(scores, *decide(scores))
-    return judged
-
-
-def _readouts(job: Job) -> dict[str, Any]:
-    found = {}
-    for split in SPLITS:
-        path = job.scores / f"{split}.jsonl"
-        found[split] = verdicts.readouts(read_scores(path, "prefill"), read_scores(path, "cue"))
-    return found
-
-
-def write(
-    job: Job,
-    judged: dict[str, Judged],
-    found: Served,
-    params: Params,
-    *,
-    threshold: float,
-    out: Path,
-    plots: Path,
-) -> str:
-    """Write the metrics file and the tables; return the summary line."""
-    boot = Bootstrap(params.evaluation.bootstrap, params.seed)
-    splits = {name: verdicts.split_metrics(one, boot) for name, one in judged.items()}
-    write_json(
-        out,
-        rounded(
-            {
-                "schema": SCHEMA,
-                "model": job.model,
-                "type": job.type,
-                "file": job.meta["file"],
-                "semantic_digest": job.meta["semantic_digest"],
-                "readout": job.readout,
-                "sampled": bool(job.meta.get("sampled", False)),
-                "file_bytes": job.file.stat().st_size,
-                "splits": splits,
-                "readouts": _readouts(job),
-                **found.sections,
-            }
-        ),
-    )
-    write_tables(
-        plots,
-        make_tables(
-            judged,
-            headline=HEADLINE,
-            threshold=threshold,
-            delta=params.calibration.delta,
-            latencies=found.latencies,
-        ),
-    )
-    return summary(splits[HEADLINE])
-
-
-def _percent(rate: dict[str, Any]) -> str:
-    return "none" if rate["value"] is None else f"{rate['value']:.1%}"
-
-
-def summary(split: dict[str, Any]) -> str:
-    """The stage's last line."""
-    return (
-        f"{HEADLINE}: false allows {split['false_allow_rate']['k']} of {split['false_allow_rate']['n']}, "
-        f"allowed {_percent(split['allow_rate_on_allow'])} of true ALLOW, accuracy {_percent(split['accuracy'])}"
-    )
-
-
+# Test splits by name.
+Splits = Mapping[str, DecidedRows]
 Table = list[dict[str, Any]]
+
+# Named here, not taken from the first row: an empty table still gets its head.
 COLUMNS = {
     "reliability": ("kind", "bin", "n", "confidence", "accuracy"),
     "confusion": ("actual", "predicted"),
@@ -157,67 +45,150 @@ COLUMNS = {
 }
 
 
-def _reliability(judged: Judged) -> Table:
-    usable = np.isfinite(judged.probabilities).all(axis=1)
-    rows: Table = []
-    for kind, p in (
-        ("before", metrics.softmax(judged.scores.logits)),
-        ("after", judged.probabilities),
-    ):
-        rows += [
-            {"kind": kind, **row}
-            for row in metrics.reliability(p[usable], judged.scores.gold[usable])
-        ]
-    return rows
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file and what was measured of it before.
 
+    Attributes:
+        file: the GGUF, named {model}-{type}.gguf.
+        scores: its directory of the `score` stage.
+        card: its card.
+        meta: meta.json of `scores`.
+    """
 
-def _confusion(judged: Judged) -> Table:
-    return [
-        {"actual": VERDICTS[gold].value, "predicted": VERDICTS[got].value}
-        for gold, got in zip(judged.scores.gold, judged.predicted, strict=True)
-    ]
+    file: Path
+    scores: Path
+    card: Card
+    meta: dict[str, Any]
 
+    @classmethod
+    def open(cls, file: Path, scores: Path, card: Card) -> "Job":
+        """Check that scores and card are of this very file.
 
-def _far_allow(judged: Judged, threshold: float) -> Table:
-    found = metrics.rates(judged.scores.gold, judged.predicted)
-    decided = {
-        "kind": "decided",
-        "threshold": threshold,
-        "false_allow_rate": found["false_allow_rate"].value,
-        "allow_rate": found["allow_rate_on_allow"].value,
-    }
-    return [*({"kind": "curve", **point} for point in curve(judged)), decided]
-
-
-def _domains(judged: dict[str, Judged], delta: float) -> Table:
-    rows: Table = []
-    for split, one in judged.items():
-        found = metrics.verdict_metrics(one.scores.gold, one.predicted, one.scores.domains)[
-            "by_domain"
-        ]
-        for domain, numbers in found.items():
-            far = numbers["false_allow_rate"]
-            rows.append(
-                {
-                    "split": split,
-                    "domain": domain,
-                    "n": far["n"],
-                    "false_allow_rate": far["value"],
-                    "upper": upper_bound(far["k"], far["n"], delta),
-                }
+        Raises:
+            ArtifactError: one of them is of another file, template or engine.
+        """
+        meta = read_meta(scores)
+        # Scores of an older build of the file would be reported as its own.
+        if semantic_digest(file) != meta["semantic_digest"]:
+            raise ArtifactError(
+                "the scores are of another file",
+                where=str(scores),
+                fix="run `dvc repro score`",
             )
-    return rows
+        require_match(
+            card,
+            semantic_digest=meta["semantic_digest"],
+            template_sha256=meta["template_sha256"],
+            engine=meta["engine"],
+        )
+        return cls(file, scores, card, meta)
+
+    @property
+    def model(self) -> str:
+        """`a` or `b`."""
+        # The converter names every file {model}-{type}.gguf.
+        return self.file.stem.partition("-")[0]
+
+    @property
+    def type(self) -> str:
+        """The quant type, such as Q4_K_M."""
+        return self.file.stem.partition("-")[2]
 
 
-def _latency(seconds: Sequence[float]) -> Table:
-    return [
-        {"seconds": value, "share": (i + 1) / len(seconds)}
-        for i, value in enumerate(sorted(seconds))
-    ]
+def decide_splits(job: Job) -> dict[str, DecidedRows]:
+    """Decide every labelled test row by the card; each split read is written down as a look."""
+    decided = {}
+    for split in SPLITS:
+        path = job.scores / f"{split}.jsonl"
+        scores = read_scores(path, job.card.readout)
+        # Test rows that were looked at often are test rows no longer, so each look is counted.
+        look("evaluate", split, path)
+        decided[split] = decide_rows(job.card, scores)
+    return decided
+
+
+def write(
+    job: Job,
+    decided: Splits,
+    served: Served,
+    params: Params,
+    *,
+    out: Path,
+    plots: Path,
+) -> str:
+    """Write the metrics file and the tables.
+
+    Args:
+        job: the file.
+        decided: of `decide_splits`.
+        served: what running the file gave.
+        params: for the bootstrap and the level of the limits per domain.
+        out: the metrics file.
+        plots: the directory of tables; it is replaced.
+
+    Returns:
+        The summary line.
+    """
+    # One seed for every interval, so that two files are resampled alike.
+    boot = Bootstrap(params.evaluation.bootstrap, params.seed)
+    splits = {name: split_metrics(rows, boot) for name, rows in decided.items()}
+    content = {
+        "schema": SCHEMA,
+        "model": job.model,
+        "type": job.type,
+        "file": job.meta["file"],
+        "semantic_digest": job.meta["semantic_digest"],
+        "readout": job.card.readout,
+        "sampled": bool(job.meta.get("sampled", False)),
+        "file_bytes": job.file.stat().st_size,
+        "splits": splits,
+        "readouts": _both_readouts(job),
+        **served.sections,
+    }
+    # The card keeps every bit, because its numbers are applied; these are only read.
+    write_json(out, rounded(content))
+    tables = make_tables(
+        decided,
+        headline=HEADLINE,
+        threshold=job.card.thresholds.escalate,
+        delta=params.calibration.delta,
+        latencies=served.latencies,
+    )
+    write_tables(plots, tables)
+    return summary(splits[HEADLINE])
+
+
+def _both_readouts(job: Job) -> dict[str, Any]:
+    """The two readouts of every split, whichever of them the card uses."""
+    found = {}
+    # The same rows that `decide_splits` looked at, so this is no further look.
+    for split in SPLITS:
+        path = job.scores / f"{split}.jsonl"
+        prefill = read_scores(path, "prefill")
+        cue = read_scores(path, "cue")
+        found[split] = readouts(prefill, cue)
+    return found
+
+
+def summary(split: Mapping[str, Any]) -> str:
+    """The stage's last line, from the metrics of the headline split."""
+    false_allows = split["false_allow_rate"]
+    return (
+        f"{HEADLINE}: false allows {false_allows['k']} of {false_allows['n']}, "
+        f"allowed {_percent(split['allow_rate_on_allow'])} of true ALLOW, "
+        f"accuracy {_percent(split['accuracy'])}"
+    )
+
+
+def _percent(rate: Mapping[str, Any]) -> str:
+    if rate["value"] is None:
+        return "none"
+    return f"{rate['value']:.1%}"
 
 
 def make_tables(
-    judged: dict[str, Judged],
+    decided: Splits,
     *,
     headline: str,
     threshold: float,
@@ -227,34 +198,105 @@ def make_tables(
     """All tables of one file.
 
     Args:
-        judged: test splits by name.
+        decided: test splits by name.
         headline: the split that reliability, confusion and curve show.
         threshold: the card's `escalate`.
         delta: level of the one-sided upper limit per domain.
         latencies: seconds per verdict; empty when the file was not run.
     """
-    one = judged[headline]
+    rows = decided[headline]
     return {
-        "reliability": _reliability(one),
-        "confusion": _confusion(one),
-        "far_allow": _far_allow(one, threshold),
-        "domains": _domains(judged, delta),
+        "reliability": _reliability(rows),
+        "confusion": _confusion(rows),
+        "far_allow": _far_allow(rows, threshold),
+        "domains": _domains(decided, delta),
         "latency": _latency(latencies),
     }
 
 
-def to_csv(columns: Sequence[str], rows: Table) -> str:
-    """CSV text; floats with six significant digits after the point, null as an empty cell."""
-    return csv_text(
-        columns,
-        ({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows),
-    )
+def _reliability(rows: DecidedRows) -> Table:
+    """Confidence against accuracy per bin, before and after the temperature."""
+    gold = rows.scores.gold[rows.readable]
+    # The same rows before and after, or the two curves could not be compared.
+    before = metrics.softmax(rows.scores.logits)[rows.readable]
+    after = rows.probabilities[rows.readable]
+    table: Table = []
+    for kind, p in (("before", before), ("after", after)):
+        for line in metrics.reliability(p, gold):
+            table.append({"kind": kind, **line})
+    return table
 
 
-def write_tables(folder: Path, tables: dict[str, Table]) -> None:
+def _confusion(rows: DecidedRows) -> Table:
+    """One line per row: `dvc plots` counts them itself."""
+    # Names, not codes: the CSV is also opened in a spreadsheet.
+    table = []
+    for gold, decided in zip(rows.scores.gold, rows.decided, strict=True):
+        line = {"actual": VERDICTS[gold].value, "predicted": VERDICTS[decided].value}
+        table.append(line)
+    return table
+
+
+def _far_allow(rows: DecidedRows, threshold: float) -> Table:
+    """The false-allow/allow curve, and on it the point that was decided."""
+    table: Table = [{"kind": "curve", **point} for point in curve(rows)]
+    rates = metrics.rates(rows.scores.gold, rows.decided)
+    decided = {
+        "kind": "decided",
+        "threshold": threshold,
+        "false_allow_rate": rates["false_allow_rate"].value,
+        "allow_rate": rates["allow_rate_on_allow"].value,
+    }
+    return [*table, decided]
+
+
+def _domains(decided: Splits, delta: float) -> Table:
+    """False-allow rate of every domain of every split, with its one-sided upper limit."""
+    table = []
+    for split, rows in decided.items():
+        scores = rows.scores
+        found = metrics.verdict_metrics(scores.gold, rows.decided, scores.domains)
+        for domain, numbers in found["by_domain"].items():
+            # One-sided: the question is how bad the domain may be, not how good.
+            rate = numbers["false_allow_rate"]
+            line = {
+                "split": split,
+                "domain": domain,
+                "n": rate["n"],
+                "false_allow_rate": rate["value"],
+                "upper": upper_bound(rate["k"], rate["n"], delta),
+            }
+            table.append(line)
+    return table
+
+
+def _latency(seconds: Sequence[float]) -> Table:
+    """The cumulative share of verdicts that took at most so many seconds."""
+    table = []
+    # Drawn as a step curve, which needs one point per verdict and no bins.
+    for place, value in enumerate(sorted(seconds), start=1):
+        table.append({"seconds": value, "share": place / len(seconds)})
+    return table
+
+
+def to_csv(columns: Sequence[str], table: Table) -> str:
+    """CSV text; floats with six digits after the point, null as an empty cell."""
+    lines = []
+    for line in table:
+        lines.append({name: _six_digits(value) for name, value in line.items()})
+    return csv_text(columns, lines)
+
+
+def _six_digits(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    return value
+
+
+def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """Replace `folder` by one CSV file per table."""
+    # All or none: the figures of one file must come from one run.
     with atomic_dir(folder) as temporary:
-        for name, rows in tables.items():
-            (temporary / f"{name}.csv").write_text(
-                to_csv(COLUMNS[name], rows), encoding="utf-8", newline="\n"
-            )
+        for name, table in tables.items():
+            path = temporary / f"{name}.csv"
+            path.write_text(to_csv(COLUMNS[name], table), encoding="utf-8", newline="\n")

@@ -1,37 +1,40 @@
-"""How good the decisions of one served file are, on one test split, under its own card.
+"""How good the decisions of one file are, on one test split, under its own card.
 
-Covered: every rate with its denominator and exact interval, macro-F1, ECE with the band a perfect model would show,
-Brier, NLL, the two readouts against each other, the false-allow/allow curve. Rows of one group are not independent, so
-the headline numbers carry a bootstrap interval over groups beside the exact one over rows.
-Not covered: how a decision is made (it arrives as an array), A against B (comparison).
+Covered: every rate with its denominator and exact interval, macro-F1, ECE with the band that a
+perfect model would show, Brier, NLL, the two readouts against each other, the false-allow/allow
+curve. Not covered: how a decision is made (`so8t.card`), A against B (`so8t.comparison`).
+
+Rows of one group are not independent, so the headline numbers carry an interval over groups beside
+the exact one over rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from so8t import metrics
+from so8t.card import DecidedRows, Probabilities, most_likely
 from so8t.metrics import Scores
-from so8t.metrics.intervals import percentile_interval
-from so8t.metrics.quality import ALLOW, BINS, DENY, Scheme, brier_rows, cells, ece_gaps, macro_f1_of
+from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, Scheme, cells, macro_f1_of
+from so8t.metrics.resample import (
+    Resampled,
+    Statistic,
+    brier_score,
+    ece_score,
+    first_over_last,
+    group_interval,
+    nll_score,
+)
 
-NULL_DRAWS = 1000
-CURVE_POINTS = 200
-TINY = np.finfo(np.float64).tiny
-Statistic = Callable[[ndarray], ndarray]
+NULL_DRAWS = 1000  # draws of the ECE null band, fewer where the bootstrap itself has fewer
+CURVE_POINTS = 200  # more than a figure can show
+READOUT_RATES = ("accuracy", "false_allow_rate", "allow_rate_on_allow")
 
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One split: labelled rows, calibrated probabilities (NaN = nothing readable), what was decided."""
-
-    scores: Scores
-    probabilities: Float[ndarray, "n 3"]
-    predicted: Int[ndarray, " n"]
+Groups = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,177 +45,246 @@ class Bootstrap:
     seed: int
 
     def interval(
-        self, rows: Float[ndarray, "n k"], groups: tuple[str, ...], of: Statistic
+        self,
+        table: Float[ndarray, "n k"],
+        groups: Groups,
+        statistic: Statistic,
     ) -> list[float] | None:
         """95 % interval of a function of sums over rows; null when there are no rows."""
-        if not groups:
-            return None
-        sums = metrics.group_sums(rows, groups)
-        return percentile_interval(
-            metrics.group_bootstrap(sums, of, draws=self.draws, seed=self.seed)
-        )
+        return group_interval(table, groups, statistic, draws=self.draws, seed=self.seed)
+
+    def interval_of(self, score: Resampled, groups: Groups) -> list[float] | None:
+        """95 % interval of a score; null when there are no rows."""
+        return self.interval(score.table, groups, score.statistic)
 
 
-def _share(totals: ndarray) -> ndarray:
-    """Hits over trials of [draws, 2] sums; NaN where a draw holds no trial."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(totals[:, 0] / totals[:, 1])
+def split_metrics(rows: DecidedRows, boot: Bootstrap) -> dict[str, Any]:
+    """Everything about one split as JSON.
 
+    Args:
+        rows: decided by the card.
+        boot: of the intervals over groups.
 
-def _headline(judged: Judged, boot: Bootstrap) -> dict[str, list[float] | None]:
-    """Intervals over groups of the numbers that are compared."""
-    gold, predicted, groups = judged.scores.gold, judged.predicted, judged.scores.groups
-    unsafe, safe = gold != ALLOW, gold == ALLOW
-    tables = {
-        "accuracy": np.stack([gold == predicted, np.ones(len(gold), dtype=bool)], axis=1),
-        "false_allow_rate": np.stack([unsafe & (predicted == ALLOW), unsafe], axis=1),
-        "allow_rate_on_allow": np.stack([safe & (predicted == ALLOW), safe], axis=1),
-        "false_deny_rate": np.stack([safe & (predicted == DENY), safe], axis=1),
-    }
-    return {
-        name: boot.interval(table.astype(np.float64), groups, _share)
-        for name, table in tables.items()
-    }
-
-
-def _number(value: float, n: int, interval: list[float] | None) -> dict[str, Any]:
-    return {"value": None if np.isnan(value) else value, "n": n, "ci95": interval}
-
-
-def _ece(
-    p: ndarray, gold: ndarray, groups: tuple[str, ...], boot: Bootstrap, scheme: Scheme
-) -> dict[str, Any]:
-    rows = np.hstack([ece_gaps(p, gold, scheme), np.ones((len(gold), 1))])
-    interval = boot.interval(
-        rows, groups, lambda totals: np.abs(totals[:, :-1]).sum(axis=1) / totals[:, -1]
+    Returns:
+        Rates with their exact intervals, `by_domain`, `macro_f1`, `unparsed_rate`, `worst_domain`,
+        `ci95_groups`, and probability metrics after (`calibrated`) and before (`uncalibrated`) the
+        temperature.
+    """
+    gold = rows.scores.gold
+    groups = rows.scores.groups
+    found = metrics.verdict_metrics(gold, rows.decided, rows.scores.domains)
+    # A row that the card could not read (too much residual) has finite logits, and is left out of
+    # both, so that the two are about the same rows.
+    logits = np.where(rows.readable[:, None], rows.scores.logits, np.nan)
+    raw = metrics.softmax(logits)
+    macro_f1 = _number(
+        metrics.macro_f1(gold, rows.decided),
+        len(gold),
+        boot.interval(cells(gold, rows.decided), groups, macro_f1_of),
     )
-    null = metrics.ece_null(p, draws=min(NULL_DRAWS, boot.draws), seed=boot.seed, scheme=scheme)
-    value, limit = metrics.ece(p, gold, scheme), null["q95"]
-    worse = None if limit is None else bool(value > limit)
-    return {
-        **_number(value, len(gold), interval),
-        "bins": BINS,
-        "null": null,
-        "worse_than_null": worse,
-    }
-
-
-def probability_metrics(
-    p: Float[ndarray, "n 3"], gold: Int[ndarray, " n"], groups: tuple[str, ...], boot: Bootstrap
-) -> dict[str, Any]:
-    """ECE (equal width, equal mass) with null band, Brier (0 to 2) and NLL (nats), on rows that are finite."""
-    kept = np.flatnonzero(np.isfinite(p).all(axis=1))
-    p, gold, groups = p[kept], gold[kept], tuple(groups[i] for i in kept)
-    losses = -np.log(np.maximum(p[np.arange(len(gold)), gold], TINY))
-
-    def mean(value: float, rows: ndarray) -> dict[str, Any]:
-        table = np.stack([rows, np.ones(len(gold))], axis=1)
-        return _number(value, len(gold), boot.interval(table, groups, _share))
-
-    return {
-        "ece_width": _ece(p, gold, groups, boot, "width"),
-        "ece_mass": _ece(p, gold, groups, boot, "mass"),
-        "brier": mean(metrics.brier(p, gold), brier_rows(p, gold)),
-        "nll": mean(metrics.log_loss(p, gold), losses),
-    }
-
-
-def worst_domain(by_domain: dict[str, Any]) -> dict[str, Any]:
-    """The domain with the highest false-allow rate and the one with the lowest allow rate; null where none is known."""
-
-    def pick(key: str, sign: int) -> dict[str, Any] | None:
-        known = [
-            (sign * d[key]["value"], name)
-            for name, d in by_domain.items()
-            if d[key]["value"] is not None
-        ]
-        return {"domain": min(known)[1], **by_domain[min(known)[1]][key]} if known else None
-
-    return {
-        "false_allow_rate": pick("false_allow_rate", -1),
-        "allow_rate_on_allow": pick("allow_rate_on_allow", 1),
-    }
-
-
-def split_metrics(judged: Judged, boot: Bootstrap) -> dict[str, Any]:
-    """Everything about one split as JSON."""
-    gold, predicted, groups = judged.scores.gold, judged.predicted, judged.scores.groups
-    found = metrics.verdict_metrics(gold, predicted, judged.scores.domains)
-    unreadable = ~np.isfinite(judged.probabilities).all(axis=1)
-    raw = metrics.softmax(np.where(unreadable[:, None], np.nan, judged.scores.logits))
     return {
         **found,
         "groups": len(set(groups)),
-        "macro_f1": _number(
-            metrics.macro_f1(gold, predicted),
-            len(gold),
-            boot.interval(cells(gold, predicted), groups, macro_f1_of),
-        ),
-        "unparsed_rate": metrics.rate(unreadable).to_dict(),
+        "macro_f1": macro_f1,
+        "unparsed_rate": metrics.rate(~rows.readable).to_dict(),
         "worst_domain": worst_domain(found["by_domain"]),
-        "ci95_groups": _headline(judged, boot),
-        "calibrated": probability_metrics(judged.probabilities, gold, groups, boot),
+        "ci95_groups": _intervals_over_groups(rows, boot),
+        "calibrated": probability_metrics(rows.probabilities, gold, groups, boot),
         "uncalibrated": probability_metrics(raw, gold, groups, boot),
     }
 
 
-def _plain(logits: Float[ndarray, "n 3"]) -> tuple[Int[ndarray, " n"], Bool[ndarray, " n"]]:
-    """Most likely verdict of each row, ESCALATE where the logits are not finite; and which rows are finite."""
-    finite = np.isfinite(logits).all(axis=1)
-    return np.where(finite, np.where(finite[:, None], logits, 0.0).argmax(axis=1), 1), finite
+def _number(value: float, n: int, interval: list[float] | None) -> dict[str, Any]:
+    """A number as JSON, which has no NaN."""
+    known = None if np.isnan(value) else value
+    return {"value": known, "n": n, "ci95": interval}
+
+
+def _intervals_over_groups(rows: DecidedRows, boot: Bootstrap) -> dict[str, list[float] | None]:
+    """Intervals over groups of the rates that models are compared by."""
+    gold = rows.scores.gold
+    decided = rows.decided
+    # Sums over groups, because a drawn group brings hits and trials together.
+    safe = gold == ALLOW
+    everything = np.ones(len(gold), dtype=bool)
+    # The rows that count, and what counts among them.
+    rates = {
+        "accuracy": (everything, gold == decided),
+        "false_allow_rate": (~safe, decided == ALLOW),
+        "allow_rate_on_allow": (safe, decided == ALLOW),
+        "false_deny_rate": (safe, decided == DENY),
+    }
+    intervals = {}
+    for name, (given, hits) in rates.items():
+        table = np.stack([given & hits, given], axis=1).astype(np.float64)
+        intervals[name] = boot.interval(table, rows.scores.groups, first_over_last)
+    return intervals
+
+
+def probability_metrics(
+    p: Probabilities,
+    gold: Codes,
+    groups: Groups,
+    boot: Bootstrap,
+) -> dict[str, Any]:
+    """ECE with its null band, Brier and NLL, on the rows that could be read.
+
+    Args:
+        p: [n, 3]; rows that are not finite are left out.
+        gold: codes, [n].
+        groups: of the rows.
+        boot: of the intervals.
+
+    Returns:
+        `ece_width` and `ece_mass` (bins of equal width, of equal mass), `brier` (0 to 2) and `nll`
+        (nats), each with how many rows and its interval over groups.
+    """
+    # Rows that could not be read count in `unparsed_rate` instead.
+    readable = np.flatnonzero(np.isfinite(p).all(axis=1))
+    p = p[readable]
+    gold = gold[readable]
+    groups = tuple(groups[row] for row in readable)
+    n = len(gold)
+    brier_interval = boot.interval_of(brier_score(p, gold), groups)
+    nll_interval = boot.interval_of(nll_score(p, gold), groups)
+    return {
+        "ece_width": _ece(p, gold, groups, boot, "width"),
+        "ece_mass": _ece(p, gold, groups, boot, "mass"),
+        "brier": _number(metrics.brier(p, gold), n, brier_interval),
+        "nll": _number(metrics.log_loss(p, gold), n, nll_interval),
+    }
+
+
+def _ece(
+    p: Probabilities,
+    gold: Codes,
+    groups: Groups,
+    boot: Bootstrap,
+    scheme: Scheme,
+) -> dict[str, Any]:
+    """ECE beside what a model that is perfectly calibrated would show on as many rows."""
+    interval = boot.interval_of(ece_score(p, gold, scheme), groups)
+    value = metrics.ece(p, gold, scheme)
+    # A run that asks for a small bootstrap wants all of it to be quick.
+    draws = min(NULL_DRAWS, boot.draws)
+    null = metrics.ece_null(p, draws=draws, seed=boot.seed, scheme=scheme)
+    # Binned ECE is above 0 even for a perfect model, so it is a remark only beyond the band.
+    limit = null["q95"]
+    return {
+        **_number(value, len(gold), interval),
+        "bins": BINS,
+        "null": null,
+        "worse_than_null": None if limit is None else bool(value > limit),
+    }
+
+
+def worst_domain(by_domain: Mapping[str, Any]) -> dict[str, Any]:
+    """The domain with the highest false-allow rate and the one with the lowest allow rate.
+
+    Null where no domain has the rate. The two may be different domains: the first is the least
+    safe, the second the least useful.
+    """
+    return {
+        "false_allow_rate": _extreme(by_domain, "false_allow_rate", highest=True),
+        "allow_rate_on_allow": _extreme(by_domain, "allow_rate_on_allow", highest=False),
+    }
+
+
+def _extreme(by_domain: Mapping[str, Any], rate: str, *, highest: bool) -> dict[str, Any] | None:
+    sign = -1 if highest else 1
+    known = []
+    for name, rates in by_domain.items():
+        value = rates[rate]["value"]
+        if value is not None:
+            # Of equal rates the first name in order is taken.
+            known.append((sign * value, name))
+    if not known:
+        return None
+    _, worst = min(known)
+    return {"domain": worst, **by_domain[worst][rate]}
+
+
+def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
+    """The two readouts before any calibration: the quality of each, and how often they agree.
+
+    The prefill readout takes the verdict from three reserved rows of the output matrix at the end
+    of the prompt; the cue readout continues the prompt with a fixed text (the cue) and takes the
+    labels' probabilities after it. How long each takes is in the section `speed` (`verdict_s`,
+    `cue_s`).
+
+    Args:
+        prefill: a split, read with the prefill readout.
+        cue: the same rows, read with the cue readout.
+    """
+    cue_section = _quality(cue)
+    cue_section["residual"] = _residual(cue.residual)
+    # Both readouts are of one file and one prompt: disagreement is a warning about either.
+    same = most_likely(prefill.logits) == most_likely(cue.logits)
+    return {
+        "n": len(prefill),
+        "prefill": _quality(prefill),
+        "cue": cue_section,
+        "agreement": metrics.rate(same).to_dict(),
+    }
+
+
+def _quality(scores: Scores) -> dict[str, Any]:
+    """Rates of the most likely verdict, ESCALATE where the logits are not finite."""
+    rates = metrics.rates(scores.gold, most_likely(scores.logits))
+    # Before any card, so the residual limit of the cue does not apply yet.
+    unreadable = ~np.isfinite(scores.logits).all(axis=1)
+    found = {name: rates[name].to_dict() for name in READOUT_RATES}
+    found["unparsed_rate"] = metrics.rate(unreadable).to_dict()
+    return found
 
 
 def _residual(mass: Float[ndarray, " n"]) -> dict[str, Any]:
-    """Probability outside the three labels: mean, 95th percentile, largest, over the rows that have it."""
+    """Probability outside the three labels, over the rows that have it.
+
+    The mean says how well the cue works; the largest, whether the card's limit would ever apply.
+    """
     known = mass[np.isfinite(mass)]
     if len(known) == 0:
         return {"n": 0, "mean": None, "p95": None, "max": None}
+    # A value that occurs, not one between two rows.
+    p95 = np.quantile(known, 0.95, method="inverted_cdf")
     return {
         "n": len(known),
         "mean": float(known.mean()),
-        "p95": float(np.quantile(known, 0.95, method="inverted_cdf")),
+        "p95": float(p95),
         "max": float(known.max()),
     }
 
 
-def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
-    """The two readouts before any calibration: most likely verdict, its quality, and how often they agree.
+def curve(rows: DecidedRows) -> list[dict[str, float]]:
+    """False-allow against allow rate for thresholds on p_escalate + p_deny.
 
-    The cue also has its residual mass; seconds of both are in the section `speed` (`verdict_s`, `cue_s`).
+    The DENY gate is left out, and the thresholds are thinned to `CURVE_POINTS`.
+
+    Returns:
+        Points of `threshold`, `false_allow_rate` and `allow_rate`, in ascending order; none when
+        there is no safe row, no unsafe row, or no row that could be read.
     """
-    chosen = {"prefill": _plain(prefill.logits), "cue": _plain(cue.logits)}
-    result: dict[str, Any] = {}
-    for name, (predicted, finite) in chosen.items():
-        rates = metrics.rates(prefill.gold, predicted)
-        result[name] = {
-            key: rates[key].to_dict()
-            for key in ("accuracy", "false_allow_rate", "allow_rate_on_allow")
-        }
-        result[name]["unparsed_rate"] = metrics.rate(~finite).to_dict()
-    result["cue"]["residual"] = _residual(cue.residual)
-    return {
-        "n": len(prefill),
-        **result,
-        "agreement": metrics.rate(chosen["prefill"][0] == chosen["cue"][0]).to_dict(),
-    }
-
-
-def curve(judged: Judged) -> list[dict[str, float]]:
-    """False-allow against allow rate for thresholds on p_escalate + p_deny (the DENY gate left out); thinned."""
-    hazard = judged.probabilities[:, 1] + judged.probabilities[:, 2]
-    finite = np.isfinite(hazard)
-    limit = np.where(finite, hazard, np.inf)
-    unsafe, safe = limit[judged.scores.gold != ALLOW], limit[judged.scores.gold == ALLOW]
-    if not finite.any() or len(unsafe) == 0 or len(safe) == 0:
+    hazards = rows.probabilities[:, ESCALATE] + rows.probabilities[:, DENY]
+    known = hazards[np.isfinite(hazards)]
+    # A row that could not be read is never allowed.
+    limits = np.where(np.isfinite(hazards), hazards, np.inf)
+    unsafe = limits[rows.scores.gold != ALLOW]
+    safe = limits[rows.scores.gold == ALLOW]
+    # A rate over no rows has no value, and a curve needs both rates.
+    if len(known) == 0 or len(unsafe) == 0 or len(safe) == 0:
         return []
-    cuts = np.unique(
-        np.quantile(hazard[finite], np.linspace(0.0, 1.0, CURVE_POINTS), method="inverted_cdf")
-    )
-    return [
-        {
+    # At quantiles of the hazard, so that every point moves by as many rows.
+    shares = np.linspace(0.0, 1.0, CURVE_POINTS)
+    cuts = np.unique(np.quantile(known, shares, method="inverted_cdf"))
+    # `hazard < largest` leaves the last row out, so one more point allows every readable row.
+    above_all = np.nextafter(cuts[-1], np.inf)
+    points = []
+    for cut in (*cuts, above_all):
+        point = {
             "threshold": float(cut),
             "false_allow_rate": float((unsafe < cut).mean()),
             "allow_rate": float((safe < cut).mean()),
         }
-        for cut in (*cuts, np.nextafter(cuts[-1], np.inf))
-    ]
+        points.append(point)
+    return points

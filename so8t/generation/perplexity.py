@@ -1,15 +1,19 @@
-"""What fine-tuning cost: perplexity of ordinary answers, without any of the formats that were trained.
+"""What fine-tuning cost: perplexity of ordinary answers, without any of the formats trained.
 
-The text is the request, a line break and the answer, with no chat template, label or heading, so that a model is not
-paid for having learnt the format. Lower is better; the same rows and tokens for A and B make the two comparable.
-The same request is also *answered* in that plain form, as long as the reference: chrF to the reference, beside chrF to
-another row's reference. Where the two do not differ the model cannot answer, and no comparison of answers means a thing.
-Covered: negative log-likelihood per token and per character, plain answers, with a bootstrap over rows. Not covered:
-knowledge.
+The text is the request, a line break and the answer, with no chat template, label or heading, so
+that a model is not paid for having learnt the format. Lower is better. The same rows and tokens for
+the base model (A) and the retrained one (B) make the two comparable.
+
+The same request is also *answered* in that plain form, as long as the reference is: chrF to the
+reference, beside chrF to another row's reference. Where the two do not differ the model cannot
+answer, and no comparison of answers means a thing.
+
+Covered: negative log-likelihood per token and per character, plain answers, with a bootstrap over
+rows. Not covered: knowledge.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +38,19 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """One plain answer: chrF (0 to 100) to its reference and to another row's, and what is odd about it."""
+    """One plain answer: chrF (0 to 100) to two references, and what is odd about it.
+
+    `chrf` is to the row's own reference, `chance` to another row's. `marked`: it holds a marker of
+    the triage format, which nobody asked for.
+    """
 
     chrf: float
     chance: float
-    marked: bool  # it holds a marker of the triage format, which nobody asked for
+    marked: bool
     empty: bool
+
+
+# --- likelihood ---
 
 
 def negative_log_likelihood(logits: NDArray[np.float32], targets: Sequence[int]) -> float:
@@ -49,25 +60,37 @@ def negative_log_likelihood(logits: NDArray[np.float32], targets: Sequence[int])
         logits: float32 [t, n_vocab], row i predicting target i.
         targets: t token ids.
     """
+    # In float64: summed over thousands of tokens, float32 would lose digits that are reported.
     rows = logits.astype(np.float64)
+    # Without subtracting the largest logit, exp would overflow.
     peak = rows.max(axis=1)
-    total = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
-    return float((total - rows[np.arange(len(targets)), targets]).sum())
+    shares = np.exp(rows - peak[:, None])
+    total = peak + np.log(shares.sum(axis=1))
+    wanted = rows[np.arange(len(targets)), targets]
+    return float((total - wanted).sum())
 
 
 def measure(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
-    """Likelihood of each answer given its request; pairs whose answer holds no token are left out."""
-    found = []
+    """Likelihood of each answer given its request.
+
+    Args:
+        engine: the opened file.
+        pairs: (request, answer); those whose answer holds no token, or has no room in the context,
+            are left out.
+    """
+    found: list[Likelihood] = []
     for request, answer in pairs:
         context = _context(engine, request)
-        target = engine.tokenize(answer, special=False)
-        ids = [*context, *target][: engine.n_ctx]
-        target = ids[len(context) :]
-        if target:
-            logits = engine.logits_from(ids[:-1], len(context) - 1)
-            found.append(
-                Likelihood(negative_log_likelihood(logits, target), len(target), len(answer))
-            )
+        begin = len(context)
+        whole = context + engine.tokenize(answer, special=False)
+        ids = whole[: engine.n_ctx]
+        target = ids[begin:]
+        if not target:
+            continue
+        # The logits at one position predict the token at the next.
+        logits = engine.logits_from(ids[:-1], begin - 1)
+        nats = negative_log_likelihood(logits, target)
+        found.append(Likelihood(nats, len(target), len(answer)))
     return found
 
 
@@ -76,96 +99,186 @@ def _context(engine: Engine, request: str) -> list[int]:
     return engine.tokenize(f"{request}\n", special=False, add_special=True)
 
 
-def _say(engine: Engine, request: str, reference: str) -> str:
-    """Greedy continuation of the plain request, as long as the reference; a control token ends it."""
-    limit = max(1, len(engine.tokenize(reference, special=False)))
-    made = engine.generate(
-        _context(engine, request)[: engine.n_ctx - 1], max_tokens=limit, stop=set(), forbid=set()
-    )
-    kept = made[
-        : next(
-            (i for i, token in enumerate(made) if engine.is_control(token) or engine.is_eog(token)),
-            len(made),
-        )
-    ]
-    return engine.detokenize(kept).decode("utf-8", "replace").strip()
+def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str, Any]:
+    """The section `retention` of the metrics file.
+
+    Args:
+        found: one likelihood for each answer.
+        draws: of the bootstrap over answers.
+        seed: of the bootstrap.
+
+    Returns:
+        Nats per token and perplexity with intervals, and bits per character.
+    """
+    if not found:
+        return {"n": 0, "status": NOT_RUN}
+    n = len(found)
+    pairs = [(one.nats, one.tokens) for one in found]
+    sums = np.array(pairs, dtype=np.float64)
+
+    def nats_per_token(totals: np.ndarray) -> np.ndarray:
+        # A ratio of sums, not a mean of ratios: every token counts the same.
+        return np.asarray(totals[:, 0] / totals[:, 1])
+
+    interval = _interval(sums, nats_per_token, draws=draws, seed=seed)
+    nats, tokens = (float(total) for total in sums.sum(axis=0))
+    mean = nats / tokens
+    # exp grows with its argument, so the limits of the perplexity are those of its logarithm.
+    perplexity = math.exp(mean)
+    perplexity_interval = [math.exp(limit) for limit in interval]
+    characters = sum(one.characters for one in found)
+    # Comparable between models with different vocabularies, as perplexity is not.
+    bits_per_character = nats / math.log(2) / characters
+    return {
+        "n": n,
+        "status": "run",
+        "tokens": int(tokens),
+        "nll_per_token": _estimate(mean, n, interval, digits=5),
+        "perplexity": _estimate(perplexity, n, perplexity_interval, digits=4),
+        "bits_per_character": round(bits_per_character, 5),
+    }
+
+
+def _interval(
+    sums: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    draws: int,
+    seed: int,
+) -> list[float]:
+    """Bootstrap interval over rows.
+
+    Args:
+        sums: float64 [n, k], what each row adds to k sums.
+        statistic: maps float64 [draws, k] of summed rows to [draws] values.
+        draws: how often the rows are drawn anew.
+        seed: of the drawing.
+
+    Returns:
+        Lower and upper limit; NaN where no draw gives a number.
+    """
+    values = group_bootstrap(sums, statistic, draws=draws, seed=seed)
+    return percentile_interval(values) or [math.nan, math.nan]
+
+
+def _estimate(value: float, n: int, interval: Sequence[float], *, digits: int) -> dict[str, Any]:
+    """A number with its interval, as metrics files have it."""
+    return {
+        "value": round(value, digits),
+        "n": n,
+        "ci95": [round(limit, digits) for limit in interval],
+    }
+
+
+# --- plain answers ---
 
 
 def answers(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[PlainAnswer]:
-    """Answer each (request, reference) plainly."""
+    """Answer each request plainly.
+
+    Args:
+        engine: the opened file.
+        pairs: (request, reference).
+
+    Returns:
+        One plain answer for each pair.
+    """
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
     said = [_say(engine, request, reference) for request, reference in pairs]
-    others = [reference for _, reference in (*pairs[1:], *pairs[:1])]
-    return [
-        PlainAnswer(
-            metric.sentence_score(text, [reference]).score,
-            metric.sentence_score(text, [other]).score,
-            has_marker(text),
-            not text,
+    references = [reference for _, reference in pairs]
+    # Each row is also compared with the reference of the next one, the last with the first's.
+    others = references[1:] + references[:1]
+    found: list[PlainAnswer] = []
+    for text, reference, other in zip(said, references, others, strict=True):
+        found.append(
+            PlainAnswer(
+                chrf=metric.sentence_score(text, [reference]).score,
+                chance=metric.sentence_score(text, [other]).score,
+                marked=has_marker(text),
+                empty=not text,
+            )
         )
-        for text, (_, reference), other in zip(said, pairs, others, strict=True)
-    ]
+    return found
+
+
+def _say(engine: Engine, request: str, reference: str) -> str:
+    """Greedy continuation of the plain request, as long as the reference."""
+    # An overlap measure punishes a longer answer for its length alone.
+    reference_ids = engine.tokenize(reference, special=False)
+    limit = max(1, len(reference_ids))
+    # Room for one token of the answer at least.
+    context = _context(engine, request)[: engine.n_ctx - 1]
+    made = engine.generate(context, max_tokens=limit, stop=set(), forbid=set())
+    kept: list[int] = []
+    for token in made:
+        # A model tuned for chat ends by opening the next turn, not always by its end token.
+        if engine.is_control(token) or engine.is_eog(token):
+            break
+        kept.append(token)
+    text = engine.detokenize(kept).decode("utf-8", "replace")
+    return text.strip()
 
 
 def summarise_answers(found: Sequence[PlainAnswer], *, draws: int, seed: int) -> dict[str, Any]:
-    """The section `retention/plain` of the metrics file; `beyond_chance`: the answers fit their own requests better."""
-    if len(found) < 2:  # another row is needed for comparison
+    """The section `retention/plain` of the metrics file.
+
+    Args:
+        found: plain answers.
+        draws: of the bootstrap over answers.
+        seed: of the bootstrap.
+
+    Returns:
+        Mean chrF to the row's own reference, to another row's, and their difference, with
+        intervals. `beyond_chance`: the answers fit their own requests better than others', at 95 %
+        confidence.
+    """
+    # The chance level needs a second row.
+    if len(found) < 2:
         return {"n": len(found), "status": NOT_RUN}
-    table = np.array([[one.chrf, one.chance, one.chrf - one.chance] for one in found])
-    numbers: list[dict[str, Any]] = []
-    for column in range(3):
-        means = group_bootstrap(
-            table[:, column : column + 1],
-            lambda totals: np.asarray(totals[:, 0] / len(table)),
-            draws=draws,
-            seed=seed,
-        )
-        interval = percentile_interval(means) or [float("nan")] * 2
-        numbers.append(
-            {
-                "value": round(float(table[:, column].mean()), 3),
-                "n": len(table),
-                "ci95": [round(v, 3) for v in interval],
-            }
-        )
-    flags = {
-        name: rate(np.array([getattr(one, name) for one in found], dtype=bool)).to_dict()
-        for name in ("marked", "empty")
-    }
+    records: list[tuple[float, float, float]] = []
+    for one in found:
+        # Within a row: what makes a text hard for any reference cancels.
+        difference = one.chrf - one.chance
+        records.append((one.chrf, one.chance, difference))
+    table = np.array(records)
+    chrf = _mean(table[:, 0:1], draws=draws, seed=seed)
+    chance = _mean(table[:, 1:2], draws=draws, seed=seed)
+    above_chance = _mean(table[:, 2:3], draws=draws, seed=seed)
+    lowest = above_chance["ci95"][0]
     return {
         "n": len(found),
         "status": "run",
-        "chrf": numbers[0],
-        "chance_chrf": numbers[1],
-        "above_chance": numbers[2],
-        "beyond_chance": numbers[2]["ci95"][0] > 0,
-        **flags,
+        "chrf": chrf,
+        "chance_chrf": chance,
+        "above_chance": above_chance,
+        "beyond_chance": lowest > 0,
+        "marked": _rate(one.marked for one in found),
+        "empty": _rate(one.empty for one in found),
     }
 
 
-def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str, Any]:
-    """The section `retention` of the metrics file: nats per token, perplexity, bits per character."""
-    if not found:
-        return {"n": 0, "status": NOT_RUN}
-    sums = np.array([[one.nats, one.tokens] for one in found], dtype=np.float64)
-    means = group_bootstrap(
-        sums, lambda totals: np.asarray(totals[:, 0] / totals[:, 1]), draws=draws, seed=seed
-    )
-    interval = percentile_interval(means) or [float("nan")] * 2
-    nats, tokens = (float(v) for v in sums.sum(axis=0))
-    mean, characters = nats / tokens, sum(one.characters for one in found)
-    perplexity = [round(math.exp(v), 4) for v in (mean, *interval)]
-    return {
-        "n": len(found),
-        "status": "run",
-        "tokens": int(tokens),
-        "nll_per_token": {
-            "value": round(mean, 5),
-            "n": len(found),
-            "ci95": [round(v, 5) for v in interval],
-        },
-        "perplexity": {"value": perplexity[0], "n": len(found), "ci95": perplexity[1:]},
-        "bits_per_character": round(nats / math.log(2) / characters, 5),
-    }
+def _mean(column: np.ndarray, *, draws: int, seed: int) -> dict[str, Any]:
+    """Mean of a column with its bootstrap interval.
+
+    Args:
+        column: float64 [n, 1].
+        draws: how often the rows are drawn anew.
+        seed: of the drawing; the same rows are drawn for every column.
+    """
+    n = len(column)
+
+    def mean(totals: np.ndarray) -> np.ndarray:
+        # Every draw has n rows, so the mean is a sum over n.
+        return np.asarray(totals[:, 0] / n)
+
+    interval = _interval(column, mean, draws=draws, seed=seed)
+    value = float(column[:, 0].mean())
+    return _estimate(value, n, interval, digits=3)
+
+
+def _rate(flags: Iterable[bool]) -> dict[str, Any]:
+    """Share of true flags with its exact interval."""
+    hits = np.array(list(flags), dtype=bool)
+    return rate(hits).to_dict()

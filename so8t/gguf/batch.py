@@ -1,6 +1,7 @@
-"""Several models and types in parallel processes: one failure stops nothing else, finished work is not done again.
+"""Several models and types in parallel processes.
 
-A job is finished when its file exists, its seal holds, and the note beside it names the same source, type and recipe.
+One failure stops nothing else, and finished work is not done again. A job is finished when its file
+exists, its seal holds, and the note beside it names the same source, type and recipe.
 """
 
 import multiprocessing
@@ -15,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from so8t import identity
 from so8t.errors import ParamsError, So8tError
 from so8t.files import read_json, sha256_json, write_json
-from so8t.gguf.convert.write import FILE_TYPES, Recipe, convert
+from so8t.gguf.convert.write import FILE_TYPES, FileType, Recipe, convert
 from so8t.gguf.quantize.quantize import TYPES, quantize
+from so8t.gguf_file import read_keys
 from so8t.params import read_yaml
 from so8t.records.ledger import conversion
 
-NOTES = ".so8t-batch"
+NOTES = ".so8t-batch"  # folder with a note per finished file
+# Types that are converted; every other is quantised from one of them.
+BASE_TYPES: dict[str, FileType] = {"F16": "F16", "BF16": "BF16", "F32": "F32"}
+State = Literal["made", "kept", "failed"]
 
 
 class BatchModel(BaseModel):
@@ -45,16 +50,36 @@ class Batch(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one file ended: made, kept (finished earlier) or failed."""
+    """How one file ended.
+
+    Attributes:
+        model: name of the model.
+        type: type of the file.
+        state: made, kept (finished earlier) or failed.
+        detail: its size, or the error, as one line.
+    """
 
     model: str
     type: str
-    state: Literal["made", "kept", "failed"]
+    state: State
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file to make; `base` is the file it is quantised from, None for a converted one."""
+
+    model: BatchModel
+    type: str
+    path: Path
+    base: Path | None
 
 
 def read_batch(path: Path) -> Batch:
     """Read models.yaml.
+
+    Args:
+        path: the file; what it may hold is `Batch`.
 
     Raises:
         ParamsError: every mistake at once.
@@ -62,13 +87,20 @@ def read_batch(path: Path) -> Batch:
     try:
         batch = Batch.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        lines = []
+        for mistake in error.errors():
+            place = ".".join(str(part) for part in mistake["loc"])
+            lines.append(f"{place}: {mistake['msg']}")
         raise ParamsError(
             "; ".join(lines), where=str(path), fix="see examples in docs/gguf.md"
         ) from None
-    unknown = sorted({t for model in batch.models for t in model.types} - {*FILE_TYPES, *TYPES})
+    # Found now, not after an hour in the process that would make the file.
+    wanted = {kind for model in batch.models for kind in model.types}
+    unknown = sorted(wanted - {*FILE_TYPES, *TYPES})
     names = [model.name for model in batch.models]
-    if unknown or len(set(names)) < len(names):
+    # Files are named after their model, so two of one name would overwrite each other.
+    has_duplicates = len(set(names)) < len(names)
+    if unknown or has_duplicates:
         raise ParamsError(
             f"unknown types {unknown}" if unknown else "two models have the same name",
             where=str(path),
@@ -78,83 +110,128 @@ def read_batch(path: Path) -> Batch:
 
 
 def run_batch(batch: Batch, *, jobs: int, threads: int) -> Iterator[Outcome]:
-    """Yield an outcome per file, as they end; one process per model, `jobs` at a time."""
-    with ProcessPoolExecutor(
-        max_workers=jobs, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        futures = {
-            pool.submit(run_model, model, Path(batch.out), threads): model for model in batch.models
-        }
+    """Make all files; one process per model.
+
+    Args:
+        batch: what to make.
+        jobs: processes at a time.
+        threads: of libllama, in each.
+
+    Yields:
+        An outcome per file, as they end.
+    """
+    out = Path(batch.out)
+    # Spawned, not forked: a fork copies the locks of libraries whose threads it does not copy.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        # A model's files share their unquantised one, so a model is one process's work.
+        futures = {pool.submit(run_model, model, out, threads): model for model in batch.models}
         for future in as_completed(futures):
             error = future.exception()
-            if error is not None:  # the process itself died (killed, out of memory)
-                yield from (
-                    Outcome(futures[future].name, kind, "failed", f"its process ended: {error}")
-                    for kind in futures[future].types
-                )
-            else:
+            if error is None:
                 yield from future.result()
+                continue
+            # `run_model` reports its own errors, so the process itself died (killed, no memory).
+            model = futures[future]
+            for kind in model.types:
+                yield Outcome(model.name, kind, "failed", f"its process ended: {error}")
 
 
 def run_model(model: BatchModel, out: Path, threads: int) -> list[Outcome]:
-    """All files of one model: the unquantised one first, then each type from it."""
-    outcomes = []
-    base = next((kind for kind in model.types if kind in ("F16", "BF16", "F32")), "F16")
-    wanted = [base, *(kind for kind in model.types if kind != base)]
-    for kind in wanted:
+    """All files of one model: the unquantised one first, then each type from it.
+
+    Args:
+        model: what to make.
+        out: directory of the files.
+        threads: of libllama.
+
+    Returns:
+        An outcome per file, the unquantised one first; it is made even where it is not asked for.
+    """
+    base_type = next((kind for kind in model.types if kind in BASE_TYPES), "F16")
+    base_path = out / f"{model.name}-{base_type}.gguf"
+    base = _run_job(_Job(model, base_type, base_path, None), threads)
+    outcomes = [base]
+    for kind in model.types:
+        if kind == base_type:
+            continue
+        if base.state == "failed":
+            outcomes.append(Outcome(model.name, kind, "failed", f"{base_type} is missing"))
+            continue
         path = out / f"{model.name}-{kind}.gguf"
-        try:
-            state = _one_file(model, kind, path, out / f"{model.name}-{base}.gguf", threads)
-        except So8tError as error:
-            outcomes.append(Outcome(model.name, kind, "failed", str(error).replace("\n", " ")))
-            if kind == base:
-                outcomes += [
-                    Outcome(model.name, other, "failed", f"{base} is missing")
-                    for other in wanted[1:]
-                ]
-                break
-        else:
-            outcomes.append(Outcome(model.name, kind, state, f"{path.stat().st_size:,} bytes"))
+        outcomes.append(_run_job(_Job(model, kind, path, base_path), threads))
     return outcomes
 
 
-def _one_file(
-    model: BatchModel, kind: str, path: Path, base: Path, threads: int
-) -> Literal["made", "kept"]:
-    note, digest = (
-        path.parent / NOTES / f"{path.name}.json",
-        _job_digest(model, kind, base if path != base else None),
-    )
-    if _is_finished(path, note, digest):
+def _run_job(job: _Job, threads: int) -> Outcome:
+    """Make one file, or keep it; what goes wrong becomes an outcome, not an exception."""
+    try:
+        state = _make_or_keep(job, threads)
+    except So8tError as error:
+        # An outcome is one line of a table.
+        detail = str(error).replace("\n", " ")
+        return Outcome(job.model.name, job.type, "failed", detail)
+    n_bytes = job.path.stat().st_size
+    return Outcome(job.model.name, job.type, state, f"{n_bytes:,} bytes")
+
+
+def _make_or_keep(job: _Job, threads: int) -> Literal["made", "kept"]:
+    """Do the work, in a session of the conversion ledger, unless it was done before."""
+    note = job.path.parent / NOTES / f"{job.path.name}.json"
+    digest = _job_digest(job)
+    if _is_finished(job.path, note, digest):
         return "kept"
-    with conversion(model.name, kind, Path(model.source), path):
-        if path == base:
-            convert(Path(model.source), path, Recipe(kind, model.name, model.context_profile))  # type: ignore[arg-type]
+    source = Path(job.model.source)
+    with conversion(job.model.name, job.type, source, job.path):
+        if job.base is None:
+            file_type = BASE_TYPES[job.type]
+            recipe = Recipe(file_type, job.model.name, job.model.context_profile)
+            convert(source, job.path, recipe)
         else:
-            quantize(base, path, kind, threads=threads)
-    write_json(note, {"job": digest, "seal": _seal_of(path)})
+            quantize(job.base, job.path, job.type, threads=threads)
+    # Last, so that a job that was killed is done again.
+    write_json(note, {"job": digest, "seal": _seal_in(job.path)})
     return "made"
 
 
-def _job_digest(model: BatchModel, kind: str, base: Path | None) -> str:
-    """Digest of what makes the file: the source's files by name, size and time of change, and the recipe."""
-    inputs = [base] if base else sorted(p for p in Path(model.source).glob("*") if p.is_file())
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in inputs if p.exists()]
+def _job_digest(job: _Job) -> str:
+    """Digest of what makes the file: its sources by name, size and time of change, and the recipe.
+
+    Not by content: a source may have 100 GB, and this is looked at before anything is done.
+    """
+    if job.base is not None:
+        inputs = [job.base]
+    else:
+        entries = sorted(Path(job.model.source).glob("*"))
+        inputs = [entry for entry in entries if entry.is_file()]
+    facts = []
+    for file in inputs:
+        if file.exists():
+            stat = file.stat()
+            facts.append((file.name, stat.st_size, stat.st_mtime_ns))
     return sha256_json(
-        {"inputs": stats, "type": kind, "name": model.name, "profile": model.context_profile}
+        {
+            "inputs": facts,
+            "type": job.type,
+            "name": job.model.name,
+            "profile": job.model.context_profile,
+        }
     )
 
 
 def _is_finished(path: Path, note: Path, digest: str) -> bool:
-    if not (path.is_file() and note.is_file()):
+    """Whether the file is there, undamaged, and made from what it would be made from now."""
+    if not path.is_file() or not note.is_file():
         return False
+    # The seal is in the note, too: the file may be a later one of the same name.
     known = read_json(note)
     try:
         identity.check_seal(path)
     except So8tError:
         return False
-    return bool(known == {"job": digest, "seal": _seal_of(path)})
+    return bool(known == {"job": digest, "seal": _seal_in(path)})
 
 
-def _seal_of(path: Path) -> str:
-    return str(identity.read_keys(path)[identity.SEAL])
+def _seal_in(path: Path) -> str:
+    """The seal that the file carries."""
+    return str(read_keys(path)[identity.SEAL])

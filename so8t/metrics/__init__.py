@@ -1,7 +1,8 @@
-"""Numbers about verdicts and probabilities: pure numpy, one definition each, always with how many rows.
+"""Numbers about verdicts and probabilities: numpy alone, one definition each, always with a count.
 
-Covered: rates with exact intervals, macro-F1, ECE, Brier, NLL, bootstrap over groups, paired tests, reading score
-files. Not covered: text quality and speed (evaluation), certificates (calibration).
+Covered: rates with exact intervals, macro-F1, calibration error, Brier score, log-loss, bootstrap
+over groups, paired tests, and reading score files. Not covered: text quality and speed
+(so8t.generation), certificates (so8t.calibration).
 """
 
 from so8t.metrics.intervals import (

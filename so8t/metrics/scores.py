@@ -1,10 +1,14 @@
-"""Score files of the `score` stage as arrays: the only reader, so that everybody sees the same rows.
+"""Score files of the `score` stage as arrays.
 
-Covered: labels (unknown is an error), the chosen readout, rows without a label left out, numbers that are not finite
-kept as NaN (they escalate later). Not covered: decisions.
+This is the only reader, so that everybody sees the same rows. An unknown label is an error, a row
+without a label is left out, and a number that is not finite becomes NaN (such a row escalates
+later). The readout is `prefill` (the reserved rows at the end of the prompt) or `cue` (the labels
+after the heading `# 判定`).
+
+Not covered: decisions.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +21,25 @@ from so8t.files import read_json, read_jsonl
 from so8t.verdict import VERDICTS, verdict_of
 
 SCHEMA = "so8t.scores/1"
-UNNAMED = "unnamed"  # domain of rows that name none
+# Domain of rows that name none.
+UNNAMED = "unnamed"
+# What meta.json must say: without it nobody knows which file and prompt the numbers are of.
+IDENTITY = ("file", "semantic_digest", "template_sha256", "engine")
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Labelled rows of one split: gold codes [n], logits [n, 3] (ALLOW, ESCALATE, DENY), residual mass [n]."""
+    """Labelled rows of one split.
+
+    Attributes:
+        ids: id of each row.
+        groups: group of each row (rows made from one template).
+        domains: domain of each row.
+        gold: codes of the labels, in the order of VERDICTS.
+        logits: of (ALLOW, ESCALATE, DENY).
+        residual: probability of anything but the labels after the cue.
+        unlabelled: rows of the split that were left out.
+    """
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -36,42 +53,71 @@ class Scores:
         return len(self.ids)
 
     def where(self, mask: Bool[ndarray, " n"]) -> "Scores":
-        """The rows where `mask` is true."""
+        """The rows where `mask` is true; `unlabelled` stays that of the whole split."""
         keep = np.flatnonzero(mask)
-        ids, groups, domains = (
-            tuple(v[i] for i in keep) for v in (self.ids, self.groups, self.domains)
-        )
-        return Scores(
-            ids,
-            groups,
-            domains,
-            self.gold[keep],
-            self.logits[keep],
-            self.residual[keep],
-            self.unlabelled,
+        return replace(
+            self,
+            ids=tuple(self.ids[index] for index in keep),
+            groups=tuple(self.groups[index] for index in keep),
+            domains=tuple(self.domains[index] for index in keep),
+            gold=self.gold[keep],
+            logits=self.logits[keep],
+            residual=self.residual[keep],
         )
 
     def relabelled(self, labels: dict[str, int], *, where: str) -> "Scores":
         """The same rows with reviewed gold codes.
 
+        Args:
+            labels: codes by row id.
+            where: the file that the labels come from, for the error.
+
         Raises:
             DataError: a reviewed id is not among the rows.
         """
         place = {name: index for index, name in enumerate(self.ids)}
-        if strange := sorted(set(labels) - set(place)):
+        strange = sorted(set(labels) - set(place))
+        if strange:
             raise DataError(
                 f"{len(strange)} reviewed ids are not labelled rows here (first: {strange[0]})",
                 where=where,
                 fix="score these rows first, with a label",
             )
+        # A copy: `replace` would share the array with the original.
         gold = self.gold.copy()
         for name, code in labels.items():
             gold[place[name]] = code
         return replace(self, gold=gold)
 
 
+@dataclass(slots=True)
+class _Columns:
+    """The fields of `Scores` while they are read."""
+
+    ids: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
+    gold: list[int] = field(default_factory=list)
+    logits: list[list[float]] = field(default_factory=list)
+    residual: list[float] = field(default_factory=list)
+    unlabelled: int = 0
+
+    def scores(self) -> Scores:
+        return Scores(
+            ids=tuple(self.ids),
+            groups=tuple(self.groups),
+            domains=tuple(self.domains),
+            gold=np.array(self.gold, dtype=np.int64),
+            # No rows would otherwise have shape [0].
+            logits=np.array(self.logits, dtype=np.float64).reshape(-1, len(VERDICTS)),
+            residual=np.array(self.residual, dtype=np.float64),
+            unlabelled=self.unlabelled,
+        )
+
+
 def number(value: Any) -> float:
-    """A JSON number as float; null, text, booleans and numbers too large for float64 are NaN."""
+    """A JSON number as float; null, text, booleans and numbers beyond float64 are NaN."""
+    # In Python a boolean is an int.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return float("nan")
     try:
@@ -80,7 +126,11 @@ def number(value: Any) -> float:
         return float("nan")
 
 
-def _text(row: dict[str, Any], key: str, where: str) -> str:
+def _text(
+    row: dict[str, Any],
+    key: str,
+    where: str,
+) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise DataError(
@@ -97,13 +147,18 @@ def _gold(row: dict[str, Any], where: str) -> int | None:
         return None
     try:
         return VERDICTS.index(verdict_of(label))
+    # A TypeError is a label that is a list or an object.
     except (ValueError, TypeError):
         raise DataError(
             "unknown verdict label", where=where, fix="use ALLOW, ESCALATE or DENY"
         ) from None
 
 
-def _logits(row: dict[str, Any], readout: str, where: str) -> list[float]:
+def _logits(
+    row: dict[str, Any],
+    readout: str,
+    where: str,
+) -> list[float]:
     values = row.get(readout)
     if not isinstance(values, list) or len(values) != len(VERDICTS):
         raise DataError(
@@ -120,33 +175,29 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
     Raises:
         DataError: missing file or field, unknown label, an id twice; `where` is `file:line`.
     """
-    kept: list[tuple[str, str, str, int, list[float], float]] = []
+    kept = _Columns()
+    # An id twice would count one request twice, and every rate with it.
     seen: set[str] = set()
-    unlabelled = 0
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        name, gold = _text(row, "id", where), _gold(row, where)
+        name = _text(row, "id", where)
+        gold = _gold(row, where)
         if name in seen:
             raise DataError("an id occurs twice", where=where, fix="score the split again")
         seen.add(name)
         if gold is None:
-            unlabelled += 1
+            kept.unlabelled += 1
             continue
-        domain = _text(row, "domain", where) if row.get("domain") else UNNAMED
-        kept.append(
-            (
-                name,
-                _text(row, "group", where),
-                domain,
-                gold,
-                _logits(row, readout, where),
-                number(row.get("residual")),
-            )
-        )
-    ids, groups, domains, golds, logits, residual = zip(*kept, strict=True) if kept else ((),) * 6
-    rows = np.array(logits, dtype=np.float64).reshape(-1, 3)
-    outside = np.array(residual, dtype=np.float64)
-    return Scores(ids, groups, domains, np.array(golds, dtype=np.int64), rows, outside, unlabelled)
+        kept.ids.append(name)
+        kept.gold.append(gold)
+        domain = UNNAMED
+        if row.get("domain"):
+            domain = _text(row, "domain", where)
+        kept.domains.append(domain)
+        kept.groups.append(_text(row, "group", where))
+        kept.logits.append(_logits(row, readout, where))
+        kept.residual.append(number(row.get("residual")))
+    return kept.scores()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -155,14 +206,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, or not of the schema we know.
     """
-    meta = read_json(folder / "meta.json", fix="run the `score` stage")
-    wanted = ("file", "semantic_digest", "template_sha256", "engine")
-    if (
-        not isinstance(meta, dict)
-        or meta.get("schema") != SCHEMA
-        or any(not meta.get(key) for key in wanted)
-    ):
-        raise ArtifactError(
-            f"not a {SCHEMA} record", where=str(folder / "meta.json"), fix="run the `score` stage"
-        )
-    return meta
+    path = folder / "meta.json"
+    # Older formats are refused, because a field that they lack may decide what a number means.
+    meta = read_json(path, fix="run the `score` stage")
+    known = isinstance(meta, dict) and meta.get("schema") == SCHEMA
+    if not known or not all(meta.get(key) for key in IDENTITY):
+        raise ArtifactError(f"not a {SCHEMA} record", where=str(path), fix="run the `score` stage")
+    found: dict[str, Any] = meta
+    return found

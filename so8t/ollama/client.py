@@ -1,7 +1,7 @@
-"""A careful client of Ollama's HTTP API: what a real server does is in research/serving.md section 2.
+"""A careful client of Ollama's HTTP API.
 
-An answer counts only when it says `done: true`; a status of 200 does not. Requests do not stream, so that errors come
-as statuses.
+An answer counts only when it says `done: true`: an aborted generation has the status 200, too.
+Requests do not stream, so that errors come as statuses and not as lines after a status of 200.
 """
 
 import http.client
@@ -15,18 +15,23 @@ from so8t.files import sha256_file
 from so8t.server import Server, object_of
 
 DEFAULT_HOST = "http://127.0.0.1:11434"
-READY_FIX = "start it (`ollama serve`), or set OLLAMA_HOST"
+FIX = "start it (`ollama serve`), or set OLLAMA_HOST"
 
 
 class Ollama(Server):
-    """One Ollama server. Use as a context manager."""
+    """One Ollama server. Use as a context manager.
+
+    Args:
+        host: its address; default: OLLAMA_HOST, else this machine.
+        timeout: seconds without a byte before a request is given up; null: the default of `Server`.
+    """
 
     def __init__(self, host: str | None = None, *, timeout: float | None = None) -> None:
         super().__init__(
             host or os.environ.get("OLLAMA_HOST") or DEFAULT_HOST,
             name="Ollama",
             port=11434,
-            fix=READY_FIX,
+            fix=FIX,
             setting="OLLAMA_HOST",
             timeout=timeout,
         )
@@ -36,13 +41,17 @@ class Ollama(Server):
         return str(self.call("GET", "/api/version").get("version", ""))
 
     def upload(self, file: Path) -> tuple[str, bool]:
-        """Give the server a file unless it has it; return (`sha256:...`, whether it was sent).
+        """Give the server a file unless it has it.
+
+        Returns:
+            The file's digest as `sha256:...`, and whether it was sent.
 
         Raises:
             ToolError: see `call`.
         """
         digest = f"sha256:{sha256_file(file)}"
         path = f"/api/blobs/{digest}"
+        # A file has gigabytes, so the server is asked first whether it has it.
         status, _ = self.send("HEAD", path, None)
         if status == http.client.OK:
             return digest, False
@@ -61,23 +70,27 @@ class Ollama(Server):
         system: str,
         parameters: dict[str, Any],
     ) -> None:
-        """Create a model from uploaded files ({relative name: digest}).
+        """Create a model from uploaded files.
+
+        Args:
+            model: its name on the server.
+            files: digest by relative name.
+            template: Go template of the prompt.
+            system: system prompt.
+            parameters: by Ollama's names.
 
         Raises:
             ToolError: see `call`; also when the server does not say `success`.
         """
-        answer = self.call(
-            "POST",
-            "/api/create",
-            {
-                "model": model,
-                "files": files,
-                "template": template,
-                "system": system,
-                "parameters": parameters,
-                "stream": False,
-            },
-        )
+        request = {
+            "model": model,
+            "files": files,
+            "template": template,
+            "system": system,
+            "parameters": parameters,
+            "stream": False,
+        }
+        answer = self.call("POST", "/api/create", request)
         if answer.get("status") != "success":
             raise ToolError(
                 f"Ollama did not create {model}", where=self.host, fix="read the server's log"
@@ -86,43 +99,50 @@ class Ollama(Server):
     def generate(self, model: str, prompt: str, *, options: dict[str, Any]) -> str:
         """Greedy continuation of a raw prompt.
 
+        Args:
+            model: its name on the server.
+            prompt: passed as it is, no template applied.
+            options: by Ollama's names, such as num_predict and stop.
+
         Raises:
-            ToolError: see `call`; also when the answer is not `done: true` (an aborted generation looks like success).
+            ToolError: see `call`; also when the answer is not `done: true`, because an aborted
+                generation looks like success otherwise.
         """
-        answer = self.call(
-            "POST",
-            "/api/generate",
-            {
-                "model": model,
-                "prompt": prompt,
-                "raw": True,
-                "stream": False,
-                "options": {"temperature": 0, "seed": 0, **options},
-            },
-        )
-        if answer.get("done") is not True or not isinstance(answer.get("response"), str):
+        request = {
+            "model": model,
+            "prompt": prompt,
+            "raw": True,
+            "stream": False,
+            "options": {"temperature": 0, "seed": 0, **options},
+        }
+        answer = self.call("POST", "/api/generate", request)
+        text = answer.get("response")
+        if answer.get("done") is not True or not isinstance(text, str):
             raise ToolError(
                 f"{model} broke off in the middle of an answer",
                 where=self.host,
                 fix="read the server's log",
             )
-        return str(answer["response"])
+        return text
 
     def rendered(self, model: str, conversation: list[dict[str, str]]) -> str | None:
-        """What the server's own template makes of a conversation; None where the server is too old to say."""
-        answer = self.call(
-            "POST",
-            "/api/chat",
-            {
-                "model": model,
-                "messages": conversation,
-                "stream": False,
-                "options": {"num_predict": 1},
-                "_debug_render_only": True,
-            },
-        )
-        found = (answer.get("_debug_info") or {}).get("rendered_template")
-        return found if isinstance(found, str) else None
+        """What the server's own template makes of a conversation.
+
+        Returns:
+            The prompt; None where the server is too old to say.
+        """
+        request = {
+            "model": model,
+            "messages": conversation,
+            "stream": False,
+            # A server that does not know the next field answers instead; one token is enough then.
+            "options": {"num_predict": 1},
+            "_debug_render_only": True,
+        }
+        answer = self.call("POST", "/api/chat", request)
+        debug = answer.get("_debug_info") or {}
+        prompt = debug.get("rendered_template")
+        return prompt if isinstance(prompt, str) else None
 
     def show(self, model: str) -> dict[str, Any]:
         """What the server knows of a model."""
@@ -130,14 +150,18 @@ class Ollama(Server):
 
     def blob_of(self, model: str) -> Path | None:
         """The server's own copy of the weights, when it lies on this machine and may be read."""
-        for line in str(self.show(model).get("modelfile", "")).splitlines():
-            if line.startswith("FROM "):
-                path = Path(line.removeprefix("FROM ").strip())
-                return path if path.is_file() and os.access(path, os.R_OK) else None
+        modelfile = str(self.show(model).get("modelfile", ""))
+        for line in modelfile.splitlines():
+            if not line.startswith("FROM "):
+                continue
+            path = Path(line.removeprefix("FROM ").strip())
+            readable = path.is_file() and os.access(path, os.R_OK)
+            return path if readable else None
         return None
 
     def delete(self, model: str) -> None:
         """Remove a model."""
-        status, answer = self.send("DELETE", "/api/delete", json.dumps({"model": model}).encode())
+        request = json.dumps({"model": model}).encode()
+        status, answer = self.send("DELETE", "/api/delete", request)
         if status != http.client.OK:
             raise self.refusal("/api/delete", status, object_of(answer))

@@ -1,8 +1,10 @@
 """Give a file to an Ollama server and find out whether what it serves is what we gave.
 
-Steps: upload the file unless it is there, create, compare the semantic digest of the server's own rewritten copy (when
-it lies on this machine), compare the server's rendering with the chat template, one token as smoke test, the judged
-prompts. Not covered: who may register what (the caller).
+The file is uploaded unless the server has it, and a model is created of it. Ollama rewrites the
+file, so the semantic digest of its copy is compared with ours, where the copy lies on this machine.
+Then the server's rendering of a conversation is compared with the chat template, one token is
+generated, and the replies to the smoke test's prompts are checked. Not covered: who may register
+what (`so8t.ollama.cli`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from so8t.chat import prompt_of, render
 from so8t.errors import ArtifactError, ToolError
 from so8t.identity import semantic_digest
 from so8t.ollama.client import Ollama
-from so8t.ollama.smoke_test import CASES, Judgement, judge
+from so8t.ollama.smoke_test import CASES, Checked, check_reply
 from so8t.progress import Progress
 from so8t.release.modelfile import Entry, Recipe, recipe_of
 
@@ -20,18 +22,23 @@ from so8t.release.modelfile import Entry, Recipe, recipe_of
 class Registered:
     """What registration found out.
 
-    `copy_checked`: the server's copy was read and has the same semantic digest. `prompt_checked`: the server told how it
-    renders a conversation, and it is the chat template's way.
+    Attributes:
+        name: of the model on the server.
+        uploaded: the file was sent; otherwise the server had it.
+        copy_checked: the server's copy was read and has the same semantic digest.
+        prompt_checked: the server told how it renders a conversation, and it is the chat
+            template's way.
+        replies: what came of each prompt of the smoke test.
     """
 
     name: str
     uploaded: bool
     copy_checked: bool
     prompt_checked: bool
-    judgements: tuple[Judgement, ...]
+    replies: tuple[Checked, ...]
 
 
-def register(client: Ollama, entry: Entry, progress: Progress) -> Registered:
+def register_entry(client: Ollama, entry: Entry, progress: Progress) -> Registered:
     """Register one model.
 
     Raises:
@@ -48,22 +55,21 @@ def register(client: Ollama, entry: Entry, progress: Progress) -> Registered:
         system=entry.system,
         parameters=dict(recipe.parameters),
     )
-    checked = _check_copy(client, entry)
-    rendered = _check_rendering(client, entry, recipe)
-    client.generate(
-        entry.name,
-        prompt_of(recipe.chat_template, entry.system, CASES[0].text),
-        options={"num_predict": 1},
-    )
-    found = tuple(_judgements(client, entry, recipe, progress))
-    return Registered(entry.name, uploaded, checked, rendered, found)
+    copy_checked = _check_copy(client, entry)
+    prompt_checked = _check_rendering(client, entry, recipe)
+    # One token first: a file that the server cannot load fails here, with the server's own words.
+    prompt = prompt_of(recipe.chat_template, entry.system, CASES[0].text)
+    client.generate(entry.name, prompt, options={"num_predict": 1})
+    replies = _check_replies(client, entry, recipe, progress)
+    return Registered(entry.name, uploaded, copy_checked, prompt_checked, tuple(replies))
 
 
 def _check_copy(client: Ollama, entry: Entry) -> bool:
-    blob = client.blob_of(entry.name)
-    if blob is None:
+    """Whether the server's copy could be compared with the file; fails when they differ."""
+    copy = client.blob_of(entry.name)
+    if copy is None:
         return False
-    if semantic_digest(blob) != semantic_digest(entry.file):
+    if semantic_digest(copy) != semantic_digest(entry.file):
         raise ArtifactError(
             "the server's copy of the file behaves differently: its semantic digest is another",
             where=entry.name,
@@ -73,44 +79,61 @@ def _check_copy(client: Ollama, entry: Entry) -> bool:
 
 
 def _check_rendering(client: Ollama, entry: Entry, recipe: Recipe) -> bool:
+    """Whether the server's rendering could be compared; fails when it is another."""
     conversation = [
         {"role": "system", "content": entry.system},
         {"role": "user", "content": CASES[0].text},
     ]
     wanted = render(recipe.chat_template, conversation, add_generation_prompt=True) + recipe.begins
     found = client.rendered(entry.name, conversation)
-    if found is not None and found != wanted:
+    if found is None:
+        return False
+    if found != wanted:
         raise ToolError(
             "the server renders another prompt than the chat template",
             where=entry.name,
             fix="update Ollama, or serve the file with llama-server",
         )
-    return found is not None
+    return True
 
 
-def _judgements(
+def _check_replies(
     client: Ollama, entry: Entry, recipe: Recipe, progress: Progress
-) -> list[Judgement]:
+) -> list[Checked]:
+    """Put every prompt of the smoke test to the model.
+
+    Raises:
+        ToolError: the server failed, or a reply is empty.
+    """
+    # Headings are stop texts as well, but here one in an answer is a fault to be seen, not cut off.
     stops = [text for text in _texts(recipe.parameters["stop"]) if not text.startswith("#")]
 
     def say(prompt: str, most: int, ends: list[str]) -> str:
         return client.generate(entry.name, prompt, options={"num_predict": most, "stop": ends})
 
-    found: list[Judgement] = []
-    for case in progress.bar(CASES, total=len(CASES), what=entry.name, unit="prompt"):
-        prompt = prompt_of(recipe.chat_template, entry.system, case.text)
-        found.append(
-            judge(
-                case, prompt, say, fmt=entry.format, answer_tokens=entry.answer_tokens, stops=stops
-            )
+    replies: list[Checked] = []
+    empty: list[int] = []
+    cases = progress.bar(CASES, total=len(CASES), what=entry.name, unit="prompt")
+    for number, case in enumerate(cases, start=1):
+        reply = check_reply(
+            case,
+            prompt_of(recipe.chat_template, entry.system, case.text),
+            say,
+            fmt=entry.format,
+            answer_tokens=entry.answer_tokens,
+            stops=stops,
         )
-    if empty := [number for number, one in enumerate(found, start=1) if one.empty]:
+        replies.append(reply)
+        if reply.empty:
+            empty.append(number)
+    if empty:
         raise ToolError(
             f"{entry.name} is registered but answers nothing to prompts {empty}",
             where=client.host,
-            fix="look at the server's log; an empty answer usually means a wrong template or stop text",
+            fix="look at the server's log; "
+            "an empty answer usually means a wrong template or stop text",
         )
-    return found
+    return replies
 
 
 def _texts(value: float | int | str | list[str]) -> list[str]:

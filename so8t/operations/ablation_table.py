@@ -1,14 +1,18 @@
-"""The ablation's results as docs/ablation.md: means with intervals over seeds, and paired tests against LoRA alone.
+"""The ablation's results as docs/ablation.md: means with intervals, and tests against LoRA alone.
 
-Seeds are the unit: an arm and the baseline share start values, order of rows and dropout where the seed is equal, so that
-their differences are paired. Intervals are Student's, 95 %. Two tests, because both are weak with few seeds: Student's paired
-t, and the exact one that flips signs (with five seeds it cannot fall under 2/32 = 0.0625); Holm corrects t over all arms.
+Seeds are the unit. Where the seed is equal, an arm and the baseline share their start values, the
+order of rows and the dropout, so their differences are paired. Intervals are Student's, 95 %.
+
+There are two tests, because both are weak with few seeds: Student's paired t, and the exact test
+that flips signs (with five seeds its p-value cannot fall under 2/32 = 0.0625). Holm's procedure
+corrects the p-values of t over all arms.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
@@ -20,124 +24,249 @@ from so8t.operations.ablation import ARMS, Run
 OUT = Path("docs/ablation.md")
 LEVEL = 0.95
 BASELINE = "lora"
-SIGNIFICANT = 0.05
-FEW = 3  # seeds
-Rows = Mapping[Run, Mapping[str, Any]]
-METRICS: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
-    "valid macro-F1 (cue)": ("higher", lambda row: row["splits"]["valid"]["cue"]["macro_f1"]),
-    "valid accuracy (cue)": ("higher", lambda row: row["splits"]["valid"]["cue"]["accuracy"]),
-    "test_iid macro-F1 (cue)": ("higher", lambda row: row["splits"]["test_iid"]["cue"]["macro_f1"]),
-    "test_iid false allows (cue)": (
-        "lower",
-        lambda row: row["splits"]["test_iid"]["cue"]["false_allow_rate"],
-    ),
-    "test_phrases macro-F1 (cue)": (
-        "higher",
-        lambda row: row["splits"]["test_phrases"]["cue"]["macro_f1"],
-    ),
-    "test_cells macro-F1 (cue)": (
-        "higher",
-        lambda row: row["splits"]["test_cells"]["cue"]["macro_f1"],
-    ),
-    "language loss on valid": ("lower", lambda row: row["splits"]["valid"]["language_loss"]),
-    "test_iid macro-F1 (heads)": (
-        "higher",
-        lambda row: row["splits"]["test_iid"].get("heads", {}).get("macro_f1"),
-    ),
+SIGNIFICANT = 0.05  # of the p-value after Holm's correction
+FEW = 3  # seeds; with fewer, nothing is said in words
+
+Row = Mapping[str, Any]
+Rows = Mapping[Run, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column of the tables.
+
+    Attributes:
+        better: which direction is better.
+        read: takes the number from a run's result; None where the run has none.
+    """
+
+    better: Literal["higher", "lower"]
+    read: Callable[[Row], float | None]
+
+
+def _cue(split: str, name: str) -> Callable[[Row], float | None]:
+    """Read one number of the cue readout, which every run has.
+
+    It reads the verdict from the log-probabilities of the three labels after the cue, `# 判定`.
+
+    Args:
+        split: such as `valid` or `test_iid`.
+        name: a key of the split's measures.
+    """
+
+    def read(row: Row) -> float | None:
+        value: float = row["splits"][split]["cue"][name]
+        return value
+
+    return read
+
+
+def _heads(split: str, name: str) -> Callable[[Row], float | None]:
+    """Read one number of the heads' readout; None where the arm has no heads."""
+
+    def read(row: Row) -> float | None:
+        value: float | None = row["splits"][split].get("heads", {}).get(name)
+        return value
+
+    return read
+
+
+def _language_loss(row: Row) -> float:
+    """Read the loss of language modelling on the validation rows, in nats per token."""
+    loss: float = row["splits"]["valid"]["language_loss"]
+    return loss
+
+
+# Every run has this one, so it also counts an arm's seeds.
+LANGUAGE_LOSS = "language loss on valid"
+METRICS: dict[str, Metric] = {
+    "valid macro-F1 (cue)": Metric("higher", _cue("valid", "macro_f1")),
+    "valid accuracy (cue)": Metric("higher", _cue("valid", "accuracy")),
+    "test_iid macro-F1 (cue)": Metric("higher", _cue("test_iid", "macro_f1")),
+    "test_iid false allows (cue)": Metric("lower", _cue("test_iid", "false_allow_rate")),
+    "test_phrases macro-F1 (cue)": Metric("higher", _cue("test_phrases", "macro_f1")),
+    "test_cells macro-F1 (cue)": Metric("higher", _cue("test_cells", "macro_f1")),
+    LANGUAGE_LOSS: Metric("lower", _language_loss),
+    "test_iid macro-F1 (heads)": Metric("higher", _heads("test_iid", "macro_f1")),
 }
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of Student's interval; infinite for one value."""
+    """Student's confidence interval of a mean, at `LEVEL`.
+
+    Args:
+        values: one number per seed, at least one.
+
+    Returns:
+        The mean and the interval's half-width, which is infinite for one value.
+    """
     from scipy.stats import t
 
     data = np.asarray(values, dtype=np.float64)
+    mean = float(data.mean())
     if len(data) < 2:
-        return float(data.mean()), float("inf")
-    return float(data.mean()), float(
-        t.ppf(0.5 + LEVEL / 2.0, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data))
-    )
+        return mean, float("inf")
+    # Half of the rest on each side. ddof=1: the seeds are a sample of all seeds.
+    quantile = t.ppf(0.5 + LEVEL / 2.0, len(data) - 1)
+    return mean, float(quantile * data.std(ddof=1) / np.sqrt(len(data)))
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
-    """Mean and interval; the mean alone where one value has none."""
+    """Mean and interval as text; the mean alone where one value has no interval.
+
+    Args:
+        values: one number per seed, at least one.
+        sign: "+" shows the sign of a positive mean too, as differences want it.
+    """
     mean, half = interval(values)
-    return f"{mean:{sign}.4f} ± {half:.4f}" if np.isfinite(half) else f"{mean:{sign}.4f}"
+    text = f"{mean:{sign}.4f}"
+    if np.isfinite(half):
+        text += f" ± {half:.4f}"
+    return text
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Two-sided p-value of a mean difference of zero; 1 where nothing differs or there is one pair."""
+    """Student's paired t-test of a mean difference of zero.
+
+    Args:
+        differences: arm minus baseline, one number per seed.
+
+    Returns:
+        The two-sided p-value: 1 where nothing differs or there is one pair, 0 where all differences
+        are the same number.
+    """
+    # Here, because scipy is slow to import.
     from scipy.stats import ttest_1samp
 
     data = np.asarray(differences, dtype=np.float64)
     if len(data) < 2 or not data.any():
         return 1.0
-    return 0.0 if np.ptp(data) == 0.0 else float(ttest_1samp(data, 0.0).pvalue)
+    if np.ptp(data) == 0.0:
+        # t would divide by a standard deviation of zero.
+        return 0.0
+    return float(ttest_1samp(data, 0.0).pvalue)
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Exact two-sided p-value of the mean under all 2^n exchanges of arm and baseline."""
+    """Exact permutation test: what the mean could be if arm and baseline were exchanged at will.
+
+    Args:
+        differences: arm minus baseline, one number per seed. All 2^n choices of signs are tried.
+
+    Returns:
+        The two-sided p-value, at least 2 / 2^n: the true signs and their opposites always count.
+    """
     data: ndarray = np.asarray(differences, dtype=np.float64)
     observed = abs(data.sum())
-    sums = [abs(float(np.dot(signs, data))) for signs in product((1.0, -1.0), repeat=len(data))]
-    return float(np.mean([value >= observed - 1e-12 for value in sums]))
+    extreme = []
+    for signs in product((1.0, -1.0), repeat=len(data)):
+        exchanged = abs(float(np.dot(signs, data)))
+        # Sums of the same numbers in another order differ in their last bits.
+        extreme.append(exchanged >= observed - 1e-12)
+    return float(np.mean(extreme))
 
 
 def values_of(rows: Rows, arm: str, metric: str) -> dict[int, float]:
-    """A metric by seed."""
-    read = METRICS[metric][1]
-    return {
-        run.seed: value
-        for run, row in sorted(rows.items(), key=lambda item: item[0].seed)
-        if run.arm == arm and (value := read(row)) is not None
-    }
+    """A metric of one arm by seed, in the order of seeds.
+
+    Args:
+        rows: results by run.
+        arm: key of `ARMS`.
+        metric: key of `METRICS`.
+
+    Returns:
+        Values by seed; a seed whose run lacks the metric is left out.
+    """
+    read = METRICS[metric].read
+    found = {}
+    for run in sorted(rows, key=lambda run: run.seed):
+        if run.arm != arm:
+            continue
+        value = read(rows[run])
+        if value is not None:
+            found[run.seed] = value
+    return found
 
 
-def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[dict[str, Any]]:
-    """Each arm against the baseline on the seeds that both have, with p-values; Holm's over these arms."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One arm against the baseline, on the seeds that both have.
+
+    Attributes:
+        arm: key of `ARMS`.
+        mean: mean difference, arm minus baseline.
+        shown: the same with its interval, as text.
+        t: p-value of Student's paired t.
+        holm: the same, corrected for the number of arms.
+        flip: p-value of the exact sign flips.
+    """
+
+    arm: str
+    mean: float
+    shown: str
+    t: float
+    holm: float
+    flip: float
+
+    @property
+    def title(self) -> str:
+        """The arm's name in the tables."""
+        return ARMS[self.arm].title
+
+
+def compare(rows: Rows, arms: Sequence[str], metric: str) -> list[Comparison]:
+    """Each arm against the baseline, with p-values.
+
+    Args:
+        rows: results by run.
+        arms: what is compared; the baseline itself is left out, and so is an arm that shares no
+            seed with it.
+        metric: key of `METRICS`.
+
+    Returns:
+        One comparison per arm, in the order of `arms`. Holm's correction is over these arms, not
+        over the metrics: each metric is a question of its own.
+    """
     base = values_of(rows, BASELINE, metric)
-    found: list[dict[str, Any]] = []
+    differences: dict[str, list[float]] = {}
     for arm in arms:
+        # Paired: each seed against the same seed of the baseline.
         own = values_of(rows, arm, metric)
-        differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
-        if arm != BASELINE and differences:
-            found.append(
-                {
-                    "arm": arm,
-                    "mean": interval(differences)[0],
-                    "shown": shown(differences, "+"),
-                    "t": paired_t(differences),
-                    "flip": sign_flip(differences),
-                }
-            )
-    for entry, corrected in zip(found, holm([entry["t"] for entry in found]), strict=True):
-        entry["holm"] = corrected
+        # A stopped ablation has seeds that only some arms have finished.
+        shared_seeds = sorted(own.keys() & base.keys())
+        if arm != BASELINE and shared_seeds:
+            differences[arm] = [own[seed] - base[seed] for seed in shared_seeds]
+    # Holm's correction needs the p-values of all arms at once.
+    p_values = [paired_t(values) for values in differences.values()]
+    found = []
+    for (arm, values), p, corrected in zip(
+        differences.items(), p_values, holm(p_values), strict=True
+    ):
+        mean, _half = interval(values)
+        flip = sign_flip(values)
+        found.append(Comparison(arm, mean, shown(values, "+"), p, corrected, flip))
     return found
 
 
 def render(rows: Rows) -> str:
-    """The whole page."""
+    """The whole page, as Markdown.
+
+    Args:
+        rows: at least one result.
+    """
+    # In the order of ARMS, whatever the order of the results.
     arms = [arm for arm in ARMS if any(run.arm == arm for run in rows)]
-    first = next(iter(rows.values()))
-    seeds, scale = (
-        max((len(values_of(rows, arm, "language loss on valid")) for arm in arms), default=0),
-        next(iter(rows)).scale,
-    )
+    # While an ablation goes on, arms have different numbers of seeds.
+    seeds = max((len(values_of(rows, arm, LANGUAGE_LOSS)) for arm in arms), default=0)
     lines = [
-        "# Ablation: what each part of training adds",
-        "",
-        "Generated by `so8t ablation` from `bench/results/ablation.jsonl`; do not edit. Every number is of the full-precision graph that `bake` would",
-        "write (it equals the baked model within 1e-4 of the largest logit), so that arms without heads and with them are measured by the same readout:",
-        "*cue*, the log-probabilities of the three labels after `# 判定`. Decisions are the largest of the three, without calibration.",
-        "",
-        f"Profile {first['profile']}, {seeds} seeds of training on one base and one set of data, {scale:g} of the profile's steps, commit "
-        f"{', '.join(sorted({row['commit'] for row in rows.values()}))}. The demo's task is templated: this says nothing about real data.",
+        *_head(rows, seeds),
         "",
         *_means(rows, arms),
         "",
         "## Against LoRA alone",
         "",
-        f"Differences of equal seeds, mean with its 95 % interval. p: Student's paired t, Holm's correction of it over the arms, exact sign flips "
+        "Differences of equal seeds, mean with its 95 % interval. "
+        "p: Student's paired t, Holm's correction of it over the arms, exact sign flips "
         f"(at least {2 / 2**seeds:.3g} with {seeds} seeds).",
         "",
         *_differences(rows, arms),
@@ -149,56 +278,88 @@ def render(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _head(rows: Rows, seeds: int) -> list[str]:
+    """Title, and what was measured how."""
+    first_run, first_row = next(iter(rows.items()))
+    commits = ", ".join(sorted({row["commit"] for row in rows.values()}))
+    return [
+        "# Ablation: what each part of training adds",
+        "",
+        "Generated by `so8t ablation` from `bench/results/ablation.jsonl`; do not edit. "
+        "Every number is of the full-precision graph that `bake` would",
+        "write (it equals the baked model within 1e-4 of the largest logit), "
+        "so that arms without heads and with them are measured by the same readout:",
+        "*cue*, the log-probabilities of the three labels after `# 判定`. "
+        "Decisions are the largest of the three, without calibration.",
+        "",
+        f"Profile {first_row['profile']}, {seeds} seeds of training on one base and one set of "
+        f"data, {first_run.scale:g} of the profile's steps, commit {commits}. "
+        "The demo's task is templated: this says nothing about real data.",
+    ]
+
+
 def _means(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """Table of every arm's own values."""
     lines = [
         "| arm | seeds | numbers trained | " + " | ".join(METRICS) + " |",
         "|---|---|---|" + "---|" * len(METRICS),
     ]
     for arm in arms:
-        cells = []
+        own = [row for run, row in rows.items() if run.arm == arm]
+        # Every seed trains the same parameters, so one run stands for all.
+        trained = sum(own[0]["trained"].values())
+        cells = [ARMS[arm].title, str(len(own)), f"{trained:,}"]
         for metric in METRICS:
             values = list(values_of(rows, arm, metric).values())
+            # An arm without heads has no number of the heads.
             cells.append(shown(values) if values else "–")
-        own = [row for run, row in rows.items() if run.arm == arm]
-        lines.append(
-            f"| {ARMS[arm][0]} | {len(own)} | {sum(own[0]['trained'].values()):,} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _differences(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """Table of every arm's differences from the baseline."""
     lines = [
         "| metric (better) | arm | difference | p (t) | p (Holm) | p (flips) |",
         "|---|---|---|---|---|---|",
     ]
-    for metric, (better, _) in METRICS.items():
-        lines += [
-            f"| {metric} ({better}) | {ARMS[one['arm']][0]} | {one['shown']} | {one['t']:.3f} | {one['holm']:.3f} | "
-            f"{one['flip']:.3f} |"
-            for one in compare(rows, arms, metric)
-        ]
+    for name, metric in METRICS.items():
+        for one in compare(rows, arms, name):
+            p_values = f"{one.t:.3f} | {one.holm:.3f} | {one.flip:.3f}"
+            lines.append(f"| {name} ({metric.better}) | {one.title} | {one.shown} | {p_values} |")
     return lines
 
 
 def _words(rows: Rows, arms: Sequence[str]) -> list[str]:
+    """One sentence per metric: which arms differ from the baseline beyond what seeds do."""
     if max(run.seed for run in rows) < FEW:
         return [f"Fewer than {FEW} seeds: nothing can be said."]
     lines = []
-    for metric, (better, _) in METRICS.items():
-        sure = [one for one in compare(rows, arms, metric) if one["holm"] < SIGNIFICANT]
-        told = [
-            f"{ARMS[one['arm']][0]} {'helps' if (one['mean'] > 0) == (better == 'higher') else 'hurts'} ({one['mean']:+.4f})"
-            for one in sure
-        ]
-        if compare(rows, arms, metric):
-            lines.append(
-                f"* {metric}: {'; '.join(told) if told else 'no arm differs from LoRA alone beyond what seeds do'}."
-            )
+    for name, metric in METRICS.items():
+        compared = compare(rows, arms, name)
+        if not compared:
+            continue
+        # Only what Holm's correction leaves significant is put in words.
+        told = [_effect(one, metric) for one in compared if one.holm < SIGNIFICANT]
+        said = "; ".join(told) or "no arm differs from LoRA alone beyond what seeds do"
+        lines.append(f"* {name}: {said}.")
     return lines
 
 
+def _effect(one: Comparison, metric: Metric) -> str:
+    """An arm's effect in words."""
+    # A fall of a loss helps, a fall of an accuracy hurts.
+    rose = one.mean > 0
+    wanted_rise = metric.better == "higher"
+    verb = "helps" if rose == wanted_rise else "hurts"
+    return f"{one.title} {verb} ({one.mean:+.4f})"
+
+
 def write(rows: Rows, out: Path = OUT) -> None:
-    """Write the page."""
+    """Write the page.
+
+    Args:
+        rows: at least one result.
+        out: where to; the project's docs without one.
+    """
     write_text(out, render(rows))

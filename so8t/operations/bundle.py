@@ -1,12 +1,15 @@
-"""`so8t bundle REV OUT`: what another machine needs to serve one revision, with nothing else there: no git, no DVC, no network.
+"""`so8t bundle REV OUT`: one folder with what another machine needs to serve one revision.
 
-The folder holds the release as it was committed (re-hashed while it is copied), SHA256SUMS, a verifier that needs only
-Python, a README, and with `--wheels` the packages that `so8t ask` imports.
+Nothing else is needed there: no git, no DVC, no network. The folder holds the release as it was
+committed (re-hashed while it is copied), SHA256SUMS, a verifier that needs only Python, a README,
+and with `--wheels` the packages that `so8t ask` imports.
 
-Wheels made from the packages that are installed here: the very files that were tested, no index, no compiler.
+The wheels are packed from the packages that are installed here, so they hold the very files that
+were tested, and no index and no compiler is needed. A wheel is a zip of the files that a package's
+RECORD lists, with a RECORD of its own.
 
-A wheel is a zip of what RECORD lists, with a RECORD of its own. Covered: packages installed by pip into site-packages.
-Not covered: files outside it (man pages, headers); they are left out. Console scripts are made again by pip.
+Covered: packages that pip installed into site-packages. Not covered: files outside it (man pages,
+headers), which are left out. Console scripts are made again by pip.
 """
 
 import base64
@@ -17,6 +20,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from so8t import __version__
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import atomic_dir, sha256_file, write_text
 from so8t.operations.git import commit_of, file_at
@@ -24,75 +28,9 @@ from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, out_at
 from so8t.release import manifest
 
-SUMS, VERIFIER = "SHA256SUMS", "verify.py"
-_README = """# {name}, {file}
-
-Made from commit {commit} by `so8t bundle`.
-
-```sh
-python verify.py                                  # every byte, and that the card belongs to the file; needs Python alone
-python -m venv .venv                              # once; then activate it: . .venv/bin/activate   (Windows: .venv\\Scripts\\activate)
-python -m pip install --no-index --no-deps wheels/*.whl
-so8t ask --release release "承認番号A-1024、責任者の確認済みです。要点をまとめてください。"
-```
-
-On Windows without a shell that expands `*`: `for %w in (wheels\\*.whl) do python -m pip install --no-index --no-deps %w`.
-Ollama: `ollama create {served} -f release/Modelfile`. Card: {status}. Plain llama.cpp: `release/llama_cpp.md`.
-"""
-
-
-def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = False) -> str:
-    """Write the bundle; return one line on what it holds.
-
-    Raises:
-        ArtifactError: OUT is there already, the revision was not built, is not in the cache, or its card is foreign.
-    """
-    commit = commit_of(revision, root)
-    if out.exists():
-        raise ArtifactError(
-            "it is there already",
-            where=str(out),
-            fix="choose another folder; nothing is overwritten",
-        )
-    with atomic_dir(out) as folder:
-        for name, held in export(out_at(commit, RELEASE, root), root):
-            (folder / "release" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(held, folder / "release" / name)
-        said = manifest.check(folder / "release")
-        for name in ("LICENSE", "params.yaml", "dvc.lock"):
-            if (text := file_at(commit, name, root)) is not None:
-                write_text(folder / name, text)
-        shutil.copyfile(Path(__file__).with_name("verifier.py"), folder / VERIFIER)
-        count = collect(folder / "wheels", Path(__file__).parents[1]) if with_wheels else 0
-        write_text(folder / "README.md", _readme(folder, commit))
-        write_sums(folder)
-    return f"{said}; {count} wheels" if count else said
-
-
-def _readme(folder: Path, commit: str) -> str:
-    from so8t import card as cards
-    from so8t.release.manifest import CARD, read_manifest
-
-    manifest = read_manifest(folder / "release")
-    return _README.format(
-        name=manifest.name,
-        file=manifest.file,
-        commit=commit,
-        served=manifest.name,
-        status=cards.read(folder / "release" / CARD).status,
-    )
-
-
-def write_sums(folder: Path) -> int:
-    """Write SHA256SUMS over every other file, in the form of `sha256sum`; return how many."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    write_text(
-        folder / SUMS,
-        "".join(f"{sha256_file(p)}  {p.relative_to(folder).as_posix()}\n" for p in files),
-    )
-    return len(files)
-
-
+SUMS = "SHA256SUMS"
+VERIFIER = "verify.py"
+# What `so8t ask` imports.
 SERVING = (
     "click",
     "gguf",
@@ -105,13 +43,134 @@ SERVING = (
     "ruamel-yaml",
     "scipy",
     "tqdm",
-)  # what `so8t ask` imports
-NOT_SERVED = {"fastapi", "uvicorn", "torch", "transformers"}  # never needed for asking
+)
+# Required by packages above, but never imported when the model is asked; torch alone is gigabytes.
+NOT_SERVED = {"fastapi", "uvicorn", "torch", "transformers"}
+# The earliest time that a zip can hold. A fixed one gives the same wheel from the same files.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+# A backslash ends a line of the source, not of the README.
+_README = """# {name}, {file}
+
+Made from commit {commit} by `so8t bundle`.
+
+```sh
+python verify.py                                  \
+# every byte, and that the card belongs to the file; needs Python alone
+python -m venv .venv                              \
+# once; then activate it: . .venv/bin/activate   (Windows: .venv\\Scripts\\activate)
+python -m pip install --no-index --no-deps wheels/*.whl
+so8t ask --release release "承認番号A-1024、責任者の確認済みです。要点をまとめてください。"
+```
+
+On Windows without a shell that expands `*`: \
+`for %w in (wheels\\*.whl) do python -m pip install --no-index --no-deps %w`.
+Ollama: `ollama create {name} -f release/Modelfile`. \
+Card: {status}. Plain llama.cpp: `release/llama_cpp.md`.
+"""
+
+
+def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = False) -> str:
+    """Write the bundle.
+
+    Args:
+        revision: branch, tag, commit or registered version.
+        out: the folder, which must not exist.
+        root: the project's folder.
+        with_wheels: also pack the packages that asking needs.
+
+    Returns:
+        One line on what it holds.
+
+    Raises:
+        ArtifactError: OUT is there already, the revision was not built, is not in the cache, or its
+            card belongs to another file.
+        ToolError: a package that asking needs cannot be packed.
+    """
+    commit = commit_of(revision, root)
+    if out.exists():
+        raise ArtifactError(
+            "it is there already",
+            where=str(out),
+            fix="choose another folder; nothing is overwritten",
+        )
+    wheels = 0
+    with atomic_dir(out) as folder:
+        for name, held in export(out_at(commit, RELEASE, root), root):
+            target = folder / "release" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(held, target)
+        # First of all: a release of mixed parts must not be handed over.
+        said = manifest.check(folder / "release")
+        for name in ("LICENSE", "params.yaml", "dvc.lock"):
+            text = file_at(commit, name, root)
+            if text is not None:
+                write_text(folder / name, text)
+        # Of this version and not of the revision, which may have none.
+        shutil.copyfile(Path(__file__).with_name("verifier.py"), folder / VERIFIER)
+        if with_wheels:
+            wheels = collect(folder / "wheels", Path(__file__).parents[1])
+        write_text(folder / "README.md", _readme(folder / "release", commit))
+        write_sums(folder)
+    if wheels:
+        said += f"; {wheels} wheels"
+    return said
+
+
+def _readme(release: Path, commit: str) -> str:
+    """README.md of the bundle."""
+    from so8t import card
+
+    released = manifest.read_manifest(release)
+    return _README.format(
+        name=released.name,
+        file=released.file,
+        commit=commit,
+        status=card.read(release / manifest.CARD).status,
+    )
+
+
+def write_sums(folder: Path) -> int:
+    """Write SHA256SUMS over every other file, in the form of `sha256sum`.
+
+    Returns:
+        How many files it lists.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = []
+    for path in files:
+        # Two spaces, as `sha256sum -c` wants them.
+        lines.append(f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n")
+    write_text(folder / SUMS, "".join(lines))
+    return len(files)
+
+
+def collect(out: Path, package: Path) -> int:
+    """Write a wheel of so8t and of every package that asking needs; return how many.
+
+    Args:
+        out: folder of the wheels; must not exist.
+        package: the source folder of so8t.
+    """
+    out.mkdir(parents=True)
+    names = closure()
+    for name in names:
+        _pack_installed(_distribution(name), out)
+    _pack_so8t(package, out)
+    return len(names) + 1
 
 
 def closure(names: tuple[str, ...] = SERVING) -> list[str]:
-    """Names of these packages and of all they require here, sorted."""
+    """These packages and all that they require here.
+
+    Args:
+        names: as pip calls them.
+
+    Returns:
+        Their canonical names, sorted.
+
+    Raises:
+        ToolError: one is not installed.
+    """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -122,12 +181,11 @@ def closure(names: tuple[str, ...] = SERVING) -> list[str]:
         if name in found or name in NOT_SERVED:
             continue
         found.add(name)
-        needs = (Requirement(line) for line in _distribution(name).requires or [])
-        todo += [
-            canonicalize_name(need.name)
-            for need in needs
-            if need.marker is None or need.marker.evaluate({"extra": ""})
-        ]
+        for line in _distribution(name).requires or []:
+            need = Requirement(line)
+            # No extras: a requirement of one has a marker that is false without it.
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                todo.append(canonicalize_name(need.name))
     return sorted(found)
 
 
@@ -140,85 +198,105 @@ def _distribution(name: str) -> metadata.Distribution:
         ) from None
 
 
-def collect(out: Path, package: Path) -> int:
-    """Write a wheel of so8t (from `package`, its source folder) and of everything that asking needs; return how many."""
-    out.mkdir(parents=True)
-    names = closure()
-    for name in names:
-        _pack(_distribution(name), out)
-    _pack_ours(package, out)
-    return len(names) + 1
-
-
-def _pack(distribution: metadata.Distribution, out: Path) -> Path:
-    """One wheel from one installed package."""
-    record = [
-        (str(item), Path(str(item.locate())))
-        for item in distribution.files or []
-        if not str(item).startswith("..") and "__pycache__" not in item.parts
-    ]
-    head = next(
-        (name.split("/")[0] for name, _ in record if name.endswith(".dist-info/WHEEL")), None
-    )
-    if head is None:
-        raise ToolError(
-            f"{distribution.metadata['Name']} was not installed by pip, so it cannot be packed",
-            fix="make setup",
-        )
-    tags = [
-        line.split(": ", 1)[1]
-        for line in (distribution.read_text("WHEEL") or "").splitlines()
-        if line.startswith("Tag: ")
-    ]
+def _pack_installed(distribution: metadata.Distribution, out: Path) -> None:
+    """Write one wheel from one installed package."""
+    files = _installed_files(distribution)
+    head = _head(distribution, files)
+    # pip writes these when it installs: they describe this installation, not the package.
     skipped = {f"{head}/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")}
+    # A generator: all files of a large package at once would fill the memory.
     content = (
-        (name, path.read_bytes()) for name, path in record if name not in skipped and path.is_file()
+        (name, path.read_bytes())
+        for name, path in files.items()
+        if name not in skipped and path.is_file()
     )
-    return _write(out / f"{head.removesuffix('.dist-info')}-{_joined(tags)}.whl", head, content)
+    wheel = f"{head.removesuffix('.dist-info')}-{_joined(_tags(distribution))}.whl"
+    _write_wheel(out / wheel, head, content)
+
+
+def _installed_files(distribution: metadata.Distribution) -> dict[str, Path]:
+    """Files of a package below site-packages, by their name inside its wheel."""
+    files = {}
+    for item in distribution.files or []:
+        outside = str(item).startswith("..")
+        # Byte code is made again on the other machine.
+        if not outside and "__pycache__" not in item.parts:
+            files[str(item)] = Path(str(item.locate()))
+    return files
+
+
+def _head(distribution: metadata.Distribution, files: dict[str, Path]) -> str:
+    """The folder of the package's metadata, `NAME-VERSION.dist-info`.
+
+    Raises:
+        ToolError: there is none, as for a package that pip did not install.
+    """
+    for name in files:
+        if name.endswith(".dist-info/WHEEL"):
+            return name.split("/")[0]
+    raise ToolError(
+        f"{distribution.metadata['Name']} was not installed by pip, so it cannot be packed",
+        fix="make setup",
+    )
+
+
+def _tags(distribution: metadata.Distribution) -> list[str]:
+    """Compatibility tags that the installed wheel had, such as `py3-none-any`."""
+    text = distribution.read_text("WHEEL") or ""
+    prefix = "Tag: "
+    return [line.removeprefix(prefix) for line in text.splitlines() if line.startswith(prefix)]
 
 
 def _joined(tags: list[str]) -> str:
     """Tags of one wheel as its file name spells them: py2.py3-none-any."""
-    parts = [
-        list(dict.fromkeys(column))
-        for column in zip(*(tag.split("-") for tag in tags), strict=True)
-    ]
-    return "-".join(".".join(part) for part in parts)
+    columns = zip(*(tag.split("-") for tag in tags), strict=True)
+    # dict.fromkeys: each value once, in the order it came.
+    return "-".join(".".join(dict.fromkeys(column)) for column in columns)
 
 
-def _pack_ours(package: Path, out: Path) -> Path:
-    from so8t import __version__
-
+def _pack_so8t(package: Path, out: Path) -> None:
+    """Write the wheel of so8t itself, which may be installed from its sources."""
     head = f"so8t-{__version__}.dist-info"
-    return _write(
-        out / f"so8t-{__version__}-py3-none-any.whl", head, _ours(package, head, __version__)
+    _write_wheel(
+        out / f"so8t-{__version__}-py3-none-any.whl", head, _content_of_so8t(package, head)
     )
 
 
-def _ours(package: Path, head: str, version: str) -> Iterator[tuple[str, bytes]]:
+def _content_of_so8t(package: Path, head: str) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of every file of our wheel but RECORD."""
+    # Sorted, so that the same sources give the same wheel.
     for path in sorted(package.rglob("*.py")):
         yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
-    yield f"{head}/METADATA", f"Metadata-Version: 2.1\nName: so8t\nVersion: {version}\n".encode()
-    yield (
-        f"{head}/WHEEL",
-        b"Wheel-Version: 1.0\nGenerator: so8t bundle\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    described = f"Metadata-Version: 2.1\nName: so8t\nVersion: {__version__}\n"
+    yield f"{head}/METADATA", described.encode()
+    wheel = (
+        b"Wheel-Version: 1.0\nGenerator: so8t bundle\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
+    yield f"{head}/WHEEL", wheel
     yield f"{head}/entry_points.txt", b"[console_scripts]\nso8t = so8t.cli:main\n"
 
 
-def _write(path: Path, head: str, content: Iterator[tuple[str, bytes]]) -> Path:
-    lines = []
-    with zipfile.ZipFile(
-        path, "w", zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as out:  # 240 MB of libraries: seconds instead of a minute
+def _write_wheel(path: Path, head: str, content: Iterator[tuple[str, bytes]]) -> None:
+    """Write a wheel: the files and their RECORD.
+
+    Args:
+        path: of the wheel.
+        head: folder of the metadata inside it, `NAME-VERSION.dist-info`.
+        content: (name, bytes) of every file but RECORD.
+    """
+    record = []
+    # Level 1: with 240 MB of libraries it takes seconds instead of a minute.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
         for name, data in content:
-            out.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED, 1)
-            lines.append(
-                f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n"
-            )
-        out.writestr(
-            zipfile.ZipInfo(f"{head}/RECORD", EPOCH),
-            "".join([*lines, f"{head}/RECORD,,\n"]),
-            zipfile.ZIP_DEFLATED,
-        )
-    return path
+            wheel.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED, 1)
+            record.append(f"{name},sha256={_record_digest(data)},{len(data)}\n")
+        # RECORD lists itself without a digest, which it cannot hold.
+        record.append(f"{head}/RECORD,,\n")
+        info = zipfile.ZipInfo(f"{head}/RECORD", EPOCH)
+        wheel.writestr(info, "".join(record), zipfile.ZIP_DEFLATED)
+
+
+def _record_digest(data: bytes) -> str:
+    """SHA-256 as RECORD spells it: URL-safe base64 without padding (PEP 427)."""
+    digest = hashlib.sha256(data).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -1,7 +1,8 @@
 """The founding operations checklist: what must be true before each stage, after the one before it.
 
-Every check reads what is on disk; none runs a model. A file is looked at only as far as it costs little: GGUF seals are
-checked in full (they are what is served), Hugging Face weights by their headers.
+The founding documents are the specification that this project started from. Every check reads what
+is on disk; none runs a model. A file is read only as far as it costs little: GGUF seals are checked
+in full (a GGUF is what answers requests), Hugging Face weights by their headers alone.
 """
 
 import csv
@@ -9,45 +10,59 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from so8t.errors import ArtifactError, DataError, GateError
-from so8t.files import read_json, read_jsonl
-from so8t.operations.line import Line, judged
+from so8t.files import read_json
+from so8t.operations.line import Line, run_check
 from so8t.params import Params
+from so8t.rows import read_rows
 from so8t.verdict import VERDICTS
 
 Check = Callable[[Path, Params], str]
-SIZE_SHARE = (
-    0.15,
-    0.75,
-)  # a quantised file's size as a share of its F16's: below or above, something is missing or was not quantised
+# A quantised file's size as a share of its F16's: below, something is missing; above, something was
+# not quantised.
+SMALLEST_SHARE = 0.15
+LARGEST_SHARE = 0.75
+# Parts of names that only an adapter's tensors have.
+ADAPTER_NAMES = ("lora", "gate_so8", "so8t")
 
 
 def sources(root: Path, params: Params) -> str:
-    """Every data source is there."""
-    found = [
-        source.path
-        for source in params.data.sources
-        if source.path == "data/raw/synthetic.jsonl"
-        or list(root.glob(source.path))
-        or (root / source.path).exists()
-    ]
-    if missing := [s.path for s in params.data.sources if s.path not in found]:
+    """Every data source is there.
+
+    Raises:
+        DataError: naming the missing ones.
+    """
+    missing = []
+    for source in params.data.sources:
+        # The synthetic rows are an output of the first stage: they may be still to come.
+        comes_later = source.path == "data/raw/synthetic.jsonl"
+        # A source is a path or a pattern of several.
+        matches = list(root.glob(source.path))
+        if not comes_later and not matches and not (root / source.path).exists():
+            missing.append(source.path)
+    if missing:
         raise DataError(
             f"data source not found: {', '.join(missing)}",
             where="params.yaml: data.sources",
             fix="correct the path; globs are relative to the project's root",
         )
-    return f"{len(found)} sources"
+    return f"{len(params.data.sources)} sources"
 
 
 def prepared(root: Path, _params: Params) -> str:
-    """Training rows exist and hold all three verdicts."""
-    path, counts = root / "data/prepared/train.jsonl", Counter[str]()
-    for _number, row in read_jsonl(path):
-        counts[str(row.get("verdict"))] += 1
-    if missing := [str(v) for v in VERDICTS if not counts[str(v)]]:
+    """Training rows exist and hold all three verdicts.
+
+    Raises:
+        DataError: a verdict is missing, or the rows cannot be read.
+    """
+    path = root / "data/prepared/train.jsonl"
+    counts = Counter(str(row.verdict) for row in read_rows(path))
+    missing = [verdict.value for verdict in VERDICTS if not counts[verdict.value]]
+    if missing:
         raise DataError(
             f"no row of {', '.join(missing)} among {sum(counts.values())} training rows",
             where=str(path),
@@ -57,11 +72,17 @@ def prepared(root: Path, _params: Params) -> str:
 
 
 def base(root: Path, params: Params) -> str:
-    """The base model's directory is complete."""
+    """The base model's directory is complete.
+
+    Raises:
+        ArtifactError: no config.json, no weights, or weights that were cut short.
+    """
     folder = root / (params.active.base.path or "models/base")
+    # The folder is the user's, so its parts are named one by one.
     config = read_json(
         folder / "config.json",
-        fix=f"set profiles.{params.profile}.base.path to a local Hugging Face directory, or `dvc repro base`",
+        fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
+        "or `dvc repro base`",
     )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -70,9 +91,12 @@ def base(root: Path, params: Params) -> str:
             where=str(folder),
             fix="copy the whole Hugging Face directory",
         )
+    # For what it raises: a copy that was interrupted is cut short.
     for file in files:
         tensors_of(file)
-    return f"{config.get('model_type')}, {config.get('num_hidden_layers')} layers, {len(files)} weight files"
+    kind = config.get("model_type")
+    layers = config.get("num_hidden_layers")
+    return f"{kind}, {layers} layers, {len(files)} weight files"
 
 
 def tensors_of(path: Path) -> list[str]:
@@ -82,53 +106,78 @@ def tensors_of(path: Path) -> list[str]:
         ArtifactError: missing, cut short, or not such a file.
     """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 0 < length < path.stat().st_size else None
-        names = (
-            {k: v for k, v in header.items() if k != "__metadata__"}
-            if isinstance(header, dict)
-            else None
-        )
-        if (
-            names is not None
-            and 8 + length + max((v["data_offsets"][1] for v in names.values()), default=0)
-            == path.stat().st_size
-        ):
-            return list(names)
+        return _read_header(path)
     except FileNotFoundError:
         raise ArtifactError(
             "file not found", where=str(path), fix="`dvc pull`, or `dvc repro`"
         ) from None
     except (ValueError, KeyError, TypeError):
-        pass
-    raise ArtifactError(
-        "not a whole safetensors file", where=str(path), fix="copy it again, or `dvc checkout`"
-    )
+        raise ArtifactError(
+            "not a whole safetensors file", where=str(path), fix="copy it again, or `dvc checkout`"
+        ) from None
+
+
+def _read_header(path: Path) -> list[str]:
+    """Names of the tensors, if the header is one and the file is as long as it says.
+
+    The file is 8 bytes of header length (little-endian), the header as JSON, and the data.
+
+    Raises:
+        ValueError: anything else; KeyError or TypeError where the header has another form.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        # A file of another kind gives an absurd length: reading it could exhaust the memory.
+        if not 0 < length < size:
+            raise ValueError("no header")
+        header: Any = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise TypeError("the header is not an object")
+    # Free text about the file, no tensor.
+    header.pop("__metadata__", None)
+    data_end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    if 8 + length + data_end != size:
+        raise ValueError("cut short")
+    return list(header)
 
 
 def adapter(root: Path, params: Params) -> str:
-    """The adapter, its gates and its heads were all saved."""
+    """The adapter, its gates and its heads were all saved.
+
+    Raises:
+        ArtifactError: naming what is missing and what is there instead.
+    """
     folder = root / "models/adapter"
-    wanted = (
-        ["so8t_config.json"]
-        + ["adapter_model.safetensors"] * (params.active.train.lora_r > 0)
-        + ["so8t_gates.safetensors"] * params.gates.enabled
-        + ["so8t_heads.safetensors"] * params.heads.enabled
-    )
-    found = sorted(p.name for p in folder.glob("*")) if folder.is_dir() else []
-    if missing := [name for name in wanted if name not in found]:
+    wanted = ["so8t_config.json"]
+    if params.active.train.lora_r > 0:
+        wanted.append("adapter_model.safetensors")
+    if params.gates.enabled:
+        wanted.append("so8t_gates.safetensors")
+    if params.heads.enabled:
+        wanted.append("so8t_heads.safetensors")
+    found = sorted(path.name for path in folder.glob("*"))
+    missing = [name for name in wanted if name not in found]
+    if missing:
         raise ArtifactError(
-            f"SO8T components are missing: {', '.join(missing)}; found: {', '.join(found) or 'nothing'}",
+            f"SO8T components are missing: {', '.join(missing)}; "
+            f"found: {', '.join(found) or 'nothing'}",
             where=str(folder),
             fix="`dvc repro train` (or `dvc checkout train`)",
         )
-    count = sum(len(tensors_of(folder / name)) for name in wanted if name.endswith("safetensors"))
-    return f"{count} tensors in {len(wanted) - 1} files"
+    # All but so8t_config.json.
+    weights = wanted[1:]
+    count = sum(len(tensors_of(folder / name)) for name in weights)
+    return f"{count} tensors in {len(weights)} files"
 
 
 def log_of_training(root: Path, _params: Params) -> str:
-    """The loss is finite and fell."""
+    """The loss is finite and fell.
+
+    Raises:
+        DataError: there is no log.
+        GateError: no loss in it, one that is not finite, or a mean that did not fall.
+    """
     path = root / "data/train_log.csv"
     try:
         with path.open(encoding="utf-8", newline="") as lines:
@@ -139,25 +188,36 @@ def log_of_training(root: Path, _params: Params) -> str:
         raise GateError(
             "the log of the training has no losses, or some that are not finite",
             where=str(path),
-            fix="halve profiles.<profile>.train.lr, then `dvc repro train`",
+            fix="halve train.lr, then `dvc repro train`",
         )
-    share = max(1, len(losses) // 10)
-    first, last = sum(losses[:share]) / share, sum(losses[-share:]) / share
+    # Means of the first and last tenth: the loss of a single batch is noise.
+    tenth = max(1, len(losses) // 10)
+    first = sum(losses[:tenth]) / tenth
+    last = sum(losses[-tenth:]) / tenth
     if last >= first:
         raise GateError(
             f"the loss did not fall: {first:.3f} at the start, {last:.3f} at the end",
             where=str(path),
-            fix="look at duplicates in reports/data.md and at the PET share in reports/report.md; try train.lr halved and doubled, pet.lambda 0",
+            fix="look at duplicates in reports/data.md and at the PET share in reports/report.md; "
+            "try train.lr halved and doubled, pet.lambda 0",
         )
     return f"{len(losses)} steps, loss {first:.3f} -> {last:.3f}"
 
 
 def baked(root: Path, _params: Params) -> str:
-    """The baked model is a stock one: no gate or adapter tensor is left."""
+    """The baked model is a stock one: no gate or adapter tensor is left.
+
+    Raises:
+        ArtifactError: no baked model, or tensors that no stock model has.
+    """
     folder = root / "models/baked"
+    # The record of the bake: without it the folder is of another origin.
     read_json(folder / "so8t_bake.json", fix="`dvc repro bake`")
-    names = [name for file in sorted(folder.glob("*.safetensors")) for name in tensors_of(file)]
-    if left := [name for name in names if "lora" in name or "gate_so8" in name or "so8t" in name]:
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        names += tensors_of(file)
+    left = [name for name in names if any(part in name for part in ADAPTER_NAMES)]
+    if left:
         raise ArtifactError(
             f"tensors that no stock model has: {left[:3]}",
             where=str(folder),
@@ -167,79 +227,129 @@ def baked(root: Path, _params: Params) -> str:
 
 
 def gguf_files(root: Path, params: Params) -> str:
-    """Every GGUF is whole (seal) and of a plausible size."""
+    """Every GGUF is whole and of a plausible size.
+
+    A seal is a digest of the file's content inside the file, which so8t.identity writes and checks.
+
+    Raises:
+        ArtifactError: a file is missing, does not match its seal, or has an odd size.
+    """
     from so8t.identity import check_seal
 
     count = 0
+    # a is the base model, b the trained one.
     for model in ("a", "b"):
         full = root / f"models/gguf/{model}-F16.gguf"
+        # The same type may be listed twice.
         for kind in dict.fromkeys(params.scoring.types):
             path = root / f"models/gguf/{model}-{kind}.gguf"
             check_seal(path)
-            share = path.stat().st_size / full.stat().st_size if full.is_file() else 0.5
-            if kind != "F16" and not SIZE_SHARE[0] < share < SIZE_SHARE[1]:
-                raise ArtifactError(
-                    f"its size is {share:.0%} of the F16 file's",
-                    where=str(path),
-                    fix="`dvc repro quantize`",
-                )
+            if kind != "F16" and full.is_file():
+                _require_plausible_size(path, full)
             count += 1
     return f"{count} files match their seals"
 
 
+def _require_plausible_size(path: Path, full: Path) -> None:
+    """Compare a quantised file with the F16 file it was made from.
+
+    Raises:
+        ArtifactError: too small or too large.
+    """
+    share = path.stat().st_size / full.stat().st_size
+    if not SMALLEST_SHARE < share < LARGEST_SHARE:
+        raise ArtifactError(
+            f"its size is {share:.0%} of the F16 file's",
+            where=str(path),
+            fix="`dvc repro quantize`",
+        )
+
+
 def released_card(root: Path, params: Params) -> str:
-    """The released file's card belongs to it, with its parameters recorded and its limits kept."""
-    from so8t import card as cards
+    """The released file's calibration card belongs to it and keeps its limits.
+
+    The card holds the temperature and thresholds that turn the file's numbers into a verdict,
+    and what was measured with them.
+
+    Raises:
+        ArtifactError: no card, or one of another file.
+        GateError: it cannot be used, or a limit is violated.
+    """
+    from so8t import card
     from so8t.calibration.assess import UNUSABLE, VIOLATED, assess
     from so8t.identity import semantic_digest
 
     stem = f"{params.release.model}-{params.release.type}"
-    path, file = root / f"models/calibration/{stem}.json", root / f"models/gguf/{stem}.gguf"
-    card = cards.read(path)
-    cards.require_match(
-        card, semantic_digest=semantic_digest(file), template_sha256=card.template_sha256
+    path = root / f"models/calibration/{stem}.json"
+    file = root / f"models/gguf/{stem}.gguf"
+    released = card.read(path)
+    card.require_match(
+        released,
+        semantic_digest=semantic_digest(file),
+        # Which template is in use is decided where the model is asked; here only the file counts.
+        template_sha256=released.template_sha256,
     )
-    outcome = assess(card)
+    outcome = assess(released)
     if outcome.code in (UNUSABLE, VIOLATED):
         raise GateError(
             outcome.sentence,
             where=str(path),
             fix="`so8t gate` says more; calibrate again with more data",
         )
-    ece = card.metrics.get("ece")
-    return f"{outcome.sentence}; ECE {'n/a' if ece is None else f'{ece:.3f}'}"
+    # Expected calibration error; a card may have none.
+    ece = released.metrics.get("ece")
+    shown = "n/a" if ece is None else f"{ece:.3f}"
+    return f"{outcome.sentence}; ECE {shown}"
 
 
 def release(root: Path, _params: Params) -> str:
-    """File, card and manifest of the release belong together."""
+    """File, card and manifest of the release belong together.
+
+    Raises:
+        ArtifactError: one is missing, damaged, or of another file.
+    """
     from so8t.release.manifest import check
 
     return check(root / "models/release")
 
 
+_ROWS = ("training rows", prepared)
+_BASE = ("base model", base)
+_BAKED = ("baked model", baked)
+_GGUF = ("GGUF files", gguf_files)
+_CARD = ("card", released_card)
+_RELEASE = ("release", release)
+
+# Name and check of everything that a stage needs, the name as the doctor prints it.
 STAGES: dict[str, list[tuple[str, Check]]] = {
     "synthesize": [],
     "prepare": [("data sources", sources)],
-    "base": [("training rows", prepared)],
-    "train": [("training rows", prepared), ("base model", base)],
-    "bake": [("base model", base), ("adapter", adapter), ("training log", log_of_training)],
-    "convert": [("base model", base), ("baked model", baked)],
-    "imatrix": [("training rows", prepared), ("base model", base), ("baked model", baked)],
-    "quantize": [("baked model", baked)],
-    "verify": [("GGUF files", gguf_files)],
-    "score": [("GGUF files", gguf_files)],
-    "calibrate": [("GGUF files", gguf_files)],
-    "serve": [("GGUF files", gguf_files)],
-    "evaluate": [("GGUF files", gguf_files), ("card", released_card)],
-    "compare": [("card", released_card)],
-    "release": [("GGUF files", gguf_files), ("card", released_card)],
-    "report": [("card", released_card)],
-    "ask": [("release", release)],
-    "register": [("card", released_card), ("release", release)],
+    "base": [_ROWS],
+    "train": [_ROWS, _BASE],
+    "bake": [_BASE, ("adapter", adapter), ("training log", log_of_training)],
+    "convert": [_BASE, _BAKED],
+    "imatrix": [_ROWS, _BASE, _BAKED],
+    "quantize": [_BAKED],
+    "verify": [_GGUF],
+    "score": [_GGUF],
+    "calibrate": [_GGUF],
+    "serve": [_GGUF],
+    "evaluate": [_GGUF, _CARD],
+    "compare": [_CARD],
+    "release": [_GGUF, _CARD],
+    "report": [_CARD],
+    "ask": [_RELEASE],
+    "register": [_CARD, _RELEASE],
 }
 
 
 def lines(root: Path, params: Params, stage: str) -> Iterator[Line]:
-    """The checklist of one stage."""
+    """The checklist of one stage.
+
+    Args:
+        root: the project's folder.
+        params: its parameters.
+        stage: key of `STAGES`.
+    """
     for name, check in STAGES[stage]:
-        yield judged(name, lambda check=check: check(root, params))  # type: ignore[misc]
+        yield run_check(name, partial(check, root, params))

@@ -3,9 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from so8t.operations.fsck import Finding
+    from so8t.operations.line import Line
+
+# The keys of `checklist.STAGES`, again: that module would be imported for every `--help`.
 STAGE_NAMES = (
     "synthesize",
     "prepare",
@@ -37,40 +43,56 @@ STAGE_NAMES = (
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON array")
 def doctor(stage: str | None, as_json: bool) -> None:
-    """Check this machine, this clone and, with --stage, what a stage needs; the exit code is the first failure's."""
+    """Check this machine, this clone and, with --stage, what a stage needs; the exit code is the
+    first failure's.
+    """
     from so8t.operations.doctor import examine, exit_code
 
     lines = []
     for line in examine(Path(), stage):
         lines.append(line)
+        # Each line when it is known: loading torch takes seconds.
         if not as_json:
-            click.echo(
-                f"{line.state:<5} {line.check:<14} {line.says}"
-                + (f"\n{'':21}fix: {line.fix}" if line.fix else "")
-            )
+            _print_line(line)
     if as_json:
-        click.echo(json.dumps([line.to_dict() for line in lines], ensure_ascii=False, indent=1))
+        _print_json([line.to_dict() for line in lines])
     sys.exit(exit_code(lines))
+
+
+def _print_line(line: "Line") -> None:
+    click.echo(f"{line.state:<5} {line.check:<14} {line.says}")
+    if line.fix:
+        click.echo(f"{'':21}fix: {line.fix}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 @click.command()
 @click.argument("revision")
 @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
 def rollback(revision: str, dry_run: bool) -> None:
-    """Go to REVISION (branch, tag, commit, name@version): code, parameters, model, card and Modelfile together."""
-    from so8t.operations import rollback as going
+    """Go to REVISION (branch, tag, commit, name@version): code, parameters, model, card and
+    Modelfile together.
+    """
+    from so8t.operations.rollback import go_to, plan, require_nothing_lost
 
-    wanted = going.plan(revision)
+    wanted = plan(revision)
     click.echo(
-        f"{revision} = {wanted.commit[:10]}: {len(wanted.changed)} outputs differ ({wanted.size / 1e6:,.1f} MB), {len(wanted.absent)} to be fetched"
+        f"{revision} = {wanted.commit[:10]}: {len(wanted.changed)} outputs differ "
+        f"({wanted.size / 1e6:,.1f} MB), {len(wanted.absent)} to be fetched"
     )
     for path in wanted.changed:
-        click.echo(f"  {'fetch ' if path in wanted.absent else 'cache '} {path}")
+        source = "fetch" if path in wanted.absent else "cache"
+        click.echo(f"  {source}  {path}")
     if dry_run:
-        going.require_nothing_lost()
+        require_nothing_lost()
         return
+    click.echo(f"now: {go_to(wanted)}")
     click.echo(
-        f"now: {going.rollback(wanted)}\nback: git checkout - && dvc checkout. A server keeps the old model until it is told: so8t register"
+        "back: git checkout - && dvc checkout. "
+        "A server keeps the old model until it is told: so8t register"
     )
 
 
@@ -82,37 +104,50 @@ def models() -> None:
 @models.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="one JSON array")
 def list_models(as_json: bool) -> None:
-    """Artifacts of dvc.yaml and their registered versions (GTO tags). To register: gto register so8t --version v1.0.0."""
-    from so8t.operations import rollback
+    """Artifacts of dvc.yaml and their registered versions (GTO tags). To register: gto register
+    so8t --version v1.0.0.
+    """
+    from so8t.operations.rollback import artifacts, facts_of, registered
 
-    paths = rollback.artifacts()
+    paths = artifacts()
     rows = []
-    for version in rollback.registered():
-        facts = rollback.facts_of(version, paths[version.name]) if version.name in paths else {}
-        rows.append(
-            {
-                "name": version.name,
-                "version": version.version,
-                "commit": version.commit,
-                "date": version.date,
-                "by": version.by,
-                "stages": list(version.stages),
-                **facts,
-            }
-        )
+    for version in registered():
+        row = {
+            "name": version.name,
+            "version": version.version,
+            "commit": version.commit,
+            "date": version.date,
+            "by": version.by,
+            "stages": list(version.stages),
+        }
+        # A tag may name an artifact that dvc.yaml no longer has.
+        if version.name in paths:
+            row |= facts_of(version, paths[version.name])
+        rows.append(row)
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        _print_json(rows)
         return
     for name, path in paths.items():
-        own = [row for row in rows if row["name"] == name]
-        click.echo(
-            f"{name}  {path}{'' if own else '  no version registered: gto register ' + name + ' --version v1.0.0'}"
-        )
-        for row in own:
-            click.echo(
-                f"  {row['version']}  {str(row['commit'])[:10]}  {row['date']}  {','.join(row['stages']) or '-'}  "
-                f"{row.get('file', '(not in the cache)')}  {str(row.get('digest', ''))[:12]}  {row.get('status', '')}"
-            )
+        _print_artifact(name, path, [row for row in rows if row["name"] == name])
+
+
+def _print_artifact(name: str, path: str, versions: list[dict[str, Any]]) -> None:
+    if not versions:
+        fix = f"gto register {name} --version v1.0.0"
+        click.echo(f"{name}  {path}  no version registered: {fix}")
+        return
+    click.echo(f"{name}  {path}")
+    for row in versions:
+        cells = [
+            row["version"],
+            row["commit"][:10],
+            row["date"],
+            ",".join(row["stages"]) or "-",
+            row.get("file", "(not in the cache)"),
+            row.get("digest", "")[:12],
+            row.get("status", ""),
+        ]
+        click.echo(f"  {'  '.join(cells)}")
 
 
 @click.command()
@@ -130,67 +165,90 @@ def list_models(as_json: bool) -> None:
     help="set damaged files aside and fetch them again; those of the remote: put the cache's there",
 )
 def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
-    """Re-hash outputs, cache and, if wanted, remote from their bytes: DVC itself trusts sizes and times."""
+    """Re-hash outputs, cache and, if wanted, remote from their bytes: DVC itself trusts sizes and
+    times.
+    """
     from so8t.errors import ArtifactError
-    from so8t.operations import fsck as checking
+    from so8t.operations.fsck import QUARANTINE, missing_in_remote, repair
 
-    if not checking.lock_is_whole():
-        if not mend:
-            raise ArtifactError(
-                "half of it is missing: DVC was killed while it wrote",
-                where="dvc.lock",
-                fix="so8t fsck --repair, then dvc repro",
-            )
-        click.echo(
-            f"dvc.lock set aside in {checking.QUARANTINE}; restored from {checking.restore_lock()}"
-        )
-    left: list[str] = []
-    found = [
-        *checking.cache(),
-        *checking.workspace(),
-        *(checking.remote(name=name) if with_remote else []),
-    ]
+    _require_whole_lock(mend)
+    found = _findings(with_remote, name)
     for finding in found:
-        click.echo(
-            f"{finding.problem}: {finding.place} {finding.path} (should be {finding.wanted})",
-            err=True,
-        )
-    if with_remote and (lacking := checking.missing_in_remote(name=name)):
-        click.echo(f"not pushed yet: {', '.join(lacking)}\n  fix: dvc push", err=True)
+        place = f"{finding.problem}: {finding.place} {finding.path}"
+        click.echo(f"{place} (should be {finding.wanted})", err=True)
+    if with_remote:
+        lacking = missing_in_remote(name=name)
+        if lacking:
+            click.echo(f"not pushed yet: {', '.join(lacking)}\n  fix: dvc push", err=True)
+    left: list[str] = []
     if found and mend:
-        left = checking.repair(found, name=name)
-        found = [
-            *checking.cache(),
-            *checking.workspace(),
-            *(checking.remote(name=name) if with_remote else []),
-        ]
-        click.echo(
-            f"set aside in {checking.QUARANTINE}; {'all is whole again' if not found and not left else f'not to be had: {left}'}"
-        )
+        left = repair(found, name=name)
+        found = _findings(with_remote, name)
+        whole = not found and not left
+        outcome = "all is whole again" if whole else f"not to be had: {left}"
+        click.echo(f"set aside in {QUARANTINE}; {outcome}")
     if found or left:
-        again = f"so8t fsck{' --remote' if with_remote else ''}{f' --name {name}' if name else ''} --repair"
         raise ArtifactError(
             f"{len(found) + len(left)} damaged or missing",
             where="so8t fsck",
-            fix=f"{again}; what neither cache nor remote has: `dvc repro`, `dvc push`",
+            fix=f"{_repair_command(with_remote, name)}; "
+            "what neither cache nor remote has: `dvc repro`, `dvc push`",
         )
     click.echo("every byte is what its digest says")
+
+
+def _require_whole_lock(mend: bool) -> None:
+    """Without a whole dvc.lock nothing can be compared; with --repair, put it back first."""
+    from so8t.errors import ArtifactError
+    from so8t.operations.fsck import QUARANTINE, lock_is_whole, restore_lock
+
+    if lock_is_whole():
+        return
+    if not mend:
+        raise ArtifactError(
+            "half of it is missing: DVC was killed while it wrote",
+            where="dvc.lock",
+            fix="so8t fsck --repair, then dvc repro",
+        )
+    click.echo(f"dvc.lock set aside in {QUARANTINE}; restored from {restore_lock()}")
+
+
+def _findings(with_remote: bool, name: str | None) -> list["Finding"]:
+    from so8t.operations.fsck import cache, remote, workspace
+
+    found = [*cache(), *workspace()]
+    if with_remote:
+        found += remote(name=name)
+    return found
+
+
+def _repair_command(with_remote: bool, name: str | None) -> str:
+    words = ["so8t fsck"]
+    if with_remote:
+        words.append("--remote")
+    if name:
+        words.append(f"--name {name}")
+    return " ".join([*words, "--repair"])
 
 
 @click.command()
 @click.option("--yes", is_flag=True, help="really remove; without it nothing is")
 def gc(yes: bool) -> None:
-    """Show (with --yes: remove) what the cache holds for no branch, tag, experiment or registered version."""
-    from so8t.operations import store as cleaning
+    """Show (with --yes: remove) what the cache holds for no branch, tag, experiment or registered
+    version.
+    """
+    from so8t.operations.store import collect, unused
 
-    count, size = cleaning.unused()
+    count, size = unused()
     if not yes:
         click.echo(
-            f"{count} objects, {size / 1e6:,.1f} MB are needed by no branch, tag or experiment. Remove them: so8t gc --yes"
+            f"{count} objects, {size / 1e6:,.1f} MB are needed by no branch, tag or experiment. "
+            "Remove them: so8t gc --yes"
         )
         return
-    cleaning.collect()
-    click.echo(f"removed {count - cleaning.unused()[0]} of {count} objects")
+    collect()
+    left, _size = unused()
+    click.echo(f"removed {count - left} of {count} objects")
 
 
 @click.command()
@@ -202,19 +260,23 @@ def gc(yes: bool) -> None:
     help="also the Python packages of this environment that `so8t ask` needs, as wheels",
 )
 def bundle(revision: str, out: Path, wheels: bool) -> None:
-    """One folder OUT for a stick: release of REVISION, checksums, verifier, and with --wheels what to install; no DVC there."""
+    """One folder OUT for a stick: release of REVISION, checksums, verifier, and with --wheels what
+    to install; no DVC there.
+    """
     from so8t.operations.bundle import make
 
-    click.echo(
-        f"bundle: {make(revision, out, with_wheels=wheels)} -> {out}\n  there: python verify.py"
-    )
+    held = make(revision, out, with_wheels=wheels)
+    click.echo(f"bundle: {held} -> {out}")
+    click.echo("  there: python verify.py")
 
 
 @click.command()
 @click.argument("revision")
 @click.argument("out", type=click.Path(path_type=Path))
 def evidence(revision: str, out: Path) -> None:
-    """The audit folder OUT of REVISION: licences, counts, policy, parameters, environment, digests, reports, who released it."""
+    """The audit folder OUT of REVISION: licences, counts, policy, parameters, environment, digests,
+    reports, who released it.
+    """
     from so8t.operations.evidence import make
 
     click.echo(f"evidence: {make(revision, out)} files -> {out}")
@@ -227,17 +289,20 @@ def evidence(revision: str, out: Path) -> None:
     "--workers", default=2, show_default=True, help="experiments at a time; one per graphics card"
 )
 def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
-    """Run several VALUES of one parameter KEY through DVC's queue; table and plot go to database/sweeps/KEY."""
-    from so8t.operations import sweep as sweeping
+    """Run several VALUES of one parameter KEY through DVC's queue; table and plot go to
+    database/sweeps/KEY.
+    """
+    from so8t.operations.sweep import enqueue, name_of, results, work, write
     from so8t.progress import database_dir
 
     wanted = values or ("0.01", "0.05", "0.1")
-    sweeping.work(sweeping.enqueue(key, wanted), workers, click.echo)
+    names = enqueue(key, wanted)
+    work(names, workers, click.echo)
     out = database_dir() / "sweeps" / key
-    sweeping.write(key, sweeping.results(key, wanted), out)
-    click.echo(
-        f"{(out / 'table.md').read_text(encoding='utf-8')}\n{out}/plot.svg\ntake one: dvc exp apply {sweeping.name_of(key, wanted[0])}"
-    )
+    write(key, results(key, wanted), out)
+    click.echo((out / "table.md").read_text(encoding="utf-8"))
+    click.echo(f"{out}/plot.svg")
+    click.echo(f"take one: dvc exp apply {name_of(key, wanted[0])}")
 
 
 @click.command()
@@ -268,36 +333,46 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
 def ablation(
     arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool, only_table: bool
 ) -> None:
-    """Train each part alone and together through DVC's queue; results in bench/results, table in docs/ablation.md. Goes on when run again."""
-    from so8t.operations import ablation as study
-    from so8t.operations import ablation_table
+    """Train each part alone and together through DVC's queue; results in bench/results, table in
+    docs/ablation.md. Goes on when run again.
+    """
+    from so8t.operations.ablation import clean_for_queue, estimate, known, runs, work
     from so8t.params import load
 
-    wanted, profile = study.runs(arms.split(","), seeds, scale), load().profile
-    have = study.known(Path(), profile)
+    wanted = runs(arms.split(","), seeds, scale)
+    profile = load().profile
+    have = known(Path(), profile)
     left = [run for run in wanted if run not in have]
-    seconds = study.estimate(len(left), scale, workers)
-    told = (
-        "unknown: run `dvc repro train` once"
-        if seconds is None
-        else f"about {seconds / 60:.0f} min, as the last training went"
-    )
-    click.echo(f"{len(wanted)} trainings, {len(left)} without a result: {told}")
+    time_needed = _time_needed(estimate(len(left), scale, workers))
+    click.echo(f"{len(wanted)} trainings, {len(left)} without a result: {time_needed}")
     if dry_run:
         click.echo("\n".join(run.name for run in left))
         return
     try:
         if not only_table:
-            study.clean_for_queue()
-            study.work(wanted, workers, click.echo)
+            clean_for_queue()
+            work(wanted, workers, click.echo)
     finally:
-        if rows := {
-            run: row for run, row in study.known(Path(), profile).items() if run.scale == scale
-        }:
-            ablation_table.write(rows)
-            click.echo(str(ablation_table.OUT))
-        else:
-            click.echo(f"no result on this base: {ablation_table.OUT} stays as it was")
+        # Also when it was stopped: the table shows the results that are there.
+        _write_ablation_table(profile, scale)
+
+
+def _time_needed(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown: run `dvc repro train` once"
+    return f"about {seconds / 60:.0f} min, as the last training went"
+
+
+def _write_ablation_table(profile: str, scale: float) -> None:
+    from so8t.operations.ablation import known
+    from so8t.operations.ablation_table import OUT, write
+
+    rows = {run: row for run, row in known(Path(), profile).items() if run.scale == scale}
+    if not rows:
+        click.echo(f"no result on this base: {OUT} stays as it was")
+        return
+    write(rows)
+    click.echo(str(OUT))
 
 
 @click.command()
@@ -309,11 +384,16 @@ def ablation(
     help="stages at a time; more than the cores carry is refused",
 )
 def repro(jobs: int) -> None:
-    """What `dvc repro` does, with independent stages (models A and B, types) beside each other. Same files, same dvc.lock."""
+    """What `dvc repro` does, with independent stages (models A and B, types) beside each other.
+    Same files, same dvc.lock.
+    """
+    # As a module, because its `repro` has the command's own name.
     from so8t.operations import parallel
     from so8t.params import load
 
-    count = parallel.repro(parallel.limit(jobs, load().scoring.threads), click.echo)
-    click.echo(
-        f"{count} stages were out of date" if count else "Data and pipelines are up to date."
-    )
+    allowed = parallel.limit(jobs, load().scoring.threads)
+    count = parallel.repro(allowed, click.echo)
+    if count:
+        click.echo(f"{count} stages were out of date")
+    else:
+        click.echo("Data and pipelines are up to date.")

@@ -1,6 +1,8 @@
-"""`so8t convert-pt`: a distilled .pt checkpoint to a GGUF file in one command, with its row in the ledger.
+"""`so8t convert-pt`: a distilled .pt checkpoint to a GGUF file in one command, with its ledger row.
 
-Here and not beside the reader, because it joins what `tuning` reads with what `export` writes.
+A distilled checkpoint is what the founders' training saved: a dictionary of weights, some of which
+no stock model has. It is here and not in `so8t.gguf`, because it joins what so8t.training reads
+with what so8t.gguf writes.
 """
 
 import tempfile
@@ -9,10 +11,13 @@ from pathlib import Path
 import click
 
 from so8t.files import read_json, write_json
-from so8t.params import Params
+from so8t.gguf.convert.write import FileType, Recipe, convert
+from so8t.params import Params, load
+from so8t.records.ledger import conversion
+from so8t.template import Template
 
 FILE = click.Path(path_type=Path)
-FILE_TYPES = ("f32", "f16", "bf16", "q8_0")
+FILE_TYPES: dict[str, FileType] = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 
 
 def convert_pt(
@@ -26,43 +31,51 @@ def convert_pt(
 ) -> str:
     """Convert; return one line about what was carried.
 
+    Args:
+        checkpoint: the .pt file.
+        out: the GGUF file.
+        ftype: one of `FILE_TYPES`.
+        vocab_dir: config.json and tokenizer files of the model.
+        drop: name prefixes of weights that may be left out.
+        info: where to write what the checkpoint holds; None for a file beside it.
+        params: for the names of the reserved tokens and the context profile.
+
     Raises:
-        ArtifactError: a file that needs code to be read, parts that nothing carries, weights that do not fit; by name.
+        ArtifactError: a file that needs code to be read, parts that nothing carries, weights that
+            do not fit; by name.
     """
-    from so8t.gguf.convert.write import Recipe, convert
-    from so8t.records.ledger import conversion
-    from so8t.template import Template
+    # Late, because they load torch.
     from so8t.training import distilled
     from so8t.training.heads import role_token_ids
 
     found = distilled.read(checkpoint)
-    write_json(info or checkpoint.with_name(f"{checkpoint.stem}_config.json"), found.info())
-    ids = role_token_ids(
-        params.active.base.tokens,
-        Template.of(vocab_dir).tokenizer,
-        int(read_json(vocab_dir / "config.json")["vocab_size"]),
-    )
+    beside = checkpoint.with_name(f"{checkpoint.stem}_config.json")
+    write_json(info or beside, found.info())
+    n_rows = int(read_json(vocab_dir / "config.json")["vocab_size"])
+    base = params.active.base
+    ids = role_token_ids(base.tokens, Template.of(vocab_dir).tokenizer, n_rows)
+    file_type = FILE_TYPES[ftype]
+    name = checkpoint.stem
     with (
+        # Beside the output: the system's own place for temporary files may be too small.
         tempfile.TemporaryDirectory(dir=out.parent) as place,
-        conversion(checkpoint.stem, ftype.upper(), checkpoint, out),
+        conversion(name, file_type, checkpoint, out),
     ):
-        facts = distilled.to_model(found, vocab_dir, Path(place) / "model", ids, drop)
-        manifest = convert(
-            Path(place) / "model",
-            out,
-            Recipe(ftype.upper(), checkpoint.stem, params.active.base.context_profile),
-        )  # type: ignore[arg-type]
+        model_dir = Path(place) / "model"
+        facts = distilled.to_model(found, vocab_dir, model_dir, ids, drop)
+        manifest = convert(model_dir, out, Recipe(file_type, name, base.context_profile))
     head = "folded" if facts["safety_head"] else "absent"
+    dropped = facts["dropped"] or "nothing"
     return (
-        f"{len(manifest['tensors'])} tensors, {facts['base']} weights of the checkpoint, safety head {head}, "
-        f"left out {facts['dropped'] or 'nothing'}"
+        f"{len(manifest['tensors'])} tensors, {facts['base']} weights of the checkpoint, "
+        f"safety head {head}, left out {dropped}"
     )
 
 
 @click.command(name="convert-pt")
 @click.argument("checkpoint", type=FILE)
 @click.argument("out", type=FILE)
-@click.option("--ftype", type=click.Choice(FILE_TYPES), default="f16", show_default=True)
+@click.option("--ftype", type=click.Choice(tuple(FILE_TYPES)), default="f16", show_default=True)
 @click.option(
     "--vocab-dir", type=FILE, required=True, help="config.json and tokenizer files of the model."
 )
@@ -80,7 +93,7 @@ def command(
     drop: tuple[str, ...],
     info: Path | None,
 ) -> None:
-    """Turn a distilled .pt CHECKPOINT into the GGUF file OUT; what a stock graph cannot carry is refused by name."""
-    from so8t.params import load
-
-    click.echo(f"{out}: {convert_pt(checkpoint, out, ftype, vocab_dir, drop, info, load())}")
+    """Turn a distilled .pt CHECKPOINT into the GGUF file OUT; what a stock graph cannot carry is
+    refused by name."""
+    line = convert_pt(checkpoint, out, ftype, vocab_dir, drop, info, load())
+    click.echo(f"{out}: {line}")

@@ -1,11 +1,14 @@
-"""`so8t evidence REV OUT`: what an auditor asks of one revision, from git and the cache alone; no network, nothing recomputed.
+"""`so8t evidence REV OUT`: what an auditor asks of one revision.
+
+Everything comes from git and the cache; nothing is recomputed, and no network is used.
 
 | file | holds |
 |---|---|
-| evidence.json | commit, who and when, versions and stages, every digest, data counts and licences, policy, engine and package versions |
+| evidence.json | commit, who and when, versions and stages, every digest, data counts and |
+| | licences, policy, engine and package versions |
 | params.yaml, dvc.yaml, dvc.lock, constraints.txt, policy.md | as they were at that commit |
 | reports/ | every tracked report, metric and table of that commit |
-| release/ | card, manifest, Modelfile, model card (not the weights: their digest is in evidence.json) |
+| release/ | card, manifest, Modelfile, model card; of the weights only the digest is kept |
 """
 
 import hashlib
@@ -22,6 +25,7 @@ from so8t.operations.git import commit_of, file_at, git, tracked_at
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, lock_at, out_at
 
+# Name in the repository: name in the folder.
 COPIED = {
     "params.yaml": "params.yaml",
     "dvc.yaml": "dvc.yaml",
@@ -30,11 +34,21 @@ COPIED = {
     "docs/policy.md": "policy.md",
 }
 DATA = "data/prepared"
-SMALL = 8 << 20  # bytes: a larger file of the release is a model, named by its digest
+DATA_FACTS = ("rows", "sources", "by_split_domain_verdict", "dropped", "calibration")
+# Bytes. A larger file of the release is a model, which is named by its digest alone.
+SMALL = 8 << 20
 
 
 def make(revision: str, out: Path, root: Path = Path()) -> int:
-    """Write the folder; return how many files it has.
+    """Write the folder.
+
+    Args:
+        revision: branch, tag, commit or registered version.
+        out: the folder, which must not exist.
+        root: the project's folder.
+
+    Returns:
+        How many files it has.
 
     Raises:
         ArtifactError: OUT is there already, or nothing was built at that revision.
@@ -46,103 +60,148 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
             where=str(out),
             fix="choose another folder; nothing is overwritten",
         )
+    # Whole or absent: half of an audit folder could be taken for all of it.
     with atomic_dir(out) as folder:
-        for name, target in COPIED.items():
-            if (text := file_at(commit, name, root)) is not None:
-                write_text(folder / target, text)
+        copied = dict(COPIED)
+        # Reports and metrics are in git, not in DVC's cache.
         for name in tracked_at(commit, "reports", root):
-            if (text := file_at(commit, name, root)) is not None:
-                write_text(folder / name, text)
-        released = _release(folder / "release", commit, root)
+            copied[name] = name
+        for name, target in copied.items():
+            # A revision may be older than one of these files.
+            text = file_at(commit, name, root)
+            if text is not None:
+                write_text(folder / target, text)
+        released = _copy_release(folder / "release", commit, root)
         write_json(folder / "evidence.json", _facts(revision, commit, released, root))
+        # SHA256SUMS is a file too, and does not count itself.
         return write_sums(folder) + 1
 
 
-def _release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
-    """Copy the small files of the release; name every file with its size and SHA-256."""
+def _copy_release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
+    """Copy the small files of the release.
+
+    Returns:
+        By the name of every file, also of those that were not copied: {"bytes", "sha256"}.
+    """
     found = {}
     for name, held in export(out_at(commit, RELEASE, root), root):
-        data = held.read_bytes() if held.stat().st_size <= SMALL else None
-        if data is not None and not name.endswith(".gguf"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+        size = held.stat().st_size
+        if size <= SMALL and not name.endswith(".gguf"):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(held.read_bytes())
+        # The weights too, which are read in pieces and never held whole.
         with held.open("rb") as stream:
-            found[name] = {
-                "bytes": held.stat().st_size,
-                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-            }
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[name] = {"bytes": size, "sha256": digest}
     return found
 
 
+def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The content of evidence.json."""
+    # %x00 separates the fields, because names may hold anything else; %G? is G when signed.
+    shown = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root)
+    author, committer, committed, signature = shown.split("\0")
+    # The conclusion is the report's own sentence, not one of ours.
+    report = _json_at(commit, "reports/report.json", root)
+    return {
+        "schema": "so8t.evidence/1",
+        "revision": revision,
+        "commit": commit,
+        "author": author,
+        "committer": committer,
+        "committed": committed,
+        "signed": signature == "G",
+        "released": _versions_at(commit, root),
+        "data": _data(commit, root),
+        "policy": _policy(commit, root),
+        "environment": _environment(commit, root),
+        "outputs": {out.path: {"md5": out.md5, "bytes": out.size} for out in lock_at(commit, root)},
+        "release": released,
+        "conclusion": report.get("conclusion"),
+    }
+
+
+def _versions_at(commit: str, root: Path) -> list[dict[str, Any]]:
+    """The registered versions that are this commit."""
+    found = []
+    for version in rollback.registered(root):
+        if version.commit == commit:
+            found.append(
+                {
+                    "name": version.name,
+                    "version": version.version,
+                    "by": version.by,
+                    "date": version.date,
+                    "stages": list(version.stages),
+                }
+            )
+    return found
+
+
+def _data(commit: str, root: Path) -> dict[str, Any]:
+    """What `prepare` counted, and the rows by licence."""
+    measured = _json_at(commit, "reports/metrics/prepare.json", root)
+    facts = {key: measured.get(key) for key in DATA_FACTS}
+    return {**facts, "licences": _licences(commit, root)}
+
+
 def _licences(commit: str, root: Path) -> dict[str, dict[str, int]] | None:
-    """Rows of each prepared split by source and licence; None where that revision's data are not in the cache."""
+    """Rows of each prepared split by source and licence.
+
+    Returns:
+        {split: {"source: licence": rows}}; None where the cache lacks that revision's data.
+    """
     found: dict[str, dict[str, int]] = {}
     try:
         for name, held in export(out_at(commit, DATA, root), root):
             if name.endswith(".jsonl"):
-                counts = Counter(
-                    f"{row.get('source') or 'unnamed'}: {row.get('license') or 'none given'}"
-                    for _number, row in read_jsonl(held)
-                )
-                found[name.removesuffix(".jsonl")] = dict(sorted(counts.items()))
+                found[name.removesuffix(".jsonl")] = _count_licences(held)
+    # Old data are often cleared away; the rest of the evidence still counts.
     except ArtifactError:
         return None
     return found
 
 
+def _count_licences(path: Path) -> dict[str, int]:
+    """Rows of one prepared split by "source: licence", in alphabetical order."""
+    counts: Counter[str] = Counter()
+    # Not `read_rows`: the revision may be older than the fields that rows have today.
+    for _line, row in read_jsonl(path):
+        source = row.get("source") or "unnamed"
+        licence = row.get("license") or "none given"
+        counts[f"{source}: {licence}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _policy(commit: str, root: Path) -> dict[str, Any]:
+    """Digest and last change of the labelling policy."""
+    name = "docs/policy.md"
+    text = file_at(commit, name, root) or ""
+    return {
+        "file": "policy.md",
+        "sha256": _sha256(text),
+        "last_changed": git("log", "-1", "--format=%h %cI", commit, "--", name, root=root),
+    }
+
+
+def _environment(commit: str, root: Path) -> dict[str, Any]:
+    """Digest of the package versions, and the engine that the released card was measured with."""
+    engine = None
+    for name, held in export(out_at(commit, RELEASE, root), root):
+        if name == "card.json":
+            engine = json.loads(held.read_text(encoding="utf-8")).get("engine")
+            break
+    constraints = file_at(commit, "constraints.txt", root) or ""
+    return {"constraints_sha256": _sha256(constraints), "engine": engine}
+
+
 def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
+    """Content of a tracked JSON file; empty where that revision has none."""
     text = file_at(commit, name, root)
     return {} if text is None else dict(json.loads(text))
 
 
-def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> dict[str, Any]:
-    who = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root).split("\0")
-    data = _json_at(commit, "reports/metrics/prepare.json", root)
-    given = [v for v in rollback.registered(root) if v.commit == commit]
-    policy = file_at(commit, "docs/policy.md", root) or ""
-    card = next(
-        (held for name, held in export(out_at(commit, RELEASE, root), root) if name == "card.json"),
-        None,
-    )
-    return {
-        "schema": "so8t.evidence/1",
-        "revision": revision,
-        "commit": commit,
-        "author": who[0],
-        "committer": who[1],
-        "committed": who[2],
-        "signed": who[3] == "G",
-        "released": [
-            {
-                "name": v.name,
-                "version": v.version,
-                "by": v.by,
-                "date": v.date,
-                "stages": list(v.stages),
-            }
-            for v in given
-        ],
-        "data": {
-            key: data.get(key)
-            for key in ("rows", "sources", "by_split_domain_verdict", "dropped", "calibration")
-        }
-        | {"licences": _licences(commit, root)},
-        "policy": {
-            "file": "policy.md",
-            "sha256": hashlib.sha256(policy.encode()).hexdigest(),
-            "last_changed": git(
-                "log", "-1", "--format=%h %cI", commit, "--", "docs/policy.md", root=root
-            ),
-        },
-        "environment": {
-            "constraints_sha256": hashlib.sha256(
-                (file_at(commit, "constraints.txt", root) or "").encode()
-            ).hexdigest(),
-            "engine": None
-            if card is None
-            else json.loads(card.read_text(encoding="utf-8")).get("engine"),
-        },
-        "outputs": {o.path: {"md5": o.md5, "bytes": o.size} for o in lock_at(commit, root)},
-        "release": released,
-        "conclusion": _json_at(commit, "reports/report.json", root).get("conclusion"),
-    }
+def _sha256(text: str) -> str:
+    """SHA-256 of a text as UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

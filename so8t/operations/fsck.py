@@ -1,7 +1,8 @@
 """`so8t fsck`: re-hash outputs, cache and remote from their bytes.
 
-DVC trusts sizes and times: a flipped bit under the old time is "up to date", is checked out, and is pushed (measured,
-research on DVC). This reads every byte. Repair never deletes: a damaged object goes to `.dvc/tmp/so8t-quarantine`.
+DVC trusts sizes and times. A file with a flipped bit and its old time is "up to date" for DVC, is
+checked out, and is pushed (measured). This reads every byte. Repair never deletes: a damaged object
+is copied to `.dvc/tmp/so8t-quarantine` before it is replaced.
 """
 
 import os
@@ -32,7 +33,14 @@ Place = Literal["workspace", "cache", "remote"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not what its digest says."""
+    """One thing that is not what its digest says.
+
+    Attributes:
+        place: where it lies.
+        path: below the project's root, or in the remote.
+        problem: what is wrong with it.
+        wanted: the object's name: an MD5, with `.dir` at the end for a directory.
+    """
 
     place: Place
     path: str
@@ -41,7 +49,11 @@ class Finding:
 
 
 def lock_is_whole(root: Path = Path()) -> bool:
-    """Whether DVC can read dvc.lock. It writes the file in place, so a DVC that is killed at that moment leaves half of it."""
+    """Whether DVC can read dvc.lock.
+
+    DVC writes the file in place, so a DVC that is killed at that moment leaves half of it.
+    """
+    # Here, because DVC is slow to import.
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -55,20 +67,19 @@ def lock_is_whole(root: Path = Path()) -> bool:
 
 
 def restore_lock(root: Path = Path()) -> str:
-    """Set a torn dvc.lock aside and put the one that git knows in its place; say where it is from.
+    """Set a torn dvc.lock aside and put the one that git knows in its place.
 
     What ran since is not lost: DVC's run cache gives it back to the next `dvc repro`.
+
+    Returns:
+        Where the new one is from.
     """
-    index = ""  # as git names it before the colon: DVC stages the file whenever it has written all of it
-    known = next(
-        (
-            text
-            for revision in (index, "HEAD")
-            if (text := file_at(revision, LOCK, root)) is not None
-        ),
-        None,
-    )
-    _set_aside(root / LOCK, _aside(LOCK, root))
+    # Git writes its index as nothing before the colon. It is the newer of the two, because DVC
+    # stages the file whenever it has written all of it.
+    known = file_at("", LOCK, root)
+    if known is None:
+        known = file_at("HEAD", LOCK, root)
+    _set_aside(root / LOCK, _free_name(LOCK, root))
     if known is None:
         return "nowhere: the next `dvc repro` writes it anew"
     write_text(root / LOCK, known)
@@ -78,24 +89,59 @@ def restore_lock(root: Path = Path()) -> str:
 def workspace(root: Path = Path()) -> Iterator[Finding]:
     """Outputs against dvc.lock. A missing file is not damage: `dvc checkout` brings it."""
     for out in lock_here(root):
+        if not out.cached:
+            continue
         try:
-            named = entries(out, root) if out.cached else []
+            files = entries(out, root)
         except So8tError:
+            # A directory without its list: what its files should be is unknown.
             yield Finding("cache", out.path, "missing", out.md5)
             continue
-        for name, md5 in named:
-            if (root / name).is_file() and md5_file(root / name) != md5:
-                yield Finding("workspace", name, "damaged", md5)
+        for file in files:
+            path = root / file.path
+            if path.is_file() and md5_file(path) != file.md5:
+                yield Finding("workspace", file.path, "damaged", file.md5)
 
 
 def cache(root: Path = Path()) -> Iterator[Finding]:
     """Every object of the cache against its name."""
     for path in sorted((root / CACHE).glob("??/*")):
-        wanted = path.parent.name + path.name
+        # A killed DVC leaves .tmp files, which no output names.
         if path.name.endswith(".tmp") or not path.is_file():
             continue
+        wanted = path.parent.name + path.name
         if md5_file(path) != wanted.removesuffix(".dir"):
             yield Finding("cache", str(path.relative_to(root)), "damaged", wanted)
+
+
+def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
+    """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
+
+    Args:
+        root: the project's folder.
+        name: of the remote; the default one without it.
+
+    Raises:
+        ToolError: the remote cannot be opened or read.
+    """
+    with _objects_of(root, name) as objects:
+        for oid in sorted(objects.all()):
+            # A killed push leaves .tmp files: no object has that name, the next push starts again.
+            if oid.endswith(".tmp"):
+                continue
+            path = objects.oid_to_path(oid)
+            with objects.fs.open(path, "rb") as stream:
+                found = md5_of(stream)
+            if found != oid.removesuffix(".dir"):
+                yield Finding("remote", path, "damaged", oid)
+
+
+def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]:
+    """Outputs of dvc.lock that the remote lacks, because somebody forgot `dvc push`."""
+    with _objects_of(root, name) as objects:
+        # Reports are in git; DVC pushes none of them.
+        outs = [out for out in lock_here(root) if out.cached]
+        return [out.path for out in outs if not objects.exists(out.md5)]
 
 
 @contextmanager
@@ -119,97 +165,93 @@ def _objects_of(root: Path, name: str | None) -> Iterator[Any]:
         ) from None
 
 
-def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:
-    """Every object of a remote, of any kind that DVC can read, against its name; reads all of it.
-
-    Raises:
-        ToolError: the remote cannot be opened.
-    """
-    with _objects_of(root, name) as odb:
-        for oid in sorted(odb.all()):
-            if oid.endswith(
-                ".tmp"
-            ):  # what a killed push left: no object has that name, the next push starts again
-                continue
-            path = odb.oid_to_path(oid)
-            with odb.fs.open(path, "rb") as stream:
-                if md5_of(stream) != oid.removesuffix(".dir"):
-                    yield Finding("remote", path, "damaged", oid)
-
-
-def missing_in_remote(root: Path = Path(), name: str | None = None) -> list[str]:
-    """Outputs of dvc.lock that the remote lacks: forgotten `dvc push`."""
-    with _objects_of(root, name) as odb:
-        return [out.path for out in lock_here(root) if out.cached and not odb.exists(out.md5)]
-
-
 def repair(findings: list[Finding], root: Path = Path(), name: str | None = None) -> list[str]:
-    """Set what is damaged aside, put, fetch and check out whole ones instead; return what stayed missing.
+    """Set what is damaged aside, and put, fetch and check out whole objects instead.
 
-    A workspace file is set aside only where the cache or the remote gives back the good one afterwards, or where it
-    is the damaged object itself (a link).
+    Args:
+        findings: of all places together.
+        root: the project's folder.
+        name: of the remote; the default one without it.
+
+    Returns:
+        Names of the objects that stayed missing. A workspace file that is no link to its object
+        comes back only where the cache or the remote has the good one.
     """
-    bad = {f.wanted for f in findings if f.place == "cache" and f.problem == "damaged"}
-    for finding in (
-        f for f in findings if f.place in ("cache", "workspace") and f.problem == "damaged"
-    ):
-        _set_aside(root / finding.path, _aside(f"{finding.wanted}-{finding.place}", root))
+    bad_objects = set()
+    for finding in findings:
+        if finding.place == "remote" or finding.problem != "damaged":
+            continue
+        kept = _free_name(f"{finding.wanted}-{finding.place}", root)
+        # Even from the workspace: a link there is the damaged object itself.
+        _set_aside(root / finding.path, kept)
+        if finding.place == "cache":
+            bad_objects.add(finding.wanted)
     lost = _repair_remote([f for f in findings if f.place == "remote"], root, name)
-    for out, path, md5 in _files_of(root):
-        if md5 in bad or out.md5 in bad:
-            (root / path).unlink(missing_ok=True)
+    # Files in the workspace are links to objects: what is left of a bad object goes too.
+    for out in lock_here(root):
+        _unlink_damaged(out, bad_objects, root)
+    # What cannot be fetched is found missing below.
     dvc("fetch", "--quiet", root=root, check=False)
     dvc("checkout", "--quiet", "--force", root=root, check=False)
-    return sorted(
-        lost
-        | {
-            f.wanted
-            for f in findings
-            if f.place == "cache" and not object_path(f.wanted, root).is_file()
-        }
-    )
+    for finding in findings:
+        if finding.place == "cache" and not object_path(finding.wanted, root).is_file():
+            lost.add(finding.wanted)
+    return sorted(lost)
+
+
+def _unlink_damaged(out: Out, bad_objects: set[str], root: Path) -> None:
+    """Remove the files of an output that come from a damaged object."""
+    if not out.cached:
+        return
+    try:
+        files = entries(out, root)
+    except So8tError:
+        # The directory's own list is gone: `dvc checkout` writes all of it again.
+        return
+    for file in files:
+        if file.md5 in bad_objects or out.md5 in bad_objects:
+            (root / file.path).unlink(missing_ok=True)
 
 
 def _repair_remote(findings: list[Finding], root: Path, name: str | None) -> set[str]:
-    """Put the cache's own object where the remote's is damaged, or nothing: a missing object is told, a damaged one is not.
+    """Put the cache's own object where the remote's is damaged, else remove the remote's.
 
-    Not by `dvc push`: it trusts the time of what it once hashed, and knows the objects of the workspace only.
+    A missing object is noticed by whoever pulls it, a damaged one is not. Not by `dvc push`, which
+    trusts the time of what it once hashed, and knows only the objects of the workspace.
+
+    Returns:
+        Names of the objects that were removed.
     """
     lost: set[str] = set()
     if not findings:
         return lost
-    with _objects_of(root, name) as odb:
+    with _objects_of(root, name) as objects:
         for finding in findings:
+            kept = _free_name(f"{finding.wanted}-{finding.place}", root)
+            # A copy first: repair never deletes.
+            objects.fs.get_file(finding.path, str(kept))
             held = object_path(finding.wanted, root)
-            odb.fs.get_file(finding.path, str(_aside(f"{finding.wanted}-{finding.place}", root)))
             if held.is_file() and md5_file(held) == finding.wanted.removesuffix(".dir"):
-                odb.fs.put_file(str(held), finding.path)
+                objects.fs.put_file(str(held), finding.path)
             else:
-                odb.fs.remove(finding.path)
+                objects.fs.remove(finding.path)
                 lost.add(finding.wanted)
     return lost
 
 
-def _aside(label: str, root: Path) -> Path:
-    """A free name in the quarantine."""
+def _free_name(label: str, root: Path) -> Path:
+    """A path in the quarantine that is not taken."""
     folder = root / QUARANTINE
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{label}-{len(list(folder.iterdir()))}"
 
 
 def _set_aside(source: Path, target: Path) -> None:
-    if source.exists():
-        shutil.copy2(source, target)
-        if os.name == "nt":
-            source.chmod(0o600)
-        source.unlink()
-
-
-def _files_of(root: Path) -> Iterator[tuple[Out, str, str]]:
-    for out in lock_here(root):
-        try:
-            for name, md5 in entries(out, root):
-                if out.cached:
-                    yield out, name, md5
-        except So8tError:
-            continue
+    """Move a file into the quarantine; nothing to do where it is gone already."""
+    if not source.exists():
+        return
+    shutil.copy2(source, target)
+    if os.name == "nt":
+        # DVC makes its objects read-only, and Windows removes no read-only file.
+        source.chmod(0o600)
+    source.unlink()

@@ -11,7 +11,15 @@ State = Literal["ok", "note", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was looked at, how it is, and what to type when it is not well. `code` is the exit code of a failure."""
+    """One line of the doctor's table.
+
+    Attributes:
+        check: what was looked at.
+        state: how it is; a note stops nothing.
+        says: what was seen.
+        fix: what to type when it is not well.
+        code: the exit code of a failure.
+    """
 
     check: str
     state: State
@@ -36,13 +44,22 @@ def note(check: str, says: str, fix: str = "") -> Line:
 
 def fail(check: str, error: So8tError) -> Line:
     """A check that failed, with its error's fix and exit code."""
-    head = f"{error.where}: {error.problem}" if error.where else error.problem
-    return Line(check, "fail", head, error.fix, error.exit_code)
+    # The place belongs to the sentence here; an error keeps it apart.
+    says = error.problem
+    if error.where:
+        says = f"{error.where}: {error.problem}"
+    return Line(check, "fail", says, error.fix, error.exit_code)
 
 
-def judged(check: str, look: Callable[[], str]) -> Line:
-    """Run a check that returns what it saw or raises what is wrong."""
+def run_check(check: str, look: Callable[[], str]) -> Line:
+    """Run a check and say how it went.
+
+    Args:
+        check: its name in the table.
+        look: returns what it saw, or raises what is wrong.
+    """
     try:
         return ok(check, look())
+    # Any other exception is a mistake of ours and must be seen.
     except So8tError as error:
         return fail(check, error)

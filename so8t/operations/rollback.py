@@ -1,11 +1,16 @@
-"""`so8t rollback REV`: code, parameters, model, card and Modelfile of one revision, together or not at all.
+"""`so8t rollback REV`: code, parameters, model, card and Modelfile of one revision, or nothing.
 
-Before anything changes: the revision exists and was built, nothing uncommitted would be lost, and every object can be
-had (cache, else remote). Afterwards the release is checked; when anything fails, the revision from before is put back.
+Before anything changes, the revision must exist and have been built, and nothing uncommitted may be
+lost. Then every object must come, from the cache or else from the remote, and the release's parts
+must belong together. When any of that fails, the revision from before is put back.
 
-`so8t models list`: what `artifacts:` in dvc.yaml names, and the versions and stages that GTO's git tags give it.
+Revisions may be registered versions: what `artifacts:` in dvc.yaml names, and the versions and
+stages that GTO's git tags give it (`so8t models list`). The tags have these forms:
 
-Tag forms (GTO): `name@v1.2.0` registers, `name@v1.2.0!` takes it back, `name#stage#N` assigns, `name#stage!#N` unassigns.
+    name@v1.2.0       registers a version
+    name@v1.2.0!      takes it back
+    name#stage#N      assigns the commit to a stage; the highest N counts
+    name#stage!#N     unassigns it
 """
 
 import json
@@ -21,41 +26,65 @@ from so8t.params import read_yaml
 from so8t.release import manifest
 
 RELEASE = "models/release"
+_VERSION_TAG = re.compile(
+    r"^(?P<name>[\w/-]+)@(?P<version>v?\d+\.\d+\.\d+[\w.+-]*?)(?P<off>!)?(#\d+)?$"
+)
+_STAGE_TAG = re.compile(r"^(?P<name>[\w/-]+)#(?P<stage>[\w-]+?)(?P<off>!)?#(?P<number>\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollback would do."""
+    """What a rollback would do.
+
+    Attributes:
+        revision: as the user called it.
+        commit: its full hash.
+        changed: outputs whose bytes differ between here and there.
+        absent: those of them that are not in the cache: they have to be fetched.
+        size: bytes of the changed outputs.
+    """
 
     revision: str
     commit: str
-    changed: list[str]  # outputs whose bytes differ between here and there
-    absent: list[str]  # of these, not in the cache: they have to be fetched
-    size: int  # bytes of the changed outputs
+    changed: list[str]
+    absent: list[str]
+    size: int
 
 
 def plan(revision: str, root: Path = Path()) -> Plan:
     """Compare a revision with the workspace; nothing is changed.
 
+    Args:
+        revision: branch, tag, commit or registered version.
+        root: the project's folder.
+
     Raises:
         ArtifactError: unknown revision, or nothing was built there.
     """
     commit = commit_of(revision, root)
-    there = [out for out in lock_at(commit, root) if out.cached]
+    there = lock_at(commit, root)
+    # An output that git keeps comes with the checkout; only DVC's are compared.
     here = {out.path: out.md5 for out in lock_here(root)}
-    changed = [
-        out for out in there if here.get(out.path) != out.md5 or not (root / out.path).exists()
-    ]
-    absent = [out.path for out in changed if not _cached(out, root)]
+    changed = []
+    for out in there:
+        same = here.get(out.path) == out.md5 and (root / out.path).exists()
+        if out.cached and not same:
+            changed.append(out)
     return Plan(
-        revision, commit, [out.path for out in changed], absent, sum(out.size for out in changed)
+        revision,
+        commit,
+        changed=[out.path for out in changed],
+        absent=[out.path for out in changed if not _in_cache(out, root)],
+        size=sum(out.size for out in changed),
     )
 
 
-def _cached(out: Out, root: Path) -> bool:
+def _in_cache(out: Out, root: Path) -> bool:
+    # First the object of the output itself: without a directory's list, `entries` raises.
+    """Whether the cache has every object of an output."""
     if not object_path(out.md5, root).is_file():
         return False
-    return all(object_path(md5, root).is_file() for _name, md5 in entries(out, root))
+    return all(object_path(entry.md5, root).is_file() for entry in entries(out, root))
 
 
 def require_nothing_lost(root: Path = Path()) -> None:
@@ -64,19 +93,19 @@ def require_nothing_lost(root: Path = Path()) -> None:
     Raises:
         ArtifactError: naming the files.
     """
-    if files := changed_files(root):
+    files = changed_files(root)
+    if files:
+        more = " ..." if len(files) > 5 else ""
         raise ArtifactError(
-            f"uncommitted changes: {', '.join(files[:5])}{' ...' if len(files) > 5 else ''}",
+            f"uncommitted changes: {', '.join(files[:5])}{more}",
             where=str(root.resolve()),
             fix="`git commit` them, or throw them away with `git restore -SW .`",
         )
-    edited = [
-        name
-        for out in lock_here(root)
-        if out.cached and _cached(out, root)
-        for name, md5 in entries(out, root)
-        if (root / name).is_file() and md5_file(root / name) != md5
-    ]
+    edited = []
+    for out in lock_here(root):
+        # An output that the cache lacks has nothing to compare with.
+        if out.cached and _in_cache(out, root):
+            edited += _edited_files(out, root)
     if edited:
         raise ArtifactError(
             f"built files were edited by hand: {', '.join(edited[:5])}",
@@ -85,51 +114,84 @@ def require_nothing_lost(root: Path = Path()) -> None:
         )
 
 
-def rollback(wanted: Plan, root: Path = Path()) -> str:
-    """Do it; return what is released now.
+def _edited_files(out: Out, root: Path) -> list[str]:
+    """Files of an output whose bytes are not those that DVC recorded."""
+    edited = []
+    for entry in entries(out, root):
+        path = root / entry.path
+        if path.is_file() and md5_file(path) != entry.md5:
+            edited.append(entry.path)
+    return edited
+
+
+def go_to(wanted: Plan, root: Path = Path()) -> str:
+    """Do what the plan says; return what is released now.
 
     Raises:
-        ArtifactError: something would be lost, cannot be had, or does not belong together; the old state is back then.
+        ArtifactError: something would be lost, cannot be had, or does not belong together; the old
+            state is back then.
         ToolError: git or DVC failed; the old state is back then.
     """
     require_nothing_lost(root)
+    # A branch by its name, so that going back does not leave it.
     before = git("branch", "--show-current", root=root) or commit_of("HEAD", root)
     try:
-        _go(wanted.revision, root)
+        _check_out(wanted.revision, root)
         return _released(root)
     except So8tError:
-        _go(before, root)
+        # If this fails too, its error is the one to show: the old state is not back.
+        _check_out(before, root)
         raise
 
 
-def _go(revision: str, root: Path) -> None:
+def _check_out(revision: str, root: Path) -> None:
+    """Bring code, parameters and outputs to a revision.
+
+    Raises:
+        ToolError: git refused.
+        ArtifactError: an output can be had nowhere.
+    """
     git("checkout", "--quiet", revision, root=root)
-    dvc("fetch", "--quiet", root=root, check=False)  # what is missing is named by checkout
+    # A fetch that fails is no error yet: the checkout below names what is missing.
+    dvc("fetch", "--quiet", root=root, check=False)
+    # --force, because `require_nothing_lost` has made sure that nothing is lost.
     done = dvc("checkout", "--quiet", "--force", root=root, check=False)
     missing = [out.path for out in lock_here(root) if out.cached and not (root / out.path).exists()]
     if missing or done.returncode:
+        # DVC may fail at a file inside a folder that is there.
+        named = ", ".join(missing) or "every file"
         raise ArtifactError(
-            f"neither the cache nor the remote has {', '.join(missing) or 'every file'} of {revision}",
+            f"neither the cache nor the remote has {named} of {revision}",
             where=str(root.resolve()),
-            fix="`dvc push` where that revision was built, or build it again: git checkout REV && dvc repro",
+            fix="`dvc push` where that revision was built, or build it again: "
+            "git checkout REV && dvc repro",
         )
 
 
 def _released(root: Path) -> str:
+    """What is released in the workspace, in one line.
+
+    Raises:
+        ArtifactError: the parts of the release do not belong together.
+    """
+    # A revision may end before the stage that makes a release.
     if not (root / RELEASE).is_dir():
         return "no release was built there"
     return manifest.check(root / RELEASE)
 
 
-_VERSION = re.compile(
-    r"^(?P<name>[\w/-]+)@(?P<version>v?\d+\.\d+\.\d+[\w.+-]*?)(?P<off>!)?(#\d+)?$"
-)
-_STAGE = re.compile(r"^(?P<name>[\w/-]+)#(?P<stage>[\w-]+?)(?P<off>!)?#(?P<number>\d+)$")
-
-
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version of one artifact."""
+    """One registered version of one artifact.
+
+    Attributes:
+        name: the artifact's name in dvc.yaml.
+        version: such as `v1.2.0`.
+        commit: the full hash.
+        date: when it was registered, YYYY-MM-DD.
+        by: who registered it.
+        stages: where it is in use, such as `prod`, in alphabetical order.
+    """
 
     name: str
     version: str
@@ -139,64 +201,116 @@ class Version:
     stages: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A git tag, the commit that it means, its date (YYYY-MM-DD), and who made it."""
+
+    name: str
+    commit: str
+    date: str
+    by: str
+
+
 def artifacts(root: Path = Path()) -> dict[str, str]:
     """Name and path of every artifact that dvc.yaml declares."""
+    # A dvc.yaml without artifacts has nothing to register.
     declared = read_yaml(root / "dvc.yaml").get("artifacts") or {}
     return {name: str(item["path"]) for name, item in declared.items()}
 
 
-def tags(root: Path = Path()) -> Iterator[tuple[str, str, str, str]]:
-    """(tag, commit, date, who) of every tag, oldest first."""
-    form = "%(refname:strip=2)%00%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)%00%(creatordate:short)%00%(taggername)%(authorname)"
-    for line in git(
-        "for-each-ref", "--sort=creatordate", f"--format={form}", "refs/tags", root=root
-    ).splitlines():
-        name, commit, date, who = line.split("\0")
-        yield name, commit, date, who
+def tags(root: Path = Path()) -> Iterator[Tag]:
+    """Every tag, oldest first."""
+    # An annotated tag is an object of its own: *objectname is the commit that it is of, and empty
+    # for a plain tag. A plain tag has no tagger, an annotated one no author.
+    commit = "%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)"
+    who = "%(taggername)%(authorname)"
+    form = f"--format=%(refname:strip=2)%00{commit}%00%(creatordate:short)%00{who}"
+    listed = git("for-each-ref", "--sort=creatordate", form, "refs/tags", root=root)
+    for line in listed.splitlines():
+        yield Tag(*line.split("\0"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Assignment:
+    """The newest assignment of a stage.
+
+    Attributes:
+        number: N of the tag; the highest counts.
+        commit: empty where the stage was unassigned.
+    """
+
+    number: int
+    commit: str
 
 
 def registered(root: Path = Path()) -> list[Version]:
-    """Versions that are registered and not taken back, by name, oldest first; each stage belongs to its newest assignment."""
-    known: dict[tuple[str, str], tuple[str, str, str]] = {}
-    at: dict[tuple[str, str], tuple[int, str]] = {}
-    for tag, commit, date, who in tags(root):
-        if match := _VERSION.match(tag):
-            key = (match["name"], match["version"])
-            if match["off"] is not None:
-                known.pop(key, None)
-            else:
-                known[key] = (commit, date, who)
-        elif match := _STAGE.match(tag):
-            key, number = (match["name"], match["stage"]), int(match["number"])
-            if number >= at.get(key, (0, ""))[0]:
-                at[key] = (number, "" if match["off"] else commit)
-    return [
-        Version(
-            name,
-            version,
-            commit,
-            date,
-            who,
-            tuple(sorted(stage for (n, stage), (_, c) in at.items() if n == name and c == commit)),
-        )
-        for (name, version), (commit, date, who) in sorted(
-            known.items(), key=lambda item: (item[0][0], item[1][1])
-        )
-    ]
+    """Versions that are registered and not taken back, by name, oldest first.
+
+    Each stage belongs to its newest assignment.
+    """
+    known: dict[tuple[str, str], Tag] = {}
+    stages: dict[tuple[str, str], _Assignment] = {}
+    # Oldest first, so that a later tag takes back an earlier one.
+    for tag in tags(root):
+        version = _VERSION_TAG.match(tag.name)
+        stage = _STAGE_TAG.match(tag.name)
+        if version:
+            _note_version(known, version, tag)
+        elif stage:
+            _note_stage(stages, stage, tag)
+    found = []
+    for (name, number), tag in known.items():
+        # A stage is of the version whose commit it was assigned to.
+        own = [
+            stage
+            for (artifact, stage), assigned in stages.items()
+            if artifact == name and assigned.commit == tag.commit
+        ]
+        found.append(Version(name, number, tag.commit, tag.date, tag.by, tuple(sorted(own))))
+    return sorted(found, key=lambda version: (version.name, version.date))
+
+
+def _note_version(known: dict[tuple[str, str], Tag], match: re.Match[str], tag: Tag) -> None:
+    """A tag that registers a version or takes it back."""
+    key = (match["name"], match["version"])
+    if match["off"] is None:
+        known[key] = tag
+    else:
+        known.pop(key, None)
+
+
+def _note_stage(stages: dict[tuple[str, str], _Assignment], match: re.Match[str], tag: Tag) -> None:
+    """A tag that assigns a stage or unassigns it; an older one than is known changes nothing."""
+    key = (match["name"], match["stage"])
+    number = int(match["number"])
+    if key in stages and number < stages[key].number:
+        return
+    commit = tag.commit if match["off"] is None else ""
+    stages[key] = _Assignment(number, commit)
 
 
 def facts_of(version: Version, path: str, root: Path = Path()) -> dict[str, str]:
-    """File, semantic digest and status of a released version, as far as the cache has its small files."""
+    """What a released version holds, as far as the cache has its small files.
+
+    Args:
+        version: a registered version.
+        path: the artifact's path in dvc.yaml.
+        root: the project's folder.
+
+    Returns:
+        File name, semantic digest and the card's status; empty where they cannot be read.
+    """
     try:
-        held = {
-            name.removeprefix(f"{path}/"): object_path(md5, root)
-            for name, md5 in entries(out_at(version.commit, path, root), root)
-        }
-        manifest = json.loads(held["release.json"].read_text(encoding="utf-8"))
+        out = out_at(version.commit, path, root)
+        held = {}
+        for entry in entries(out, root):
+            # The manifest and the card are small; the weights are not read.
+            held[entry.path.removeprefix(f"{path}/")] = object_path(entry.md5, root)
+        released = json.loads(held["release.json"].read_text(encoding="utf-8"))
         card = json.loads(held["card.json"].read_text(encoding="utf-8"))
         return {
-            "file": manifest["file"],
-            "digest": manifest["semantic_digest"],
+            "file": released["file"],
+            "digest": released["semantic_digest"],
             "status": card["status"],
         }
     except (ArtifactError, KeyError, OSError, ValueError):

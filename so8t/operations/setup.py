@@ -1,4 +1,8 @@
-"""Small commands around a clone: prepare it, find its report, tabulate its benchmarks."""
+"""Small commands around a clone.
+
+`so8t init` prepares it, `so8t report-path` finds its report, `so8t bench-table` tabulates its
+benchmarks.
+"""
 
 import json
 import shutil
@@ -11,6 +15,8 @@ import click
 from so8t.errors import ArtifactError, ToolError
 
 REPORT = Path("reports/report.html")
+BENCHMARKS = Path("bench/results")
+COLUMNS = ("bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commit", "date")
 
 
 @click.command()
@@ -22,10 +28,13 @@ def init() -> None:
             where=str(Path.cwd()),
             fix="cd to the folder with dvc.yaml",
         )
+    # Without git DVC would fail later, with a message about something else.
     if shutil.which("git") is None:
         raise ToolError("git is not installed", fix="install git; DVC keeps its metadata there")
-    import dvc.api  # noqa: F401 (a broken installation fails here, not in the first stage)
+    # A broken installation fails here, not in the first stage.
+    import dvc.api  # noqa: F401
 
+    # DVC reads a relative path from the folder of its settings.
     store = _dvc("config", "remote.store.url")
     folder = (Path(".dvc") / store).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,9 +42,14 @@ def init() -> None:
 
 
 def _dvc(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False
-    )
+    # Not `operations.git.dvc`: while a clone is set up, `make setup` is the fix, not `so8t doctor`.
+    """Standard output of this environment's DVC.
+
+    Raises:
+        ToolError: it failed.
+    """
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ToolError(
             f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-300:]}",
@@ -49,24 +63,36 @@ def report_path() -> None:
     """Print where the report is, and its first sentence."""
     if not REPORT.is_file():
         raise ArtifactError("no report yet", where=str(REPORT), fix="dvc repro")
-    click.echo(f"report: {REPORT.resolve()}\n        {REPORT.with_suffix('.md').resolve()}")
+    click.echo(f"report: {REPORT.resolve()}")
+    # The same report as Markdown, for those who read in a terminal.
+    click.echo(f"        {REPORT.with_suffix('.md').resolve()}")
 
 
 @click.command(name="bench-table")
 def bench_table() -> None:
     """Print the newest result of every benchmark as a Markdown table."""
     newest: dict[tuple[str, str], dict[str, object]] = {}
-    for file in sorted(Path("bench/results").glob("*.jsonl")):
+    for file in sorted(BENCHMARKS.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            if "bench" not in row:
-                continue  # raw results of a study with a page of its own, such as docs/ablation.md
-            newest[row["bench"], row["what"]] = row
-    columns = ["bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commit", "date"]
-    click.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+            # Raw results of a study with a page of its own, such as docs/ablation.md, have none.
+            if "bench" in row:
+                # Files are appended to, so the last line of a benchmark is its newest.
+                newest[row["bench"], row["what"]] = row
+    click.echo(f"| {' | '.join(COLUMNS)} |")
+    click.echo("|" + "---|" * len(COLUMNS))
     for row in newest.values():
-        click.echo("| " + " | ".join(_cell(row.get(column)) for column in columns) + " |")
+        cells = [cell(row.get(column)) for column in COLUMNS]
+        click.echo(f"| {' | '.join(cells)} |")
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def cell(value: object) -> str:
+    """A value as text in a table.
+
+    Nothing for null, four significant digits of a float, everything else as it is.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,19 +1,19 @@
-"""DVC's objects as bytes: what a lock file names, where the cache keeps it, and whether it still is what its name says.
+"""DVC's cache, read without DVC: what a lock file names, where it lies, whether it is whole.
 
-An object's name is the MD5 of its bytes; a directory is an object ending in `.dir`, a JSON list of names and digests.
-Covered: files and directories that DVC 3 caches, read without DVC. Not covered: remotes (fsck asks DVC's file systems).
+An object's name is the MD5 of its bytes. A directory is an object whose name ends in `.dir`; its
+content is a JSON list of file names and MD5 digests. Covered: files and directories that DVC 3
+caches. Not covered: remotes (fsck asks DVC's file systems).
 
-`so8t gc`: what no branch, tag, experiment or registered version needs; shown first, removed only with --yes.
-
-`dvc gc -w` deletes every other version; this never passes it alone.
+The end of the module is `so8t gc`, which removes from the cache what no branch, tag, experiment or
+registered version needs.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from so8t.errors import ArtifactError, ParamsError
 from so8t.operations.git import dvc, file_at, git
@@ -21,19 +21,39 @@ from so8t.params import parse_yaml
 
 LOCK = "dvc.lock"
 CACHE = Path(".dvc/cache/files/md5")
-CHUNK = 4 << 20
+CHUNK = 4 << 20  # bytes read at a time
 MISSING = "run `dvc fetch` with that revision checked out, or pull it from where it was made"
+# What `dvc gc` keeps: workspace, branches, tags, experiments. With -w alone it would delete every
+# other version.
+KEEP = ("-w", "-a", "-T", "--all-experiments")
+# What the same versions are called in git.
+KEPT_REFS = ("refs/heads", "refs/tags", "refs/remotes", "refs/exps")
 
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """One cached output of a stage: its place, its digest (`.dir` for a directory), its size in bytes."""
+    """One output of a stage.
+
+    Attributes:
+        stage: the stage that made it.
+        path: below the project's root.
+        md5: its digest, with `.dir` at the end for a directory.
+        size: bytes.
+        cached: whether DVC keeps it; reports are kept by git instead.
+    """
 
     stage: str
     path: str
     md5: str
     size: int
     cached: bool
+
+
+class Entry(NamedTuple):
+    """One file of an output: its path below the project's root, and the MD5 of its bytes."""
+
+    path: str
+    md5: str
 
 
 def read_lock(text: str, where: str = LOCK) -> list[Out]:
@@ -43,32 +63,40 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
         ArtifactError: not a lock file, or one with merge conflicts.
     """
     fix = "keep one side (`git checkout --ours dvc.lock`), then `dvc repro` and commit"
+    # YAML would fail on them too, but not say what they are.
     if "<<<<<<< " in text:
         raise ArtifactError("there are conflict markers in it", where=where, fix=fix)
     try:
-        stages: dict[str, Any] = (parse_yaml(text, where) or {}).get("stages") or {}
-        return [
-            Out(
-                name,
-                str(out["path"]),
-                str(out["md5"]),
-                int(out.get("size", 0)),
-                cached=not str(out["path"]).startswith("reports/"),
-            )
-            for name, stage in stages.items()
-            for out in stage.get("outs", [])
-            if "md5" in out
-        ]
+        stages = (parse_yaml(text, where) or {}).get("stages") or {}
+        outs = []
+        for name, stage in stages.items():
+            outs += _outs_of(name, stage)
     except (ParamsError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"not a lock file of DVC ({type(error).__name__})", where=where, fix=fix
         ) from None
+    return outs
+
+
+def _outs_of(name: str, stage: Mapping[str, Any]) -> list[Out]:
+    """Outputs of one stage of a lock file."""
+    outs = []
+    for out in stage.get("outs", []):
+        # An output of another system, such as S3, has an etag instead.
+        if "md5" in out:
+            path = str(out["path"])
+            # `cache: false` is in dvc.yaml alone; the lock file does not say it.
+            cached = not path.startswith("reports/")
+            outs.append(Out(name, path, str(out["md5"]), int(out.get("size", 0)), cached))
+    return outs
 
 
 def lock_here(root: Path = Path()) -> list[Out]:
     """Outputs of the workspace's dvc.lock; empty when there is none."""
     path = root / LOCK
-    return read_lock(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else []
+    if not path.is_file():
+        return []
+    return read_lock(path.read_text(encoding="utf-8"), str(path))
 
 
 def lock_at(revision: str, root: Path = Path()) -> list[Out]:
@@ -88,7 +116,11 @@ def lock_at(revision: str, root: Path = Path()) -> list[Out]:
 
 
 def out_at(revision: str, path: str, root: Path = Path()) -> Out:
-    """One output at a revision."""
+    """One output at a revision.
+
+    Raises:
+        ArtifactError: the revision has no such output.
+    """
     for out in lock_at(revision, root):
         if out.path == path:
             return out
@@ -100,12 +132,18 @@ def out_at(revision: str, path: str, root: Path = Path()) -> Out:
 
 
 def object_path(md5: str, root: Path = Path()) -> Path:
-    """Where the cache keeps an object."""
+    """Where the cache keeps an object.
+
+    Args:
+        md5: its name.
+        root: the project's folder.
+    """
     return root / CACHE / md5[:2] / md5[2:]
 
 
 def md5_of(stream: BinaryIO) -> str:
     """MD5 of a stream's bytes, as DVC 3 computes it."""
+    # A name, not a safeguard: systems that forbid MD5 for security allow it for this.
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := stream.read(CHUNK):
         digest.update(chunk)
@@ -118,18 +156,19 @@ def md5_file(path: Path) -> str:
         return md5_of(stream)
 
 
-def entries(out: Out, root: Path = Path()) -> list[tuple[str, str]]:
-    """(path below the root of the project, MD5) of every file of an output.
+def entries(out: Out, root: Path = Path()) -> list[Entry]:
+    """Every file of an output.
 
     Raises:
         ArtifactError: the directory's list is not in the cache, or is damaged.
     """
     if not out.md5.endswith(".dir"):
-        return [(out.path, out.md5)]
+        return [Entry(out.path, out.md5)]
     listing = object_path(out.md5, root)
     try:
+        # DVC writes the list as [{"md5": ..., "relpath": ...}, ...].
         items = json.loads(listing.read_text(encoding="utf-8"))
-        return [(f"{out.path}/{item['relpath']}", item["md5"]) for item in items]
+        return [Entry(f"{out.path}/{item['relpath']}", item["md5"]) for item in items]
     except FileNotFoundError:
         raise ArtifactError(
             f"the list of {out.path} is not in the cache", where=str(listing), fix=MISSING
@@ -143,68 +182,78 @@ def entries(out: Out, root: Path = Path()) -> list[tuple[str, str]]:
 
 
 def export(out: Out, root: Path = Path()) -> Iterator[tuple[str, Path]]:
-    """(name inside the output, object in the cache), each object re-hashed before it is given out.
+    """Every file of an output, re-hashed before it is given out.
+
+    Args:
+        out: an output of any revision.
+        root: the project's folder.
+
+    Yields:
+        The file's name inside the output, and its object in the cache.
 
     Raises:
         ArtifactError: an object is missing or its bytes are not what its name says.
     """
-    for name, md5 in entries(out, root):
-        held = object_path(md5, root)
+    for entry in entries(out, root):
+        held = object_path(entry.md5, root)
         if not held.is_file():
             raise ArtifactError(
-                f"{name} of that revision is not in the cache", where=str(held), fix=MISSING
+                f"{entry.path} of that revision is not in the cache", where=str(held), fix=MISSING
             )
-        if md5_file(held) != md5:
+        if md5_file(held) != entry.md5:
             raise ArtifactError(
-                f"{name} in the cache is damaged", where=str(held), fix="`so8t fsck --repair`"
+                f"{entry.path} in the cache is damaged",
+                where=str(held),
+                fix="`so8t fsck --repair`",
             )
-        yield name.removeprefix(f"{out.path}/"), held
-
-
-KEEP = ("-w", "-a", "-T", "--all-experiments")
+        yield entry.path.removeprefix(f"{out.path}/"), held
 
 
 def unused(root: Path = Path()) -> tuple[int, int]:
-    """(objects, bytes) in the cache that the kept versions do not name, counted from lock files."""
-    kept: set[str] = set()
-    for outs in [lock_here(root), *_locks(root)]:
-        kept |= _digests(outs, root)
-    loose = [
-        p for p in (root / CACHE).glob("??/*") if p.is_file() and p.parent.name + p.name not in kept
-    ]
-    return len(loose), sum(p.stat().st_size for p in loose)
+    """What the cache holds for none of the kept versions, counted from their lock files.
+
+    Returns:
+        How many objects, and their bytes.
+    """
+    kept = _objects_of(lock_here(root), root)
+    for outs in _kept_locks(root):
+        kept |= _objects_of(outs, root)
+    sizes = []
+    # The first two letters of a name are a folder.
+    for path in (root / CACHE).glob("??/*"):
+        name = path.parent.name + path.name
+        if path.is_file() and name not in kept:
+            sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
 
 
-def _locks(root: Path) -> Iterable[list[Out]]:
-    from so8t.operations.git import file_at
-
-    refs = git(
-        "for-each-ref",
-        "--format=%(objectname)",
-        "refs/heads",
-        "refs/tags",
-        "refs/remotes",
-        "refs/exps",
-        root=root,
-    ).split()
-    for commit in dict.fromkeys(refs):
-        if text := file_at(commit, "dvc.lock", root):
-            yield read_lock(text, f"{commit}:dvc.lock")
+def _kept_locks(root: Path) -> Iterable[list[Out]]:
+    """Outputs of every version that is kept."""
+    commits = git("for-each-ref", "--format=%(objectname)", *KEPT_REFS, root=root).split()
+    # Several names often mean one commit.
+    for commit in dict.fromkeys(commits):
+        text = file_at(commit, LOCK, root)
+        if text:
+            yield read_lock(text, f"{commit}:{LOCK}")
 
 
-def _digests(outs: list[Out], root: Path) -> set[str]:
-    from so8t.errors import ArtifactError
-
+def _objects_of(outs: list[Out], root: Path) -> set[str]:
+    """Names of all objects of these outputs."""
     found = set()
     for out in outs:
         found.add(out.md5)
         try:
-            found |= {md5 for _name, md5 in entries(out, root)}
+            found.update(entry.md5 for entry in entries(out, root))
         except ArtifactError:
+            # An old version whose directory list was never fetched.
             continue
     return found
 
 
 def collect(root: Path = Path()) -> str:
-    """Remove what is unused; DVC's own words."""
+    """Remove what is unused.
+
+    Returns:
+        DVC's own words.
+    """
     return dvc("gc", *KEEP, "-f", root=root).stdout.strip()

@@ -1,12 +1,13 @@
-"""`so8t sweep`: several values of one parameter through DVC's queue, with a table and a plot of what came out.
+"""`so8t sweep`: several values of one parameter through DVC's queue, with a table and a plot.
 
-Each worker runs in a folder of its own that DVC makes; its progress and logs go to `database/experiments/NAME`
-(so8t.progress), checkpoints are shared because their folders are named by the digest of their inputs and locked.
+Each worker runs in a folder of its own that DVC makes. Its progress and logs go to
+`database/experiments/NAME` (so8t.progress). Checkpoints are shared, because their folders are named
+by the digest of their inputs and locked.
+
 Not covered: choosing a graphics card per worker (use one worker per card).
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,69 +19,57 @@ from typing import TYPE_CHECKING, Any
 
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import csv_text, write_text
-from so8t.operations.git import dvc, file_at, git
+from so8t.operations.git import dvc, file_at, git, quiet_dvc
+from so8t.operations.setup import cell
 from so8t.params import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WAITING = ("Queued", "Running")
+STATES = ("Success", "Failed", *WAITING)
 POLL_S = 15.0  # each look costs a second of processor time
 COLUMNS = ("value", "false_allow_rate", "allow_rate", "macro_f1", "ece", "train_loss", "certified")
+CURVES = ("false_allow_rate", "allow_rate", "macro_f1", "ece")
 
 
 def name_of(key: str, value: str) -> str:
     """The experiment's name: letters, digits, dashes."""
+    # The same name on every run, so that results are found again by key and value.
     return f"sweep-{key}-{value}".replace(".", "-").replace("_", "-").lower()
 
 
 def enqueue(key: str, values: Sequence[str], root: Path = Path()) -> list[str]:
-    """Queue one experiment per value; return their names.
+    """Queue one experiment per value.
+
+    Args:
+        key: path of a parameter in params.yaml, such as `pet.lambda`.
+        values: as they would be written there.
+        root: the project's folder.
+
+    Returns:
+        The experiments' names, in the order of the values.
 
     Raises:
         ToolError: DVC refused (an unknown key, a name that exists).
     """
     names = []
     for value in values:
-        dvc(
-            "exp",
-            "run",
-            "--queue",
-            "--name",
-            name_of(key, value),
-            "-S",
-            f"{key}={value}",
-            root=root,
-        )
-        names.append(name_of(key, value))
+        name = name_of(key, value)
+        dvc("exp", "run", "--queue", "--name", name, "-S", f"{key}={value}", root=root)
+        names.append(name)
     return names
-
-
-def work(
-    names: Sequence[str], workers: int, report: Callable[[str], None], root: Path = Path()
-) -> None:
-    """Start the workers and wait until none of the experiments waits or runs.
-
-    Raises:
-        ToolError: an experiment failed; the others have run.
-    """
-    said = ""
-    while (queue := look(names, root)).waiting:
-        if (line := f"{len(names) - queue.waiting} of {len(names)} done") != said:
-            report(said := line)
-        keep_working(queue, workers, root)
-        time.sleep(POLL_S)
-    if failed := [name for name, state in queue.states.items() if state not in ("Success",)]:
-        raise ToolError(
-            f"failed: {', '.join(failed)}",
-            where="dvc queue",
-            fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`",
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What DVC says of its queue: the state of each named task that it holds, and how many workers are at work."""
+    """What DVC says of its queue.
+
+    Attributes:
+        states: by name of each task that was asked for and that the queue holds: one of `STATES`,
+            or "?" where DVC says something else.
+        workers: how many are at work.
+    """
 
     states: dict[str, str]
     workers: int
@@ -91,43 +80,83 @@ class Queue:
         return sum(state in WAITING for state in self.states.values())
 
 
-def look(names: Sequence[str], root: Path = Path()) -> Queue:
-    """The queue as it is now."""
+def work(
+    names: Sequence[str], workers: int, report: Callable[[str], None], root: Path = Path()
+) -> None:
+    """Start the workers and wait until none of the experiments waits or runs.
+
+    Args:
+        names: the experiments.
+        workers: how many run at a time.
+        report: is told how many are done, whenever that changes.
+        root: the project's folder.
+
+    Raises:
+        ToolError: an experiment failed; the others have run.
+    """
+    # Reported only when it changes: a line every fifteen seconds would fill the screen.
+    said = ""
+    queue = read_queue(names, root)
+    while queue.waiting:
+        line = f"{len(names) - queue.waiting} of {len(names)} done"
+        if line != said:
+            report(line)
+            said = line
+        keep_working(queue, workers, root)
+        time.sleep(POLL_S)
+        queue = read_queue(names, root)
+    # A task that DVC took out of the queue is not there to fail: `results` names it.
+    failed = [name for name, state in queue.states.items() if state != "Success"]
+    if failed:
+        raise ToolError(
+            f"failed: {', '.join(failed)}",
+            where="dvc queue",
+            fix=f"dvc queue logs {failed[0]}; then `dvc queue remove --failed`",
+        )
+
+
+def read_queue(names: Sequence[str], root: Path = Path()) -> Queue:
+    """The queue as it is now.
+
+    Args:
+        names: the experiments that matter; others may be in the queue too.
+        root: the project's folder.
+    """
     said = dvc("queue", "status", root=root).stdout
-    found = {}
+    states = {}
     for line in said.splitlines():
         words = line.split()
-        found.update(
-            {
-                name: next((w for w in words if w in ("Success", "Failed", *WAITING)), "?")
-                for name in names
-                if name in words
-            }
-        )
+        # `dvc queue status` has no JSON: its table is read by the words of a line.
+        state = next((word for word in words if word in STATES), "?")
+        for name in names:
+            if name in words:
+                states[name] = state
     active = re.search(r"(\d+) active", said)
-    return Queue(found, int(active[1]) if active else 0)
+    return Queue(states, int(active[1]) if active else 0)
 
 
 def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
-    """While tasks wait, start workers until as many are at work as are wanted; one that found nothing to take has gone.
+    """While tasks wait, start workers until as many are at work as are wanted.
 
-    They outlive this call and would hold its pipes open, so that whoever reads these would wait for the last experiment: they get none.
+    A worker that found nothing to take has ended, so this is called again and again.
 
     Raises:
         ToolError: DVC does not start them.
     """
     if "Queued" not in queue.states.values() or queue.workers >= workers:
         return
-    command = [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)]
-    if subprocess.run(
-        command,
+    # The workers outlive this call. With our pipes they would hold them open, and whoever reads
+    # these would wait for the last experiment: they get none.
+    started = subprocess.run(
+        [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)],
         cwd=root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        env=quiet_dvc(),
         check=False,
-    ).returncode:
+    )
+    if started.returncode:
         raise ToolError(
             "DVC does not start the workers of its queue",
             where="dvc queue",
@@ -138,42 +167,54 @@ def keep_working(queue: Queue, workers: int, root: Path = Path()) -> None:
 def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[str, Any]]:
     """One row per value, read from the experiments' own metrics files.
 
+    Args:
+        key: path of the parameter.
+        values: as they were queued.
+        root: the project's folder.
+
+    Returns:
+        Rows with the keys `COLUMNS`; what an experiment did not measure is None.
+
     Raises:
         ArtifactError: an experiment has no result.
     """
     release = load(root / "params.yaml").release
-    refs = dict(
-        line.split(" ")[::-1]
-        for line in git(
-            "for-each-ref", "--format=%(objectname) %(refname:lstrip=-1)", "refs/exps", root=root
-        ).splitlines()
-    )
+    # Of all files that are evaluated, the released one is what a value is chosen for.
+    evaluated = f"reports/metrics/evaluate-{release.model}-{release.type}.json"
+    commits = _experiments(root)
     rows = []
     for value in values:
-        commit = refs.get(name_of(key, value))
-        if commit is None:
+        name = name_of(key, value)
+        if name not in commits:
             raise ArtifactError(
-                f"experiment {name_of(key, value)} has no result",
-                where="refs/exps",
-                fix="dvc exp list",
+                f"experiment {name} has no result", where="refs/exps", fix="dvc exp list"
             )
-        metrics = _json(
-            file_at(commit, f"reports/metrics/evaluate-{release.model}-{release.type}.json", root)
-        )
-        rows.append(
-            {
-                "value": value,
-                **_row(metrics, _json(file_at(commit, "reports/metrics/train.json", root))),
-            }
-        )
+        # From git: the files in the workspace are those of the current parameters.
+        metrics = _json_at(commits[name], evaluated, root)
+        training = _json_at(commits[name], "reports/metrics/train.json", root)
+        rows.append({"value": value, **_row(metrics, training)})
     return rows
 
 
-def _json(text: str | None) -> dict[str, Any]:
+def _experiments(root: Path) -> dict[str, str]:
+    """Commit of every finished experiment, by name."""
+    # lstrip=-1: the last part of refs/exps/AB/CDEF.../NAME.
+    form = "--format=%(objectname) %(refname:lstrip=-1)"
+    found = {}
+    for line in git("for-each-ref", form, "refs/exps", root=root).splitlines():
+        commit, name = line.split(" ")
+        found[name] = commit
+    return found
+
+
+def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
+    """Content of a JSON file of an experiment; empty where it has none."""
+    text = file_at(commit, name, root)
     return {} if text is None else dict(json.loads(text))
 
 
 def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of one experiment, from its evaluation and its training."""
     return {
         "false_allow_rate": find(metrics, "false_allow_rate"),
         "allow_rate": find(metrics, "allow_rate_on_allow"),
@@ -185,48 +226,67 @@ def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(tree: Any, key: str) -> Any:
-    """The first value of that key, depth first in file order; a rate `{"value": x, ...}` gives x."""
+    """The first value of that key, depth first in file order.
+
+    Args:
+        tree: content of a JSON file.
+        key: what is looked for at any depth.
+
+    Returns:
+        None where the key is nowhere. A rate, which is written as {"value": x, ...} with its
+        interval, gives x.
+    """
     if not isinstance(tree, dict):
         return None
     if key in tree:
         held = tree[key]
         return held.get("value") if isinstance(held, dict) else held
-    return next((found for child in tree.values() if (found := find(child, key)) is not None), None)
+    for child in tree.values():
+        found = find(child, key)
+        if found is not None:
+            return found
+    return None
 
 
 def write(key: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """table.md, table.csv and plot.svg."""
+    """Write table.md, table.csv and plot.svg.
+
+    Args:
+        key: path of the parameter; the table's title and the plot's axis.
+        rows: as `results` gives them.
+        out: the folder.
+    """
+    # Here, because matplotlib is slow to import.
     from so8t import drawing
 
     write_text(out / "table.csv", csv_text(COLUMNS, rows))
-    shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
     lines = [
         f"# {key}",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
+        f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
-        *("| " + " | ".join(cells) + " |" for cells in shown),
     ]
+    for row in rows:
+        cells = [cell(row[column]) for column in COLUMNS]
+        lines.append(f"| {' | '.join(cells)} |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
-    write_text(out / "plot.svg", drawing.draw({"plot": _curves}, key, rows)["plot"])
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    plots = drawing.draw({"plot": _curves}, key, rows)
+    write_text(out / "plot.svg", plots["plot"])
 
 
 def _curves(key: str, rows: list[dict[str, Any]]) -> "Figure":
+    """Every rate over the parameter's values; a value without a number has no point."""
     from so8t.drawing import blank
 
-    figure, ((axes,),) = blank(height=4.0)
-    for column in ("false_allow_rate", "allow_rate", "macro_f1", "ece"):
-        points = [
-            (float(row["value"]), float(row[column]))
-            for row in rows
-            if isinstance(row[column], int | float)
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=column)
-    axes.set(xlabel=key, ylim=(0, 1))
-    axes.legend()
+    figure, axes = blank(height=4.0)
+    plot = axes[0, 0]
+    for column in CURVES:
+        measured = [row for row in rows if isinstance(row[column], int | float)]
+        if measured:
+            x = [float(row["value"]) for row in measured]
+            y = [float(row[column]) for row in measured]
+            plot.plot(x, y, marker="o", label=column)
+    # Every curve is a share.
+    plot.set(xlabel=key, ylim=(0, 1))
+    plot.legend()
     return figure

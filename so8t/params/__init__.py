@@ -1,43 +1,46 @@
 """params.yaml as frozen pydantic models: the only YAML reader, and no value lives in code.
 
-Read as YAML 1.2 (ruamel, DVC's own reader): PyYAML reads `2e-4` as text. The whole file is checked at the start
-of every stage, so a typo in `calibration` stops `prepare`, not the sixth hour.
+Read as YAML 1.2 (ruamel, which is DVC's own reader): PyYAML reads `2e-4` as text. The whole file is
+checked at the start of every stage, so a typo in `calibration` stops `prepare`, not the sixth hour.
 """
 
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from so8t.errors import ParamsError
-from so8t.params.sections import (
-    Base,
+from so8t.params.data import Data, Section, Source, Split, Synthesize
+from so8t.params.profiles import hidden_changes, keys_set_by, resolved
+from so8t.params.results import (
     Calibration,
     Compare,
     Cost,
-    Data,
     Evaluation,
-    Gates,
-    Heads,
-    Loss,
-    Pet,
-    Profile,
     Quant,
     Readout,
     Release,
     Report,
-    RoleTokens,
     Scoring,
-    Scratch,
-    Section,
-    Source,
-    Split,
-    Synthesize,
     Temperature,
-    Train,
     Verify,
+)
+from so8t.params.training import (
+    Base,
+    Gates,
+    Heads,
+    Loss,
+    Names,
+    Pet,
+    RoleTokens,
+    Scratch,
+    Train,
     spare_row,
 )
+
+PARAMS_FILE = Path("params.yaml")
 
 __all__ = [
     "Base",
@@ -62,13 +65,28 @@ __all__ = [
 ]
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+class Profile(Section):
+    """What differs on one kind of machine; `{}` where nothing does."""
 
-    profile: str
+    names: dict[str, Any] = Field(description="differences in names")
+    base: dict[str, Any] = Field(description="differences in base")
+    scratch: dict[str, Any] | None = Field(description="differences in scratch; null = none made")
+    loss: dict[str, Any] = Field(description="differences in loss")
+    train: dict[str, Any] = Field(description="differences in train")
+
+
+class Params(Section):
+    """The whole of params.yaml, with the active profile laid over its sections."""
+
+    profile: str = Field(description="which of `profiles` is laid over the sections")
     seed: int
+    names: Names
     synthesize: Synthesize
     data: Data
+    base: Base
+    scratch: Scratch | None
+    loss: Loss
+    train: Train
     pet: Pet
     gates: Gates
     heads: Heads
@@ -82,33 +100,56 @@ class Params(Section):
     report: Report
     profiles: dict[str, Profile]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_profile_over(cls, raw: Any) -> Any:
+        profiles = raw.get("profiles") if isinstance(raw, Mapping) else None
+        if not isinstance(profiles, Mapping):
+            return raw  # the fields say what is missing
+        profile = raw.get("profile")
+        if profile not in profiles:
+            raise ValueError(f"profile {profile!r} is not one of {sorted(profiles)}")
+        if not isinstance(profiles[profile], Mapping):
+            return raw
+        return resolved(raw, profile)
+
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        if self.profile not in self.profiles:
-            raise ValueError(f"profile {self.profile!r} is not one of {sorted(self.profiles)}")
-        if self.gates.enabled and self.active.train.adapter == "oft":
+        if (self.base.kind == "scratch") != (self.scratch is not None):
+            raise ValueError(
+                "base.kind scratch needs a `scratch` section, local needs `scratch: null`"
+            )
+        if self.gates.enabled and self.train.adapter == "oft":
             raise ValueError(
                 "train.adapter: oft already rotates the inputs: set gates.enabled: false"
             )
         made = {"F16", *self.quant.types}
-        if missing := [t for t in self.scoring.types if t not in made]:
+        missing = [kind for kind in self.scoring.types if kind not in made]
+        if missing:
             raise ValueError(f"scoring.types {missing} are not in quant.types")
         if self.release.type not in self.scoring.types:
             raise ValueError(
-                f"release.type {self.release.type} must be in scoring.types, or it cannot be calibrated"
+                f"release.type {self.release.type} must be in scoring.types, "
+                "or it cannot be calibrated"
             )
         return self
 
     @property
     def train_seed(self) -> int:
         """The seed of training."""
-        own = self.active.train.seed
+        own = self.train.seed
         return self.seed if own is None else own
 
     @property
-    def active(self) -> Profile:
-        """The chosen profile."""
-        return self.profiles[self.profile]
+    def active(self) -> "Params":
+        """The parameters under the active profile, which is what they are."""
+        return self
+
+    def key_in_force(self, key: str) -> str:
+        """The dotted key whose change takes effect: the profile's own, where it sets one."""
+        profile = self.profiles[self.profile].model_dump()
+        is_hidden = key in set(keys_set_by(profile))
+        return f"profiles.{self.profile}.{key}" if is_hidden else key
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -142,20 +183,81 @@ def read_yaml(path: Path) -> Any:
         ) from None
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml.
+def load(path: Path = PARAMS_FILE, *, profile: str | None = None) -> Params:
+    """Read and check params.yaml with every profile; return it under the active one.
+
+    Args:
+        path: the file.
+        profile: return it under this profile instead.
 
     Raises:
         ParamsError: every wrong, missing or unknown key, all in one message.
     """
+    raw = read_yaml(path)
+    params = _checked(raw if profile is None else {**raw, "profile": profile}, path)
+    # A slip in a profile that is not active would otherwise wait until somebody switches to it.
+    for other in params.profiles:
+        if other != params.profile:
+            _checked({**raw, "profile": other}, path)
+    return params
+
+
+def _checked(raw: Any, path: Path) -> Params:
     try:
-        return Params.model_validate(read_yaml(path))
+        return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(p) for p in e['loc']) or '(file)'}: {e['msg']}" for e in error.errors()
-        ]
+        lines = []
+        for found in error.errors():
+            key = ".".join(str(part) for part in found["loc"]) or "(file)"
+            lines.append(f"{key}: {found['msg']}")
         raise ParamsError(
             "; ".join(lines),
-            where=str(path),
+            where=f"{path}{_under(raw)}",
             fix="docs/params.md lists every key; every key must be spelled",
         ) from None
+
+
+def _under(raw: Any) -> str:
+    """Which profile the values were checked under, where the file names one."""
+    profile = raw.get("profile") if isinstance(raw, Mapping) else None
+    return f" with profiles.{profile}" if profile is not None else ""
+
+
+def refuse_hidden_changes(path: Path = PARAMS_FILE) -> None:
+    """Stop where a value was changed that the active profile hides, as `-S train.lr=1e-4` may do.
+
+    The file is compared with the one in git's HEAD; without git there is nothing to compare with.
+
+    Raises:
+        ParamsError: the hidden keys, and the keys that would take effect.
+    """
+    committed = _committed(path)
+    if committed is None:
+        return
+    raw = read_yaml(path)
+    hidden = hidden_changes(raw, committed)
+    if hidden:
+        profile = raw["profile"]
+        meant = " ".join(f"-S profiles.{profile}.{key}=..." for key in hidden)
+        raise ParamsError(
+            f"changed, but profile {profile} sets another value: {', '.join(hidden)}",
+            where=str(path),
+            fix=f"change what is in force: {meant} (or commit {path}, if the default was meant)",
+        )
+
+
+def _committed(path: Path) -> Mapping[str, Any] | None:
+    """params.yaml as HEAD has it; None where there is no git, no commit, or no such file in it."""
+    try:
+        shown = subprocess.run(
+            ["git", "show", f"HEAD:./{path.name}"],
+            cwd=path.absolute().parent,
+            capture_output=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    if shown.returncode != 0:
+        return None
+    raw = parse_yaml(shown.stdout.decode("utf-8", "replace"), f"HEAD:{path.name}")
+    return raw if isinstance(raw, Mapping) else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+# SQLite and the rest are imported when a command runs, so that `--help` stays quick.
 if TYPE_CHECKING:
     from so8t.records.ledger import Ledger
 
@@ -27,6 +28,7 @@ def _open(db: Path | None) -> "Ledger":
     from so8t.records.ledger import Ledger, default_path
 
     path = db or default_path()
+    # Opening it would make an empty one.
     if not path.is_file():
         raise ArtifactError(
             "no ledger yet", where=str(path), fix="convert a model first: dvc repro"
@@ -41,12 +43,17 @@ def list_sessions(db: Path | None, limit: int) -> None:
     """List sessions, newest first."""
     with _open(db) as book:
         for row in book.sessions()[:limit]:
-            seconds = (
-                f"{row['duration_seconds']:.3f} s" if row["duration_seconds"] is not None else "-"
-            )
-            click.echo(
-                f"{row['session_id']}  {row['conversion_status']:<11} {seconds:>10}  {row['model_type']:<18} {row['model_name']}  {row['output_path']}"
-            )
+            # A session that runs has no duration yet.
+            seconds = "-"
+            if row["duration_seconds"] is not None:
+                seconds = f"{row['duration_seconds']:.3f} s"
+            cells = [
+                row["session_id"],
+                f"{row['conversion_status']:<11} {seconds:>10}",
+                f"{row['model_type']:<18} {row['model_name']}",
+                f"{row['output_path']}",
+            ]
+            click.echo("  ".join(cells))
 
 
 @ledger.command()
@@ -55,7 +62,8 @@ def list_sessions(db: Path | None, limit: int) -> None:
 def show(db: Path | None, session: str) -> None:
     """Print one session as JSON."""
     with _open(db) as book:
-        click.echo(json.dumps(book.get_session_summary(session), ensure_ascii=False, indent=1))
+        summary = book.get_session_summary(session)
+    click.echo(json.dumps(summary, ensure_ascii=False, indent=1))
 
 
 @ledger.command()
@@ -67,16 +75,17 @@ def show(db: Path | None, session: str) -> None:
 def export(db: Path | None, kind: str, table: str | None) -> None:
     """Print all rows of the five tables, or of one."""
     from so8t.files import csv_text
-    from so8t.records.ledger import TABLES
+    from so8t.records.schema import TABLES
 
+    names = [table] if table else TABLES
     with _open(db) as book:
-        tables = {name: book.rows(name) for name in ([table] if table else TABLES)}
+        tables = {name: book.rows(name) for name in names}
     if kind == "json":
         click.echo(json.dumps(tables, ensure_ascii=False, indent=1))
         return
     if table is None:
         raise click.UsageError("csv needs --table")
-    click.echo(
-        csv_text(list(tables[table][0]) if tables[table] else [], tables[table], end="\r\n"),
-        nl=False,
-    )
+    rows = tables[table]
+    columns = list(rows[0]) if rows else []
+    # RFC 4180 ends a line of CSV with CR LF.
+    click.echo(csv_text(columns, rows, end="\r\n"), nl=False)

@@ -1,23 +1,33 @@
-"""SQLite as this project uses it: WAL, foreign keys on, numbered migrations, safe with several processes."""
+"""SQLite as this project uses it: WAL, foreign keys on, numbered migrations, several processes.
+
+WAL is the write-ahead log: readers go on while one process writes.
+"""
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from so8t.errors import ArtifactError, ResourceError
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another process
-ATTEMPTS = 100  # switching to WAL does not wait by itself
+# Switching to WAL does not wait by itself when another process has the file.
+WAL_ATTEMPTS = 100
+WAL_PAUSE_S = 0.05
 
 
 def connect(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
-    """Open a database, bring it to the newest schema, and return the connection (autocommit; use `transaction`).
+    """Open a database and bring it to the newest schema.
 
     Args:
         path: created with its directory when missing.
-        migrations: SQL scripts; number n brings schema n-1 to n. Applied ones are never edited.
+        migrations: SQL scripts; number n (from 1) brings schema n-1 to n. Applied ones are never
+            edited. No statement may hold a semicolon.
+
+    Returns:
+        A connection that commits each statement by itself; use `transaction` for more.
 
     Raises:
         ResourceError: the file cannot be opened or written.
@@ -28,6 +38,7 @@ def connect(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         connection.row_factory = sqlite3.Row
         _use_wal(connection)
+        # With WAL this is safe; only the newest commits are lost when the power fails.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
         _migrate(connection, migrations, path)
@@ -47,32 +58,35 @@ def connect(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    for attempt in range(ATTEMPTS):
+    for attempt in range(WAL_ATTEMPTS):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError:
-            if attempt == ATTEMPTS - 1:
+            if attempt == WAL_ATTEMPTS - 1:
                 raise
-            time.sleep(0.05)
+            time.sleep(WAL_PAUSE_S)
         else:
             return
 
 
 def _migrate(connection: sqlite3.Connection, migrations: Sequence[str], path: Path) -> None:
-    if _version(connection) == len(migrations):
+    newest = len(migrations)
+    if _version(connection) == newest:
         return
-    with transaction(connection):  # another process may have migrated while we waited
+    with transaction(connection):
+        # Again: another process may have migrated while we waited for the lock.
         current = _version(connection)
-        if current > len(migrations):
+        if current > newest:
             raise ArtifactError(
-                f"schema {current} is newer than this program's {len(migrations)}",
+                f"schema {current} is newer than this program's {newest}",
                 where=str(path),
                 fix="update the program",
             )
         for script in migrations[current:]:
+            # Not `executescript`, which would commit the transaction first.
             for statement in filter(str.strip, script.split(";")):
                 connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute(f"PRAGMA user_version = {newest}")
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -81,7 +95,9 @@ def _version(connection: sqlite3.Connection) -> int:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All statements or none; takes the write lock at once, so that it waits instead of failing half-way."""
+    """All statements or none."""
+    # IMMEDIATE takes the write lock at once and waits for it. A plain BEGIN takes it at the first
+    # write, and fails half-way when another process was quicker.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -89,3 +105,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def insert(connection: sqlite3.Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, values by column; all rows have the columns of the first."""
+    if not rows:
+        return
+    columns = list(rows[0])
+    places = ", ".join(f":{column}" for column in columns)
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+    connection.executemany(statement, rows)

@@ -1,7 +1,8 @@
 """The conversion ledger: which model became which file, tensor by tensor, and how it ended.
 
-The founders' five tables keep their names and columns; digests and milliseconds are added. A session is `failed` when
-an exception ends it; one whose process died without a word is marked `failed` by the next session that starts.
+It is an SQLite database (tables: `records.schema`) that any number of processes may write. A
+session is one conversion. It is `failed` when an exception ends it; one whose process died without
+a word is marked `failed` by the next session that starts.
 """
 
 import json
@@ -24,49 +25,21 @@ from so8t.errors import DataError
 from so8t.files import alive
 from so8t.progress import database_dir
 from so8t.records import db
+from so8t.records.schema import MIGRATIONS, TABLES
 
 Status = Literal["completed", "failed", "cancelled"]
-TABLES = (
-    "conversion_sessions",
-    "layer_conversions",
-    "metadata_entries",
-    "performance_metrics",
-    "so8t_parameters",
-)
 BATCH = 64  # tensors per transaction
-MIGRATIONS = (
-    """
-CREATE TABLE conversion_sessions (
-  session_id TEXT PRIMARY KEY, model_name TEXT NOT NULL, model_type TEXT NOT NULL, source_path TEXT NOT NULL, output_path TEXT,
-  total_layers INTEGER, conversion_status TEXT NOT NULL DEFAULT 'in_progress'
-    CHECK (conversion_status IN ('in_progress', 'completed', 'failed', 'cancelled')),
-  start_time TIMESTAMP NOT NULL, end_time TIMESTAMP, duration_seconds REAL, error_message TEXT, so8t_version TEXT, python_version TEXT,
-  torch_version TEXT, source_sha256 TEXT, output_sha256 TEXT, semantic_digest TEXT, process TEXT NOT NULL);
-CREATE TABLE layer_conversions (
-  conversion_id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
-  layer_index INTEGER, layer_name TEXT NOT NULL, tensor_name TEXT NOT NULL, original_shape TEXT NOT NULL, converted_shape TEXT,
-  original_dtype TEXT NOT NULL, target_dtype TEXT, quant_type TEXT, conversion_time TIMESTAMP, processing_time_ms REAL,
-  memory_usage_mb REAL, success BOOLEAN NOT NULL DEFAULT 1, error_message TEXT, sha256 TEXT);
-CREATE TABLE metadata_entries (
-  metadata_id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
-  metadata_key TEXT NOT NULL, metadata_value TEXT, metadata_type TEXT, created_at TIMESTAMP NOT NULL);
-CREATE TABLE performance_metrics (
-  metric_id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
-  metric_name TEXT NOT NULL, metric_value REAL NOT NULL, metric_unit TEXT, recorded_at TIMESTAMP NOT NULL);
-CREATE TABLE so8t_parameters (
-  param_id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES conversion_sessions (session_id),
-  rotation_dim INTEGER, pet_lambda REAL, safety_weight REAL, cmd_weight REAL, triality_enabled BOOLEAN, multimodal_enabled BOOLEAN,
-  ocr_enabled BOOLEAN, safety_classes TEXT, created_at TIMESTAMP NOT NULL);
-CREATE INDEX layer_conversions_session ON layer_conversions (session_id);
-CREATE INDEX metadata_entries_session ON metadata_entries (session_id);
-CREATE INDEX performance_metrics_session ON performance_metrics (session_id)
-""",
-)
+LONGEST_ERROR = 2000  # characters of an exception that are kept
+DIED = "its process died without ending the session"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """One converted tensor."""
+    """One converted tensor.
+
+    `source_name` and `source_type` are of the model that was read, `name` and `type` of the file
+    that was written; `megabytes` and `sha256` are of the data written there.
+    """
 
     name: str
     source_name: str
@@ -87,29 +60,44 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _process() -> str:
-    """This process as `host:pid:now`; the time tells it from a later process with the same number."""
+def _this_process() -> str:
+    """This process as `host:pid:now`; the time tells it from a later one with the same number."""
     return f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
 
 
 def _is_alive(process: str) -> bool:
-    """Whether the process still runs; one of another host counts as alive, because we cannot know."""
-    host, pid, then = process.rsplit(":", 2)
-    return host != socket.gethostname() or alive(
-        int(pid), by=float(then or 0)
-    )  # rows of older code hold ticks since the boot, or nothing: dead
+    """Whether the process still runs; one of another host counts as alive: we cannot know."""
+    host, pid, started_by = process.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    # Rows of older code hold ticks since the boot, or nothing: read as a time they are long past,
+    # so such a process counts as dead.
+    return alive(int(pid), by=float(started_by or 0))
 
 
 def _torch_version() -> str | None:
+    # From the metadata: importing torch takes seconds, and a conversion may not need it.
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
         return None
 
 
+def _layer_index(name: str) -> int | None:
+    """N of `blk.N.…`, as GGUF names the tensors of a layer; None of any other tensor."""
+    if not name.startswith("blk."):
+        return None
+    return int(name.split(".")[1])
+
+
 @dataclass(slots=True)
 class Ledger:
-    """An open ledger. Use as a context manager, or call `close`."""
+    """An open ledger. Use as a context manager, or call `close`.
+
+    Raises:
+        ResourceError: the file cannot be opened or written.
+        ArtifactError: it was written by a newer version, or is not a database.
+    """
 
     path: Path
     connection: sqlite3.Connection = field(init=False)
@@ -131,112 +119,96 @@ class Ledger:
         """Open a session and return its id; sessions of dead processes are marked failed first."""
         session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         with db.transaction(self.connection) as connection:
-            self._fail_dead_sessions(connection)
-            connection.execute(
-                "INSERT INTO conversion_sessions (session_id, model_name, model_type, source_path, output_path, start_time, so8t_version,"
-                " python_version, torch_version, process) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (
-                    session,
-                    model_name,
-                    model_type,
-                    str(source),
-                    str(output),
-                    _now(),
-                    __version__,
-                    platform.python_version(),
-                    _torch_version(),
-                    _process(),
-                ),
-            )
+            _fail_dead_sessions(connection)
+            row = {
+                "session_id": session,
+                "model_name": model_name,
+                "model_type": model_type,
+                "source_path": str(source),
+                "output_path": str(output),
+                "start_time": _now(),
+                "so8t_version": __version__,
+                "python_version": platform.python_version(),
+                "torch_version": _torch_version(),
+                "process": _this_process(),
+            }
+            db.insert(connection, "conversion_sessions", [row])
         return session
-
-    def _fail_dead_sessions(self, connection: sqlite3.Connection) -> None:
-        open_ones = connection.execute(
-            "SELECT session_id, process FROM conversion_sessions WHERE conversion_status = 'in_progress'"
-        ).fetchall()
-        for row in open_ones:
-            if not _is_alive(row["process"]):
-                connection.execute(
-                    "UPDATE conversion_sessions SET conversion_status = 'failed', end_time = ?, error_message = ? WHERE session_id = ?",
-                    (_now(), "its process died without ending the session", row["session_id"]),
-                )
 
     def log_layer_conversion(self, session: str, rows: list[TensorRow]) -> None:
         """Record converted tensors, in one transaction."""
-        values = [
-            (
-                session,
-                _layer_index(r.name),
-                r.name,
-                r.source_name,
-                json.dumps(list(r.shape)),
-                json.dumps(list(r.shape)),
-                r.source_type,
-                r.type,
-                r.type,
-                _now(),
-                r.milliseconds,
-                r.megabytes,
-                r.sha256,
+        values = []
+        for row in rows:
+            shape = json.dumps(list(row.shape))
+            values.append(
+                {
+                    "session_id": session,
+                    "layer_index": _layer_index(row.name),
+                    "layer_name": row.name,
+                    "tensor_name": row.source_name,
+                    # The founders' table has both; converting changes no shape.
+                    "original_shape": shape,
+                    "converted_shape": shape,
+                    "original_dtype": row.source_type,
+                    # And both of these; here the type is the whole of the quantisation.
+                    "target_dtype": row.type,
+                    "quant_type": row.type,
+                    "conversion_time": _now(),
+                    "processing_time_ms": row.milliseconds,
+                    "memory_usage_mb": row.megabytes,
+                    "sha256": row.sha256,
+                }
             )
-            for r in rows
-        ]
         with db.transaction(self.connection) as connection:
-            connection.executemany(
-                "INSERT INTO layer_conversions (session_id, layer_index, layer_name, tensor_name, original_shape, converted_shape,"
-                " original_dtype, target_dtype, quant_type, conversion_time, processing_time_ms, memory_usage_mb, sha256)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                values,
-            )
+            db.insert(connection, "layer_conversions", values)
 
     def log_metadata(self, session: str, values: dict[str, Any]) -> None:
         """Record keys of the file; lists as JSON."""
-        rows = [
-            (
-                session,
-                key,
-                json.dumps(v, ensure_ascii=False) if isinstance(v, list) else str(v),
-                type(v).__name__,
-                _now(),
+        rows = []
+        for key, value in values.items():
+            is_list = isinstance(value, list)
+            text = json.dumps(value, ensure_ascii=False) if is_list else str(value)
+            rows.append(
+                {
+                    "session_id": session,
+                    "metadata_key": key,
+                    "metadata_value": text,
+                    "metadata_type": type(value).__name__,
+                    "created_at": _now(),
+                }
             )
-            for key, v in values.items()
-        ]
         with db.transaction(self.connection) as connection:
-            connection.executemany(
-                "INSERT INTO metadata_entries (session_id, metadata_key, metadata_value, metadata_type, created_at)"
-                " VALUES (?,?,?,?,?)",
-                rows,
-            )
+            db.insert(connection, "metadata_entries", rows)
 
     def log_parameters(self, session: str, keys: dict[str, Any]) -> None:
-        """Record the true values of the founders' parameters."""
-        flags = [
-            keys.get(f"so8t.{name}") == "true"
-            for name in ("triality_enabled", "multimodal", "ocr_enabled")
-        ]
+        """Record the true values of the founders' parameters, from the file's so8t.* keys."""
+        row = {
+            "session_id": session,
+            "rotation_dim": keys.get("so8t.rotation_dim"),
+            "pet_lambda": keys.get("so8t.pet_lambda"),
+            "safety_weight": keys.get("so8t.safety_weight"),
+            "cmd_weight": keys.get("so8t.cmd_weight"),
+            # The file holds flags as text.
+            "triality_enabled": keys.get("so8t.triality_enabled") == "true",
+            "multimodal_enabled": keys.get("so8t.multimodal") == "true",
+            "ocr_enabled": keys.get("so8t.ocr_enabled") == "true",
+            "safety_classes": keys.get("so8t.safety_classes"),
+            "created_at": _now(),
+        }
         with db.transaction(self.connection) as connection:
-            connection.execute(
-                "INSERT INTO so8t_parameters (session_id, rotation_dim, pet_lambda, safety_weight, cmd_weight, triality_enabled,"
-                " multimodal_enabled, ocr_enabled, safety_classes, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (
-                    session,
-                    keys.get("so8t.rotation_dim"),
-                    keys.get("so8t.pet_lambda"),
-                    keys.get("so8t.safety_weight"),
-                    keys.get("so8t.cmd_weight"),
-                    *flags,
-                    keys.get("so8t.safety_classes"),
-                    _now(),
-                ),
-            )
+            db.insert(connection, "so8t_parameters", [row])
 
     def log_performance_metric(self, session: str, name: str, value: float, unit: str) -> None:
         """Record one number about the run."""
+        row = {
+            "session_id": session,
+            "metric_name": name,
+            "metric_value": float(value),
+            "metric_unit": unit,
+            "recorded_at": _now(),
+        }
         with db.transaction(self.connection) as connection:
-            connection.execute(
-                "INSERT INTO performance_metrics (session_id, metric_name, metric_value, metric_unit, recorded_at) VALUES (?,?,?,?,?)",
-                (session, name, float(value), unit, _now()),
-            )
+            db.insert(connection, "performance_metrics", [row])
 
     def end_conversion(
         self,
@@ -249,31 +221,34 @@ class Ledger:
     ) -> None:
         """Close a session.
 
+        Args:
+            session: its id.
+            status: how it ended.
+            seconds: how long it took.
+            error: what went wrong.
+            digests: by the names of their columns: source_sha256, output_sha256, semantic_digest.
+
         Raises:
             DataError: it is unknown or already closed.
         """
         digests = digests or {}
+        values = {
+            "session": session,
+            "status": status,
+            "end_time": _now(),
+            "seconds": round(seconds, 3),
+            "error": error,
+            "source_sha256": digests.get("source_sha256"),
+            "output_sha256": digests.get("output_sha256"),
+            "semantic_digest": digests.get("semantic_digest"),
+        }
         with db.transaction(self.connection) as connection:
-            changed = connection.execute(
-                "UPDATE conversion_sessions SET conversion_status = ?, end_time = ?, duration_seconds = ?, error_message = ?, source_sha256 = ?,"
-                " output_sha256 = ?, semantic_digest = ?, total_layers = (SELECT COUNT(DISTINCT layer_index) FROM layer_conversions"
-                " WHERE layer_conversions.session_id = conversion_sessions.session_id) WHERE session_id = ? AND conversion_status = 'in_progress'",
-                (
-                    status,
-                    _now(),
-                    round(seconds, 3),
-                    error,
-                    digests.get("source_sha256"),
-                    digests.get("output_sha256"),
-                    digests.get("semantic_digest"),
-                    session,
-                ),
-            ).rowcount
+            changed = connection.execute(_END_SESSION, values).rowcount
         if not changed:
             raise DataError("no open session with this id", where=session, fix="so8t ledger list")
 
     def get_session_summary(self, session: str) -> dict[str, Any]:
-        """One session with its tensor statistics and parameters.
+        """One session with its tensor statistics, parameters and metrics.
 
         Raises:
             DataError: unknown id.
@@ -283,36 +258,26 @@ class Ledger:
         ).fetchone()
         if found is None:
             raise DataError("no session with this id", where=session, fix="so8t ledger list")
-        stats = self.connection.execute(
-            "SELECT COUNT(*) AS total_conversions, COALESCE(SUM(success), 0) AS successful_conversions, AVG(processing_time_ms) AS avg_processing_time_ms,"
-            " COALESCE(SUM(memory_usage_mb), 0.0) AS total_memory_usage_mb FROM layer_conversions WHERE session_id = ?",
-            (session,),
-        ).fetchone()
-        summary = {
-            key: found[key] for key in found.keys() if key not in ("conversion_status", "process")
-        }  # noqa: SIM118 (Row iterates values)
-        return summary | {
-            "status": found["conversion_status"],
-            "stats": dict(stats),
-            "so8t_params": self._last("so8t_parameters", session),
-            "metrics": {
-                r["metric_name"]: r["metric_value"]
-                for r in self.rows("performance_metrics", session)
-            },
-        }
-
-    def _last(self, table: str, session: str) -> dict[str, Any]:
-        rows = self.rows(table, session)
-        return dict(rows[-1]) if rows else {}
+        statistics = self.connection.execute(_TENSOR_STATISTICS, (session,)).fetchone()
+        parameters = self.rows("so8t_parameters", session)
+        metrics = {}
+        for row in self.rows("performance_metrics", session):
+            metrics[row["metric_name"]] = row["metric_value"]
+        summary = dict(found)
+        # `process` is only there to find dead sessions.
+        summary.pop("process")
+        summary["status"] = summary.pop("conversion_status")
+        summary["stats"] = dict(statistics)
+        summary["so8t_params"] = parameters[-1] if parameters else {}
+        summary["metrics"] = metrics
+        return summary
 
     def sessions(self) -> list[dict[str, Any]]:
         """All sessions, newest first."""
-        return [
-            dict(row)
-            for row in self.connection.execute(
-                "SELECT * FROM conversion_sessions ORDER BY start_time DESC, rowid DESC"
-            )
-        ]
+        found = self.connection.execute(
+            "SELECT * FROM conversion_sessions ORDER BY start_time DESC, rowid DESC"
+        )
+        return [dict(row) for row in found]
 
     def rows(self, table: str, session: str | None = None) -> list[dict[str, Any]]:
         """Rows of one of the five tables, in insertion order, of one session or of all.
@@ -320,19 +285,57 @@ class Ledger:
         Raises:
             DataError: another table.
         """
+        # SQL takes no parameter for a table's name, so that the name must be one of ours.
         if table not in TABLES:
             raise DataError(f"no table {table}", fix=f"one of {', '.join(TABLES)}")
-        where, values = (" WHERE session_id = ?", (session,)) if session else ("", ())
-        return [
-            dict(row)
-            for row in self.connection.execute(
-                f"SELECT * FROM {table}{where} ORDER BY rowid", values
+        if session:
+            found = self.connection.execute(
+                f"SELECT * FROM {table} WHERE session_id = ? ORDER BY rowid", (session,)
             )
-        ]
+        else:
+            found = self.connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
+        return [dict(row) for row in found]
 
 
-def _layer_index(name: str) -> int | None:
-    return int(name.split(".")[1]) if name.startswith("blk.") else None
+_OPEN_SESSIONS = """
+SELECT session_id, process FROM conversion_sessions WHERE conversion_status = 'in_progress'
+"""
+_FAIL_SESSION = """
+UPDATE conversion_sessions
+SET conversion_status = 'failed', end_time = ?, error_message = ?
+WHERE session_id = ?
+"""
+_END_SESSION = """
+UPDATE conversion_sessions
+SET
+  conversion_status = :status,
+  end_time = :end_time,
+  duration_seconds = :seconds,
+  error_message = :error,
+  source_sha256 = :source_sha256,
+  output_sha256 = :output_sha256,
+  semantic_digest = :semantic_digest,
+  total_layers = (
+    SELECT COUNT(DISTINCT layer_index) FROM layer_conversions
+    WHERE layer_conversions.session_id = conversion_sessions.session_id
+  )
+WHERE session_id = :session AND conversion_status = 'in_progress'
+"""
+_TENSOR_STATISTICS = """
+SELECT
+  COUNT(*) AS total_conversions,
+  COALESCE(SUM(success), 0) AS successful_conversions,
+  AVG(processing_time_ms) AS avg_processing_time_ms,
+  COALESCE(SUM(memory_usage_mb), 0.0) AS total_memory_usage_mb
+FROM layer_conversions
+WHERE session_id = ?
+"""
+
+
+def _fail_dead_sessions(connection: sqlite3.Connection) -> None:
+    for row in connection.execute(_OPEN_SESSIONS).fetchall():
+        if not _is_alive(row["process"]):
+            connection.execute(_FAIL_SESSION, (_now(), DIED, row["session_id"]))
 
 
 @dataclass(slots=True)
@@ -361,7 +364,17 @@ class Session:
 def conversion(
     model_name: str, model_type: str, source: Path, output: Path, *, path: Path | None = None
 ) -> Iterator[Session]:
-    """A ledger session around some work: `completed` on success, `failed` (or `cancelled`) on any exception."""
+    """A ledger session around some work.
+
+    It ends as `completed` on success, as `cancelled` on Ctrl-C, as `failed` on any other exception.
+
+    Args:
+        model_name: as people call it.
+        model_type: its architecture.
+        source: what is read.
+        output: what is written.
+        path: the ledger's file; `default_path()` without one.
+    """
     began = time.perf_counter()
     with Ledger(path or default_path()) as ledger:
         session = Session(ledger, ledger.start_conversion(model_name, model_type, source, output))
@@ -369,13 +382,14 @@ def conversion(
             yield session
             session.flush()
         except BaseException as error:
+            # BaseException, because Ctrl-C and sys.exit must not leave an open session either.
             status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
             session.flush()
             ledger.end_conversion(
                 session.id,
                 status,
                 seconds=time.perf_counter() - began,
-                error=f"{type(error).__name__}: {error}"[:2000],
+                error=f"{type(error).__name__}: {error}"[:LONGEST_ERROR],
             )
             raise
         seconds = time.perf_counter() - began

@@ -1,8 +1,8 @@
-"""The part of Go's text/template that our Modelfiles use, so that each is evaluated before it is written.
+"""The part of Go's text/template that our Modelfiles use, to try each before it is written.
 
-Covered: text, trim markers, string constants, fields of the current item, `range .Messages`, `if`/`else if`/`else` with
-a field, `eq`, `ne`, `and`, `or`, `not`. Not covered: everything else, which is refused; the judge of the rest is a real
-server (`pytest -m ollama`).
+Covered: text, trim markers, string constants, fields of the current item, `range .Messages`,
+`if`/`else if`/`else` with a field, `eq`, `ne`, `and`, `or`, `not`. Everything else is refused.
+Whether a real server agrees is tested against one (`pytest -m ollama`).
 """
 
 import json
@@ -11,35 +11,52 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# An action is {{ ... }}; a dash next to a brace trims the white space on that side of the action.
 _ACTION = re.compile(r"\{\{(-\s)?\s*(.*?)\s*(\s-)?\}\}", re.DOTALL)
+# A string constant, a field, the current item, a function's name, or one other character.
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\.[A-Za-z]+|\.|[a-z]+|\S')
-_FUNCTIONS: dict[str, Callable[[list[Any]], Any]] = {
-    "eq": lambda v: v[0] == v[1],
-    "ne": lambda v: v[0] != v[1],
-    "not": lambda v: not v[0],
-    "and": lambda v: next((x for x in v if not x), v[-1]),
-    "or": lambda v: next((x for x in v if x), v[-1]),
-}
 
 
 class GoTemplateError(ValueError):
     """The template does not parse, or uses what this evaluator does not know."""
 
+    def __init__(self, problem: str) -> None:
+        # Go's own words begin like this; all our templates are one line.
+        super().__init__(f"template: :1: {problem}")
+
+
+@dataclass(slots=True)
+class _Branch:
+    """What to render under a condition; an `else` has the condition None."""
+
+    condition: str | None
+    nodes: list["_Node"] = field(default_factory=list)
+
 
 @dataclass(slots=True)
 class _Block:
-    """`if` chains and `range`: branches of (condition, children); an `else` has the condition None."""
+    """An `if` chain, or a `range` (one branch, whose condition is what it ranges over)."""
 
     kind: str
-    branches: list[tuple[str | None, list["str | _Block | _Value"]]] = field(default_factory=list)
+    branches: list[_Branch]
 
 
 @dataclass(frozen=True, slots=True)
 class _Value:
+    """An expression whose value is printed."""
+
     expression: str
 
 
 _Node = str | _Block | _Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch of the template: text, or what stands inside an action."""
+
+    is_action: bool
+    text: str
 
 
 def execute(template: str, data: Mapping[str, Any]) -> str:
@@ -57,74 +74,98 @@ def execute(template: str, data: Mapping[str, Any]) -> str:
 
 def messages(turns: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """What Ollama hands to a template for a conversation."""
-    return {"Messages": [{"Role": turn["role"], "Content": turn["content"]} for turn in turns]}
+    found = []
+    for turn in turns:
+        found.append({"Role": turn["role"], "Content": turn["content"]})
+    return {"Messages": found}
 
 
 def quote(text: str) -> str:
-    """A Go string constant."""
+    """A Go string constant; JSON's escapes are Go's too."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _pieces(template: str) -> list[tuple[bool, str]]:
-    """(is action, text) in order, with trim markers applied."""
-    out: list[tuple[bool, str]] = []
-    at, trim = 0, False
+# --- parsing ---
+
+
+def _pieces(template: str) -> list[_Piece]:
+    """Texts and actions in order, with trim markers applied."""
+    out: list[_Piece] = []
+    at = 0
+    trim_next = False
     for match in _ACTION.finditer(template):
         text = template[at : match.start()]
-        text = text.lstrip() if trim else text
-        out += [(False, text.rstrip() if match[1] else text), (True, match[2])]
-        at, trim = match.end(), bool(match[3])
+        if trim_next:
+            text = text.lstrip()
+        if match[1]:
+            text = text.rstrip()
+        out.append(_Piece(is_action=False, text=text))
+        out.append(_Piece(is_action=True, text=match[2]))
+        at = match.end()
+        trim_next = bool(match[3])
     tail = template[at:]
     if "{{" in tail:
-        raise GoTemplateError("template: :1: unclosed action")
-    return [*out, (False, tail.lstrip() if trim else tail)]
+        raise GoTemplateError("unclosed action")
+    if trim_next:
+        tail = tail.lstrip()
+    out.append(_Piece(is_action=False, text=tail))
+    return out
 
 
 def _parse(template: str) -> list[_Node]:
     root: list[_Node] = []
+    # The blocks that are open, innermost last; nodes go to the last branch of that one.
     stack: list[_Block] = []
     here = root
-    for is_action, text in _pieces(template):
-        if not is_action:
-            here.append(text)
-            continue
-        word, _, rest = text.partition(" ")
-        if word in ("if", "range"):
-            if not rest.strip():
-                raise GoTemplateError(f"template: :1: missing value for {word}")
-            block = _Block(word, [(rest.strip(), [])])
-            here.append(block)
-            stack.append(block)
-        elif word == "else" and stack:
-            condition = (
-                rest.strip().removeprefix("if").strip() if rest.strip().startswith("if") else None
-            )
-            stack[-1].branches.append((condition, []))
-        elif word == "end" and stack:
-            stack.pop()
+    for piece in _pieces(template):
+        if piece.is_action:
+            _open_or_close(piece.text, here, stack)
+            here = stack[-1].branches[-1].nodes if stack else root
         else:
-            here.append(_Value(text))
-        here = stack[-1].branches[-1][1] if stack else root
+            here.append(piece.text)
     if stack:
-        raise GoTemplateError("template: :1: unexpected EOF")
+        raise GoTemplateError("unexpected EOF")
     return root
 
 
+def _open_or_close(action: str, here: list[_Node], stack: list[_Block]) -> None:
+    """Add an action to the nodes, or open, continue or close a block."""
+    word, _, rest = action.partition(" ")
+    rest = rest.strip()
+    if word in ("if", "range"):
+        if not rest:
+            raise GoTemplateError(f"missing value for {word}")
+        block = _Block(word, [_Branch(rest)])
+        here.append(block)
+        stack.append(block)
+    elif word == "else" and stack:
+        condition = rest.removeprefix("if").strip() if rest.startswith("if") else None
+        stack[-1].branches.append(_Branch(condition))
+    elif word == "end" and stack:
+        stack.pop()
+    else:
+        here.append(_Value(action))
+
+
+# --- rendering ---
+
+
 def _render(nodes: list[_Node], scope: Mapping[str, Any]) -> str:
-    return "".join(_node(node, scope) for node in nodes)
+    return "".join(_render_node(node, scope) for node in nodes)
 
 
-def _node(node: _Node, scope: Mapping[str, Any]) -> str:
+def _render_node(node: _Node, scope: Mapping[str, Any]) -> str:
     if isinstance(node, str):
         return node
     if isinstance(node, _Value):
         return str(_evaluate(node.expression, scope))
     if node.kind == "range":
-        condition, children = node.branches[0]
-        return "".join(_render(children, item) for item in _evaluate(condition or "", scope))
-    for condition, children in node.branches:
-        if condition is None or _evaluate(condition, scope):
-            return _render(children, scope)
+        branch = node.branches[0]
+        items = _evaluate(branch.condition or "", scope)
+        return "".join(_render(branch.nodes, item) for item in items)
+    for branch in node.branches:
+        if branch.condition is None or _evaluate(branch.condition, scope):
+            return _render(branch.nodes, scope)
     return ""
 
 
@@ -132,29 +173,34 @@ def _evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
     words = _WORD.findall(expression)
     value, rest = _operand(words, scope)
     if rest:
-        raise GoTemplateError(f"template: :1: unexpected {rest[0]!r}")
+        raise GoTemplateError(f"unexpected {rest[0]!r}")
     return value
 
 
 def _operand(words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """Evaluate one operand or one call, which takes all operands up to the closing bracket."""
+    """Evaluate one operand or one call; returns its value and the words after it.
+
+    A call takes all operands up to the closing bracket, as in Go.
+    """
     if not words:
-        raise GoTemplateError("template: :1: missing value")
-    head, rest = words[0], words[1:]
+        raise GoTemplateError("missing value")
+    head = words[0]
+    rest = words[1:]
     if head == "(":
         value, rest = _operand(rest, scope)
         if rest[:1] != [")"]:
-            raise GoTemplateError("template: :1: unclosed left paren")
+            raise GoTemplateError("unclosed left paren")
         return value, rest[1:]
     if head in _FUNCTIONS:
         return _call(head, rest, scope)
     if head.startswith('"'):
         return json.loads(head), rest
     if head.startswith(".") and len(head) > 1:
-        if head[1:] not in scope:
-            raise GoTemplateError(f"template: :1: can't evaluate field {head[1:]}")
-        return scope[head[1:]], rest
-    raise GoTemplateError(f"template: :1: function {head!r} not defined")
+        name = head[1:]
+        if name not in scope:
+            raise GoTemplateError(f"can't evaluate field {name}")
+        return scope[name], rest
+    raise GoTemplateError(f"function {head!r} not defined")
 
 
 def _call(name: str, words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]]:
@@ -162,6 +208,32 @@ def _call(name: str, words: list[str], scope: Mapping[str, Any]) -> tuple[Any, l
     while words and words[0] != ")":
         value, words = _operand(words, scope)
         values.append(value)
-    if len(values) < (1 if name == "not" else 2):
-        raise GoTemplateError(f"template: :1: wrong number of args for {name}")
+    fewest = 1 if name == "not" else 2
+    if len(values) < fewest:
+        raise GoTemplateError(f"wrong number of args for {name}")
     return _FUNCTIONS[name](values), words
+
+
+def _and(values: list[Any]) -> Any:
+    """The first operand that is empty, else the last one: Go's `and` gives no boolean."""
+    for value in values:
+        if not value:
+            return value
+    return values[-1]
+
+
+def _or(values: list[Any]) -> Any:
+    """The first operand that is not empty, else the last one."""
+    for value in values:
+        if value:
+            return value
+    return values[-1]
+
+
+_FUNCTIONS: dict[str, Callable[[list[Any]], Any]] = {
+    "eq": lambda values: values[0] == values[1],
+    "ne": lambda values: values[0] != values[1],
+    "not": lambda values: not values[0],
+    "and": _and,
+    "or": _or,
+}

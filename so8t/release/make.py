@@ -1,7 +1,8 @@
-"""models/release: the calibrated file, its card, its manifest, a Modelfile, the model card, command lines.
+"""models/release: the calibrated file, its card, manifest, Modelfile, model card, command lines.
 
-Always written, certified or not; what the card says is for the doors (`so8t gate`, `so8t register`, `so8t ask`).
-The same inputs give the same bytes: no times, no commits, no paths.
+Always written, certified or not; what the card says is checked where the model is used (`so8t
+gate`, `so8t register`, `so8t ask`). The same inputs give the same bytes: no times, no commits, no
+paths.
 """
 
 import shlex
@@ -15,21 +16,29 @@ import numpy as np
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
 from so8t.files import atomic_dir, read_json, write_json, write_text
-from so8t.identity import read_keys, semantic_digest
+from so8t.gguf_file import read_keys
+from so8t.identity import semantic_digest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
-from so8t.release.manifest import CARD, Manifest, Texts, write_manifest
+from so8t.release.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
 from so8t.release.modelfile import Entry, recipe_of
 
-Rewrite = Callable[
-    [Path, Path], str
-]  # (source, copy with calibrated keys) -> semantic digest of the copy
+# (source, copy with calibrated keys) -> semantic digest of the copy
+Rewrite = Callable[[Path, Path], str]
+# A harmless request: "Please tell me about ordinary transport systems."
 EXAMPLE = "一般的な交通システムについて教えてください。"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is released: the file, its card as JSON, the gate's sentence, the metrics directory."""
+    """What is released.
+
+    Attributes:
+        file: the GGUF file.
+        card: its calibration card as JSON.
+        sentence: what `so8t gate` says of the card.
+        metrics: the directory of the metrics files.
+    """
 
     file: Path
     card: Mapping[str, Any]
@@ -38,10 +47,20 @@ class Parts:
 
 
 def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
-    """Write the release; return what could not be written (empty: nothing).
+    """Write the release folder, whole or not at all.
+
+    Args:
+        parts: what is released.
+        out: the folder, which is replaced.
+        params: names, prompts and limits.
+        rewrite: writes a copy of the file with the calibrated keys.
+
+    Returns:
+        What could not be written; empty when everything was.
 
     Raises:
-        ArtifactError: the card is of another file, or writing its numbers changed the file's semantic digest.
+        ArtifactError: the card is of another file, or writing its numbers changed the file's
+            semantic digest.
     """
     digest = str(parts.card["semantic_digest"])
     if semantic_digest(parts.file) != digest:
@@ -56,7 +75,8 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
             )
         write_json(folder / CARD, parts.card)
         write_manifest(folder, _manifest(parts, entry, params))
-        commands, missing = _commands(entry, parts.card), _write_modelfile(folder, entry)
+        commands = _commands(entry, parts.card)
+        missing = _write_modelfile(folder, entry)
         write_text(folder / "llama_cpp.md", commands)
         write_text(folder / "README.md", _model_card(parts, entry, commands))
     return missing
@@ -78,15 +98,17 @@ def calibrated_keys(card: Mapping[str, Any], *, escalate: float) -> dict[str, An
         "so8t.calibration.temperature": float(card["temperature"]),
         "so8t.calibration.deny": float(thresholds["deny"]),
         "so8t.calibration.escalate": float(thresholds["escalate"]),
-        "so8t.card_sha256": card["digest"],
+        "so8t.calibration.card_sha256": card["digest"],
         "so8t.calibration.semantic_digest": card["semantic_digest"],
     }
 
 
 def float32_up(value: float) -> float:
     """The smallest float32 that is not below `value`."""
-    near = np.float32(value)
-    return float(near if float(near) >= value else np.nextafter(near, np.float32(np.inf)))
+    nearest = np.float32(value)
+    if float(nearest) >= value:
+        return float(nearest)
+    return float(np.nextafter(nearest, np.float32(np.inf)))
 
 
 def _entry(file: Path, params: Params) -> Entry:
@@ -99,12 +121,12 @@ def _entry(file: Path, params: Params) -> Entry:
         "num_predict": limits.answer_tokens,
     }
     return Entry(
-        getattr(params.active.names, limits.model),
-        file,
-        params.data.system,
-        params.data.format,
-        parameters,
-        limits.answer_tokens,
+        name=getattr(params.active.names, limits.model),
+        file=file,
+        system=params.data.system,
+        format=params.data.format,
+        parameters=parameters,
+        answer_tokens=limits.answer_tokens,
         expose_thinking=False,
     )
 
@@ -112,7 +134,7 @@ def _entry(file: Path, params: Params) -> Entry:
 def _manifest(parts: Parts, entry: Entry, params: Params) -> Manifest:
     limits = params.release
     return Manifest(
-        schema="so8t.release/1",
+        schema=SCHEMA,
         model=limits.model,
         type=limits.type,
         file=parts.file.name,
@@ -128,112 +150,112 @@ def _manifest(parts: Parts, entry: Entry, params: Params) -> Manifest:
 
 
 def _write_modelfile(folder: Path, entry: Entry) -> str:
-    """Write the Modelfile; a template or system prompt that Ollama cannot carry leaves it out and says so."""
+    """Write the Modelfile, or leave it out and say why.
+
+    A chat template or system prompt that Ollama cannot carry is no reason to release nothing.
+    """
     try:
         recipe = recipe_of(entry)
         text = modelfile.write(entry.file.name, recipe.go, entry.system, recipe.parameters)
     except (ArtifactError, ParamsError) as error:
         return f"no Modelfile: {error.problem}"
-    write_text(folder / "Modelfile", text)
+    write_text(folder / MODELFILE, text)
     return ""
+
+
+# --- llama_cpp.md ---
+
+COMMANDS = """\
+With the certified decision:
+
+```sh
+so8t ask {example}
+```
+
+Without it (plain llama.cpp; the turn is opened at the final answer, so no thinking is printed):
+
+```sh
+{cli}
+```
+
+As a server on this machine, to be used with token-id prompts:
+
+```sh
+{server}
+```
+
+With Ollama:
+
+```sh
+so8t register {model}
+```
+"""
 
 
 def _commands(entry: Entry, card: Mapping[str, Any]) -> str:
     """Ready command lines with the engine settings of the card."""
-    engine = card["engine"]
-    common = [
-        "-m",
-        entry.file.name,
-        "-c",
-        str(engine["n_ctx"]),
-        "-b",
-        str(engine["n_batch"]),
-        "-ub",
-        str(engine["n_batch"]),
-        "-t",
-        str(engine["threads"]),
-        "-fa",
-        "off",
-        "-ctk",
-        engine["type_k"],
-        "-ctv",
-        engine["type_v"],
-    ]
-    chat = read_keys(entry.file).get("tokenizer.chat_template")
-    prompt = (
-        prompt_of(str(chat), entry.system, EXAMPLE) + final_cue(entry.format) if chat else EXAMPLE
+    engine = _engine_options(entry.file.name, card["engine"])
+    greedy = ["--temp", "0", "-n", str(entry.answer_tokens)]
+    prompt = ["-p", _example_prompt(entry)]
+    cli = ["llama-cli", *engine, "-no-cnv", "--no-display-prompt", *greedy, *prompt]
+    address = ["--host", "127.0.0.1", "--port", "8080"]
+    server = ["llama-server", *engine, "--parallel", "1", "--no-slots", *address]
+    return COMMANDS.format(
+        example=shlex.quote(EXAMPLE),
+        cli=shlex.join(cli),
+        server=shlex.join(server),
+        # A file is named after its model, `a` or `b`, and its type: b-Q4_K_M.gguf.
+        model=entry.file.name[0],
     )
-    cli = [
-        "llama-cli",
-        *common,
-        "-no-cnv",
-        "--no-display-prompt",
-        "--temp",
-        "0",
-        "-n",
-        str(entry.answer_tokens),
-        "-p",
-        prompt,
-    ]
-    server = [
-        "llama-server",
-        *common,
-        "--parallel",
-        "1",
-        "--no-slots",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "8080",
-    ]
-    return "\n".join(
-        [
-            "With the certified decision:",
-            "",
-            "```sh",
-            f"so8t ask {shlex.quote(EXAMPLE)}",
-            "```",
-            "",
-            "Without it (plain llama.cpp; the turn is opened at the final answer, so no thinking is printed):",
-            "",
-            "```sh",
-            shlex.join(cli),
-            "```",
-            "",
-            "As a server on this machine, to be used with token-id prompts:",
-            "",
-            "```sh",
-            shlex.join(server),
-            "```",
-            "",
-            "With Ollama:",
-            "",
-            "```sh",
-            f"so8t register {entry.file.name[0]}",
-            "```",
-            "",
-        ]
-    )
+
+
+def _engine_options(file: str, engine: Mapping[str, Any]) -> list[str]:
+    """The engine's settings as options of llama.cpp's programs; others could change a verdict."""
+    options = {
+        "-m": file,
+        "-c": engine["n_ctx"],
+        "-b": engine["n_batch"],
+        "-ub": engine["n_batch"],
+        "-t": engine["threads"],
+        "-fa": "off",
+        "-ctk": engine["type_k"],
+        "-ctv": engine["type_v"],
+    }
+    words = []
+    for option, value in options.items():
+        words += [option, str(value)]
+    return words
+
+
+def _example_prompt(entry: Entry) -> str:
+    chat_template = read_keys(entry.file).get("tokenizer.chat_template")
+    if not chat_template:
+        return EXAMPLE
+    prompt = prompt_of(str(chat_template), entry.system, EXAMPLE)
+    return prompt + final_cue(entry.format)
+
+
+# --- README.md ---
 
 
 def _model_card(parts: Parts, entry: Entry, commands: str) -> str:
     stem = parts.file.stem
-    found = {
-        "card": CARD,
-        "evaluate": f"evaluate-{stem}.json",
-        "verify": f"verify-{stem}.json",
-        "compare": "ab.json",
-    }
-    files = {
-        name: read_json(parts.metrics / name)
-        for name in found.values()
-        if (parts.metrics / name).is_file()
-    }
-    base = str(read_keys(parts.file).get("so8t.base_model", "unknown"))
-    names = {**found, "name": entry.name, "base_model": base, "file": parts.file.name}
-    return modelcard.write(
-        modelcard.Facts({**files, CARD: parts.card}),
-        names,
-        sentence=parts.sentence,
-        commands=commands,
+    evaluate = f"evaluate-{stem}.json"
+    verify = f"verify-{stem}.json"
+    compare = "ab.json"
+    files = {CARD: parts.card}
+    for name in (evaluate, verify, compare):
+        if (parts.metrics / name).is_file():
+            files[name] = read_json(parts.metrics / name)
+    base = read_keys(parts.file).get("so8t.base_model", "unknown")
+    names = modelcard.Names(
+        name=entry.name,
+        base_model=str(base),
+        file=parts.file.name,
+        card=CARD,
+        evaluate=evaluate,
+        verify=verify,
+        compare=compare,
     )
+    facts = modelcard.Facts(files)
+    return modelcard.write(facts, names, sentence=parts.sentence, commands=commands)

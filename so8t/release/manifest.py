@@ -1,19 +1,23 @@
-"""release.json: what `so8t ask` and a server need beside the GGUF and its card.
+"""release.json, the manifest: what `so8t ask` and a server need beside the GGUF and its card.
 
-Does what is in a release folder belong together? One answer for doctor, rollback and bundle.
+`check` answers whether file, card and manifest of a release folder belong together; doctor,
+rollback and bundle ask it.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file, write_json
 
-SCHEMA = "so8t.release/1"
-NAME, CARD = "release.json", "card.json"
+SCHEMA: Final = "so8t.release/1"
+NAME = "release.json"
+CARD = "card.json"
+MODELFILE = "Modelfile"
 FIX = "run `dvc repro release`"
+FOREIGN = "put back the release of one revision: `so8t rollback REV`, or `dvc checkout release`"
 
 
 class _Part(BaseModel):
@@ -33,6 +37,7 @@ class Manifest(_Part):
     schema_: Literal["so8t.release/1"] = Field(alias="schema")
     model: Literal["a", "b"]
     type: str = Field(min_length=1)
+    # A name in the release folder; a path could lead out of it.
     file: str = Field(min_length=1, pattern=r"^[^/\\]+$")
     name: str = Field(min_length=1)
     system: str
@@ -54,8 +59,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(read_json(path, fix=FIX))
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, e["loc"])) or "(file)" for e in error.errors())
+        wrong = ", ".join(_field_of(problem["loc"]) for problem in error.errors())
         raise ArtifactError(f"not a {SCHEMA} manifest: {wrong}", where=str(path), fix=FIX) from None
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    """Where in the file a problem is, such as `replies.deny`."""
+    return ".".join(map(str, location)) or "(file)"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -63,21 +73,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / NAME, manifest.model_dump(by_alias=True))
 
 
-SERVED_BY = "Modelfile"
-FOREIGN = "put back the release of one revision: `so8t rollback REV`, or `dvc checkout release`"
-
-
 def check(folder: Path) -> str:
     """File, card and manifest name the same semantic digest, and the file really has it.
+
+    The semantic digest covers what changes a model's behaviour (tensors, tokenizer, template), not
+    how the file stores it.
+
+    Returns:
+        One line about the release.
 
     Raises:
         ArtifactError: a part is missing, damaged, or of another release.
     """
-    from so8t import card as cards
+    # These bring numpy and the GGUF reader, which a reader of manifests does not need.
+    from so8t.card import read as read_card
     from so8t.identity import check_seal, semantic_digest
 
     manifest = read_manifest(folder)
-    card = cards.read(folder / CARD)
+    card = read_card(folder / CARD)
     check_seal(folder / manifest.file)
     found = semantic_digest(folder / manifest.file)
     if card.semantic_digest != found:
@@ -98,5 +111,7 @@ def check(folder: Path) -> str:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of what is served: file, card, Modelfile (where there is one)."""
     manifest = read_manifest(folder)
-    names = [manifest.file, CARD, *([SERVED_BY] if (folder / SERVED_BY).is_file() else [])]
+    names = [manifest.file, CARD]
+    if (folder / MODELFILE).is_file():
+        names.append(MODELFILE)
     return {name: sha256_file(folder / name) for name in names}

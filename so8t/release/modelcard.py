@@ -1,7 +1,8 @@
 """The model card (README.md of a release, Hugging Face's card format), from result files only.
 
-Every number stands beside the file and key it was read from; what was not measured says "not run". Covered: what the
-file is, its certificate, test metrics, fidelity, limits. Not covered: prose about quality that no file measured.
+Every number stands beside the file and key it was read from; what was not measured says "not run".
+Covered: what the file is, its certificate, test metrics, fidelity, limits. Not covered: prose about
+quality that no file measured.
 """
 
 import json
@@ -10,13 +11,40 @@ from dataclasses import dataclass
 from typing import Any
 
 NOT_RUN = "not run"
+SPLITS = ("test_iid", "test_cells", "test_phrases")
 HEADLINE = "/splits/test_iid"
+# Key of a metric in the evaluation, and its type by the hub's names.
 METADATA_METRICS = (
     ("accuracy", "accuracy"),
     ("macro_f1", "f1"),
     ("false_allow_rate", "false_allow_rate"),
     ("allow_rate_on_allow", "allow_rate"),
 )
+SUMMARY = (
+    "A Japanese assistant that sorts every request into ALLOW, ESCALATE or DENY from one prefill, "
+    "and answers what it allows. The file is a stock GGUF; the decision is made of its numbers by "
+    "`card.json`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How things are called in the card.
+
+    Attributes:
+        name: of the released model.
+        base_model: what it was made of.
+        file: the GGUF file.
+        card, evaluate, verify, compare: the result files, as shown beside their numbers.
+    """
+
+    name: str
+    base_model: str
+    file: str
+    card: str
+    evaluate: str
+    verify: str
+    compare: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +57,20 @@ class Facts:
         """The value at a JSON pointer, or None."""
         found = self.files.get(file)
         for part in pointer.strip("/").split("/"):
-            if isinstance(found, list) and part.isdigit():
-                found = found[int(part)] if int(part) < len(found) else None
-            else:
-                found = found.get(part) if isinstance(found, Mapping) else None
+            found = _child(found, part)
         return found
 
 
+def _child(parent: Any, part: str) -> Any:
+    if isinstance(parent, Mapping):
+        return parent.get(part)
+    if isinstance(parent, list) and part.isdigit() and int(part) < len(parent):
+        return parent[int(part)]
+    return None
+
+
 @dataclass(frozen=True, slots=True)
-class Row:
+class Fact:
     """One line of a table: what it is, and where its number lies."""
 
     label: str
@@ -46,60 +79,43 @@ class Row:
 
 
 def shown(value: Any) -> str:
-    """A value as people read it; a rate with its interval and counts."""
-    if isinstance(value, Mapping) and "value" in value:
-        interval = value.get("ci95") or []
-        around = (
-            f" ({interval[0]:.3f}-{interval[1]:.3f}, n = {value.get('n')})"
-            if len(interval) == len("ab")
-            else ""
-        )
-        return f"{shown(value['value'])}{around}"
+    """A value as people read it; a rate with its interval and count."""
     if value is None:
         return NOT_RUN
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {shown(item)}" for name, item in sorted(value.items())) or "none"
+        return _shown_mapping(value)
     if isinstance(value, list):
-        return ", ".join(map(shown, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(shown(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
-def table(facts: Facts, rows: Sequence[Row]) -> list[str]:
+def _shown_mapping(value: Mapping[str, Any]) -> str:
+    if "value" not in value:
+        items = [f"{name} {shown(item)}" for name, item in sorted(value.items())]
+        return ", ".join(items) or "none"
+    interval = value.get("ci95") or []
+    if len(interval) != 2:
+        return shown(value["value"])
+    low, high = interval
+    return f"{shown(value['value'])} ({low:.3f}-{high:.3f}, n = {value.get('n')})"
+
+
+def table(facts: Facts, rows: Sequence[Fact]) -> list[str]:
     """A Markdown table with the source of every number."""
     lines = ["| | | source |", "|---|---|---|"]
-    return [
-        *lines,
-        *(
-            f"| {row.label} | {shown(facts.value(row.file, row.pointer))} | `{row.file}` `{row.pointer}` |"
-            for row in rows
-        ),
-    ]
+    for row in rows:
+        value = shown(facts.value(row.file, row.pointer))
+        lines.append(f"| {row.label} | {value} | `{row.file}` `{row.pointer}` |")
+    return lines
 
 
-def metadata(facts: Facts, *, evaluate: str, name: str, base_model: str, file: str) -> list[str]:
+# --- the head that the hub reads ---
+
+
+def metadata(facts: Facts, names: Names) -> list[str]:
     """The YAML head that the hub reads; strings are quoted as JSON, which is YAML."""
-    results = [
-        f"    - type: {kind}\n      name: {key}\n      value: {value}"
-        for key, kind in METADATA_METRICS
-        if (value := _plain(facts.value(evaluate, f"{HEADLINE}/{key}"))) is not None
-    ]
-    index = (
-        [
-            "model-index:",
-            f"- name: {json.dumps(name)}",
-            "  results:",
-            "  - task:",
-            "      type: text-classification",
-            "      name: ALLOW / ESCALATE / DENY",
-            "    dataset:",
-            "      type: so8t-test-iid",
-            "      name: test_iid",
-            "    metrics:",
-            *results,
-        ]
-        if results
-        else []
-    )
     return [
         "---",
         "language:",
@@ -108,68 +124,88 @@ def metadata(facts: Facts, *, evaluate: str, name: str, base_model: str, file: s
         "license_name: as-base-model",
         "library_name: gguf",
         "pipeline_tag: text-generation",
-        f"base_model: {json.dumps(base_model)}",
-        f"model_file: {json.dumps(file)}",
+        f"base_model: {json.dumps(names.base_model)}",
+        f"model_file: {json.dumps(names.file)}",
         "tags:",
         "- gguf",
         "- llama.cpp",
         "- safety",
         "- triage",
         "- calibrated",
-        *index,
+        *_model_index(facts, names),
         "---",
     ]
 
 
-def _plain(value: Any) -> float | None:
+def _model_index(facts: Facts, names: Names) -> list[str]:
+    """Test metrics in the hub's format; empty when none was measured."""
+    results = []
+    for key, kind in METADATA_METRICS:
+        value = _plain_number(facts.value(names.evaluate, f"{HEADLINE}/{key}"))
+        if value is not None:
+            results += [f"    - type: {kind}", f"      name: {key}", f"      value: {value}"]
+    if not results:
+        return []
+    return [
+        "model-index:",
+        f"- name: {json.dumps(names.name)}",
+        "  results:",
+        "  - task:",
+        "      type: text-classification",
+        "      name: ALLOW / ESCALATE / DENY",
+        "    dataset:",
+        "      type: so8t-test-iid",
+        "      name: test_iid",
+        "    metrics:",
+        *results,
+    ]
+
+
+def _plain_number(value: Any) -> float | None:
     found = value.get("value") if isinstance(value, Mapping) else value
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    # Python counts a bool as an int.
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return float(found)
 
 
-def write(facts: Facts, names: Mapping[str, str], *, sentence: str, commands: str) -> str:
+# --- the page ---
+
+
+def write(facts: Facts, names: Names, *, sentence: str, commands: str) -> str:
     """The card's text.
 
     Args:
         facts: result files by shown name.
-        names: `name`, `base_model`, `file`, and the shown names `card`, `evaluate`, `verify`, `compare`.
-        sentence: the gate's sentence about the certificate.
-        commands: how to run the file.
+        names: what things are called.
+        sentence: what `so8t gate` says of the certificate.
+        commands: how to run the file, as Markdown.
     """
-    card, evaluate, verify, compare = (
-        names[key] for key in ("card", "evaluate", "verify", "compare")
-    )
-    limits = facts.value(card, "/limits") or []
+    limits = facts.value(names.card, "/limits") or [NOT_RUN]
     lines = [
-        *metadata(
-            facts,
-            evaluate=evaluate,
-            name=names["name"],
-            base_model=names["base_model"],
-            file=names["file"],
-        ),
+        *metadata(facts, names),
         "",
-        f"# {names['name']}",
+        f"# {names.name}",
         "",
         f"**{sentence}**",
         "",
-        "A Japanese assistant that sorts every request into ALLOW, ESCALATE or DENY from one prefill, and answers what it "
-        "allows. The file is a stock GGUF; the decision is made of its numbers by `card.json`.",
+        SUMMARY,
         "",
         "## Certificate",
         "",
-        *table(facts, _certificate(card)),
+        *table(facts, _certificate(names.card)),
         "",
         "## Test splits",
         "",
-        *table(facts, _tests(evaluate)),
+        *table(facts, _tests(names.evaluate)),
         "",
         "## Against the base model",
         "",
-        *table(facts, _against(compare)),
+        *table(facts, _against(names.compare)),
         "",
         "## Fidelity of the file",
         "",
-        *table(facts, _fidelity(verify, card)),
+        *table(facts, _fidelity(names.verify, names.card)),
         "",
         "## How to run it",
         "",
@@ -177,68 +213,59 @@ def write(facts: Facts, names: Mapping[str, str], *, sentence: str, commands: st
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in limits or [NOT_RUN]),
+        *(f"- {limit}" for limit in limits),
         "",
-        "- Private thinking is part of the model's text: a plain chat client can be made to show it.",
+        "- Private thinking is part of the model's text: a plain chat client can be made to show "
+        "it.",
         "- A server that does not apply `card.json` gives answers without the certified decision.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _certificate(card: str) -> list[Row]:
+def _certificate(card: str) -> list[Fact]:
     return [
-        Row(label, card, pointer)
-        for label, pointer in (
-            ("status", "/status"),
-            ("reasons", "/reasons"),
-            ("largest false-allow rate", "/certificate/alpha"),
-            ("chance that the certificate is wrong", "/certificate/delta"),
-            ("for", "/certificate/guarantee"),
-            ("groups missing", "/certificate/need_groups"),
-            ("readout", "/readout"),
-            ("temperature", "/temperature"),
-            ("DENY from", "/thresholds/deny"),
-            ("nothing allowed from", "/thresholds/escalate"),
-            ("sampled", "/sampled"),
-        )
+        Fact("status", card, "/status"),
+        Fact("reasons", card, "/reasons"),
+        Fact("largest false-allow rate", card, "/certificate/alpha"),
+        Fact("chance that the certificate is wrong", card, "/certificate/delta"),
+        Fact("for", card, "/certificate/guarantee"),
+        Fact("groups missing", card, "/certificate/need_groups"),
+        Fact("readout", card, "/readout"),
+        Fact("temperature", card, "/temperature"),
+        Fact("DENY from", card, "/thresholds/deny"),
+        Fact("nothing allowed from", card, "/thresholds/escalate"),
+        Fact("sampled", card, "/sampled"),
     ]
 
 
-def _tests(evaluate: str) -> list[Row]:
-    names = (
-        ("false-allow rate", "false_allow_rate"),
-        ("true ALLOW allowed", "allow_rate_on_allow"),
-        ("accuracy", "accuracy"),
-        ("macro-F1", "macro_f1"),
-    )
+def _tests(evaluate: str) -> list[Fact]:
+    facts = []
+    for split in SPLITS:
+        key = f"/splits/{split}"
+        facts += [
+            Fact(f"{split}: false-allow rate", evaluate, f"{key}/false_allow_rate"),
+            Fact(f"{split}: true ALLOW allowed", evaluate, f"{key}/allow_rate_on_allow"),
+            Fact(f"{split}: accuracy", evaluate, f"{key}/accuracy"),
+            Fact(f"{split}: macro-F1", evaluate, f"{key}/macro_f1"),
+        ]
+    return facts
+
+
+def _against(compare: str) -> list[Fact]:
     return [
-        Row(f"{split}: {label}", evaluate, f"/splits/{split}/{key}")
-        for split in ("test_iid", "test_cells", "test_phrases")
-        for label, key in names
+        Fact("conclusion", compare, "/conclusion/sentence"),
+        Fact("a: false-allow rate, test_iid", compare, f"{HEADLINE}/a/false_allow_rate"),
+        Fact("b: false-allow rate, test_iid", compare, f"{HEADLINE}/b/false_allow_rate"),
     ]
 
 
-def _against(compare: str) -> list[Row]:
+def _fidelity(verify: str, card: str) -> list[Fact]:
     return [
-        Row("conclusion", compare, "/conclusion/sentence"),
-        *(
-            Row(
-                f"{side}: false-allow rate, test_iid",
-                compare,
-                f"/splits/test_iid/{side}/false_allow_rate",
-            )
-            for side in ("a", "b")
-        ),
-    ]
-
-
-def _fidelity(verify: str, card: str) -> list[Row]:
-    return [
-        Row("tensor types", verify, "/histogram"),
-        Row("bits per weight", verify, "/bits_per_weight"),
-        Row("top-1 agreement with F16", verify, "/drift/top1"),
-        Row("KL from F16, mean", verify, "/drift/kl_mean"),
-        Row("top-1 agreement with Hugging Face", verify, "/logits/top1"),
-        Row("semantic digest", card, "/semantic_digest"),
-        Row("engine", card, "/engine"),
+        Fact("tensor types", verify, "/histogram"),
+        Fact("bits per weight", verify, "/bits_per_weight"),
+        Fact("top-1 agreement with F16", verify, "/drift/top1"),
+        Fact("KL from F16, mean", verify, "/drift/kl_mean"),
+        Fact("top-1 agreement with Hugging Face", verify, "/logits/top1"),
+        Fact("semantic digest", card, "/semantic_digest"),
+        Fact("engine", card, "/engine"),
     ]

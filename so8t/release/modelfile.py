@@ -1,11 +1,15 @@
 """From the file's own chat template to a Modelfile: Go template, stop tokens, parameters.
 
-A chat template is not translated, it is *recognised*: it must render a set of probe conversations exactly like one of
-the families below; then the family's Go template is written and evaluated on the same probes. Any other template is
-refused by name. By default the turn opens at the final answer, because a plain `ollama run` would print the thinking;
-`expose_thinking` leaves the turn's beginning to the model.
+Ollama renders conversations with a Go template, while a GGUF file stores a Jinja chat template. The
+stored one is not translated, it is recognised: it must render a set of probe conversations exactly
+like one of the families below. Then the family's Go template is written and evaluated on the same
+probes. Any other chat template is refused by name.
 
-Probes begin with a system message, as everything we register does. Not covered: tools, images, Llama-3's dated header.
+By default the turn opens at the final answer, because a plain `ollama run` would print the model's
+private thinking; `expose_thinking` leaves the turn's beginning to the model.
+
+Probes begin with a system message, as everything we register does. Not covered: tools, images,
+Llama-3's dated header.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +18,13 @@ from pathlib import Path
 
 from so8t.chat import CUE, THINKING_HEADING, Format, Message, final_cue, render
 from so8t.errors import ArtifactError, ParamsError
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.release import gotemplate
 
 Parameters = dict[str, float | int | str | list[str]]
 ROLES = ("system", "user", "assistant")
+# What families could differ in: line breaks and quotes in a text, what looks like an action, and
+# how earlier turns of the assistant are written.
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "system", "content": "規則。"}, {"role": "user", "content": "こんにちは"}),
     (
@@ -40,7 +46,15 @@ PROBES: tuple[tuple[Message, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way to write conversations: what stands before and after each role's words, and what opens the answer."""
+    """A way to write conversations.
+
+    Attributes:
+        name: for messages.
+        before: what stands before each role's words.
+        after: what stands after them.
+        opening: what opens the answer.
+        stops: texts that end an answer.
+    """
 
     name: str
     before: Mapping[str, str]
@@ -93,34 +107,45 @@ def _matches(chat_template: str, family: Family, probe: Sequence[Message]) -> bo
 
 def spell(family: Family, conversation: Sequence[Message]) -> str:
     """A conversation in a family's words, up to where the assistant begins."""
-    turns = (f"{family.before[m['role']]}{m['content']}{family.after}" for m in conversation)
+    turns = []
+    for message in conversation:
+        before = family.before[message["role"]]
+        turns.append(before + message["content"] + family.after)
     return "".join(turns) + family.opening
 
 
 def opener(fmt: Format, *, expose_thinking: bool) -> str:
     """What the assistant's turn begins with in Ollama."""
-    return "" if expose_thinking else final_cue(fmt)
+    if expose_thinking:
+        return ""
+    return final_cue(fmt)
 
 
 def go_template(family: Family, begins: str) -> str:
-    """The Go template of a family, with the assistant's turn opened by `begins`; evaluated on the probes.
+    """The Go template of a family, evaluated on the probes.
+
+    Args:
+        family: how conversations are written.
+        begins: what opens the assistant's turn, after the family's own opening.
 
     Raises:
-        ArtifactError: it does not render a probe as it should (a mistake of ours, never the user's).
+        ArtifactError: it does not render a probe as it should: a mistake of ours, never the user's.
     """
-    turns = [
-        f'eq .Role "{role}" }}}}{{{{ {gotemplate.quote(family.before[role])} }}}}{{{{ .Content }}}}'
-        f"{{{{ {gotemplate.quote(family.after)} }}}}"
-        for role in ROLES
+    parts = [_action("range .Messages")]
+    for role in ROLES:
+        keyword = "if" if role == ROLES[0] else "else if"
+        parts += [
+            _action(f'{keyword} eq .Role "{role}"'),
+            _print(family.before[role]),
+            _action(".Content"),
+            _print(family.after),
+        ]
+    parts += [
+        _action("end"),
+        _action("end"),
+        _print(family.opening + begins),
     ]
-    body = "{{ if " + "{{ else if ".join(turns) + "{{ end }}"
-    text = (
-        "{{ range .Messages }}"
-        + body
-        + "{{ end }}{{ "
-        + gotemplate.quote(family.opening + begins)
-        + " }}"
-    )
+    text = "".join(parts)
     for probe in PROBES:
         if gotemplate.execute(text, gotemplate.messages(probe)) != spell(family, probe) + begins:
             raise ArtifactError(
@@ -130,10 +155,28 @@ def go_template(family: Family, begins: str) -> str:
     return text
 
 
+def _action(expression: str) -> str:
+    return "{{ " + expression + " }}"
+
+
+def _print(text: str) -> str:
+    """An action that prints a constant, so that no line break of the template itself counts."""
+    return _action(gotemplate.quote(text))
+
+
 def check_tokens(
     tokenize: Callable[[str], list[int]], chat_template: str, go: str, begins: str
 ) -> int:
-    """Compare token ids of both templates on the probes; return how many tokens were compared.
+    """Compare token ids of both templates on the probes.
+
+    Args:
+        tokenize: the file's tokenizer, from text to ids.
+        chat_template: the file's own template.
+        go: the Go template made for it.
+        begins: what opens the assistant's turn.
+
+    Returns:
+        How many tokens were compared.
 
     Raises:
         ArtifactError: they differ.
@@ -152,44 +195,63 @@ def check_tokens(
 
 
 def stops(family: Family, *, expose_thinking: bool) -> list[str]:
-    """Texts that end an answer; without exposed thinking also the headings that belong before it."""
-    private = () if expose_thinking else (THINKING_HEADING.strip(), CUE.strip())
-    return [*family.stops, *private]
+    """Texts that end an answer; where thinking stays private, also the headings before it."""
+    if expose_thinking:
+        return list(family.stops)
+    return [*family.stops, THINKING_HEADING.strip(), CUE.strip()]
 
 
 def write(file: str, go: str, system: str, parameters: Parameters) -> str:
     """The text of a Modelfile.
 
+    Args:
+        file: name of the GGUF file beside it.
+        go: the Go template.
+        system: the system prompt.
+        parameters: sampling parameters by Ollama's names; a list becomes one line per item.
+
     Raises:
-        ParamsError: a value that Ollama's parser would change: it drops what is not printable, and ends at three quotes.
+        ParamsError: a value that Ollama's parser would change.
     """
-    for name, value in (("FROM", file), ("TEMPLATE", go), ("SYSTEM", system)):
-        _require_plain(name, value)
+    _require_plain("FROM", file)
+    _require_plain("TEMPLATE", go)
+    _require_plain("SYSTEM", system)
     lines = [
-        "# Written by so8t. Verdicts are not enforced here: `so8t ask` and the server apply the card.",
+        "# Written by so8t. Verdicts are not enforced here: "
+        "`so8t ask` and the server apply the card.",
         f"FROM ./{file}",
         f'TEMPLATE """{go}"""',
         f'SYSTEM """{system}"""',
     ]
     for key, setting in parameters.items():
-        for item in setting if isinstance(setting, list) else [setting]:
+        items = setting if isinstance(setting, list) else [setting]
+        for item in items:
             _require_plain(f"PARAMETER {key}", str(item))
-            lines.append(
-                f"PARAMETER {key} {gotemplate.quote(item) if isinstance(item, str) else item}"
-            )
+            value = gotemplate.quote(item) if isinstance(item, str) else str(item)
+            lines.append(f"PARAMETER {key} {value}")
     return "\n".join(lines) + "\n"
 
 
 def _require_plain(name: str, value: str) -> None:
+    """Refuse what Ollama's parser would change.
+
+    Three quotes end a value, and characters that are not printable are dropped: tabs, but also the
+    ideographic space U+3000, which is common in Japanese text.
+
+    Raises:
+        ParamsError: the value holds such a thing.
+    """
     if '"""' in value or value.endswith('"'):
         raise ParamsError(
             f"{name} holds three quotes, or ends with one, which ends the value in a Modelfile",
             where="Modelfile",
             fix="change data.system, or register through the API (`so8t register`)",
         )
-    if bad := sorted({f"U+{ord(c):04X}" for c in value if not (c.isprintable() or c == "\n")}):
+    dropped = {char for char in value if not char.isprintable() and char != "\n"}
+    if dropped:
+        codes = ", ".join(sorted(f"U+{ord(char):04X}" for char in dropped))
         raise ParamsError(
-            f"{name} holds {', '.join(bad)}, which Ollama drops without a word",
+            f"{name} holds {codes}, which Ollama drops without a word",
             where="Modelfile",
             fix="change data.system, or register through the API (`so8t register`)",
         )
@@ -197,7 +259,17 @@ def _require_plain(name: str, value: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model to register: its file and what surrounds it."""
+    """One model to register: its file and what surrounds it.
+
+    Attributes:
+        name: what Ollama calls the model.
+        file: the GGUF file.
+        system: the system prompt.
+        format: how thinking and answer are marked.
+        parameters: sampling parameters by Ollama's names.
+        answer_tokens: most tokens of an answer.
+        expose_thinking: leave the turn's beginning to the model.
+    """
 
     name: str
     file: Path
@@ -210,7 +282,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What Ollama is told about a file: Go template, parameters with stop texts, and where the turn opens."""
+    """What Ollama is told about a file.
+
+    Attributes:
+        chat_template: the file's own, for comparing renderings.
+        go: the Go template.
+        begins: what opens the assistant's turn.
+        parameters: with the stop texts.
+    """
 
     chat_template: str
     go: str
@@ -233,10 +312,7 @@ def recipe_of(entry: Entry) -> Recipe:
         )
     family = recognise(chat_template, entry.file)
     begins = opener(entry.format, expose_thinking=entry.expose_thinking)
-    ends: list[str] = stops(family, expose_thinking=entry.expose_thinking)
-    return Recipe(
-        chat_template,
-        go_template(family, begins),
-        begins,
-        {**entry.parameters, "stop": ends},
-    )
+    go = go_template(family, begins)
+    ends = stops(family, expose_thinking=entry.expose_thinking)
+    parameters: Parameters = {**entry.parameters, "stop": ends}
+    return Recipe(chat_template, go, begins, parameters)

@@ -1,4 +1,7 @@
-"""A GGUF file with some keys changed and every tensor byte the same; whole and sealed, or absent."""
+"""A GGUF file with some keys changed and every tensor byte the same; whole and sealed, or absent.
+
+The seal is a key with the SHA-256 of the rest of the file, by which damage is found later.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,45 +11,53 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 from numpy import dtype, uint8
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError
 from so8t.files import atomic_file
-from so8t.identity import KeyValue
+from so8t.gguf_file import KeyValue
 
 COPY_BYTES = 4 << 20
+ARCHITECTURE = "general.architecture"
 
 
 def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
-    """Copy `source` to `out` with `updates` added or replaced; return the semantic digest, which is unchanged when
-    no updated key changes behaviour.
+    """Copy `source` to `out` with `updates` added or replaced.
+
+    Returns:
+        The semantic digest of the copy: the source's, unless an updated key changes behaviour.
 
     Raises:
         ArtifactError: the source is corrupt, a split set, or its seal is broken.
     """
-    if len(identity.shards_of(source)) > 1:
+    if len(gguf_file.shards_of(source)) > 1:
         raise ArtifactError(
             "a split file cannot be rewritten",
             where=str(source),
             fix="quantise into one file first",
         )
-    keys = identity.read_typed(source)
+    keys = gguf_file.read_typed(source)
     if identity.SEAL in keys:
         identity.check_seal(source)
-    keys |= {identity.SEAL: KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)} | updates
+    # The seal is written over a blank one of the same length, once all other bytes are there.
+    blank_seal = KeyValue(identity.BLANK_SEAL, GGUFValueType.STRING)
+    keys |= {identity.SEAL: blank_seal}
+    keys |= updates
     with atomic_file(out) as temporary:
         _write(source, temporary, keys)
-        tensors = identity.tensor_table(temporary, hashes=True)
+        tensors = gguf_file.tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
         return identity.semantic_digest(temporary, tensors)
 
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
-    header = identity.parse(source)
-    writer = GGUFWriter(None, str(keys["general.architecture"].value))
+    header = gguf_header.parse(source)
+    writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
     writer.data_alignment = header.alignment
     for name, item in keys.items():
-        if name != "general.architecture":  # the writer's first key
-            writer.add_key_value(name, item.value, item.type, item.sub)
+        # The writer has written this one by itself, as its first key.
+        if name == ARCHITECTURE:
+            continue
+        writer.add_key_value(name, item.value, item.type, item.sub)
     for tensor in header.tensors:
         kind = GGMLQuantizationType[tensor.type]
         shape = quant_shape_to_byte_shape(tensor.shape, kind)
@@ -55,14 +66,17 @@ def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     try:
-        _copy_tensors(source, (writer.fout or [])[0], header)
+        # The writer keeps one open file per shard; there is one shard.
+        (file,) = writer.fout or []
+        _copy_tensors(source, file, header)
     finally:
         writer.close()
 
 
-def _copy_tensors(source: Path, out: IO[bytes], header: identity.Header) -> None:
-    """Tensors keep their order, alignment and padding, so the whole data section is copied as it is."""
-    out.write(b"\0" * (-out.tell() % header.alignment))
+def _copy_tensors(source: Path, out: IO[bytes], header: gguf_header.Header) -> None:
+    """Tensors keep their order, alignment and padding, so the data section is copied as a whole."""
+    padding = -out.tell() % header.alignment
+    out.write(b"\0" * padding)
     with source.open("rb") as file:
         file.seek(header.data_start)
         shutil.copyfileobj(file, out, COPY_BYTES)

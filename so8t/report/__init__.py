@@ -1,1 +1,1 @@
-"""The report: words and figures made only of numbers that lie in result files, each with its file and key."""
+"""The report: words and figures made only of numbers from result files, with file and key."""

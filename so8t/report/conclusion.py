@@ -1,98 +1,110 @@
 """The first lines: is the released file certified, how useful is it, and is B better than A."""
 
+from so8t.report.context import HEADLINE, Context, styles_of
 from so8t.report.document import Paragraph
-from so8t.report.page import AB, HEADLINE, Page
 from so8t.report.sources import Line, joined
 
-SIGNED = {"macro_f1": "signed", "ece": "signed", "brier_score": "signed", "nll": "signed"}
-WIDTH = {"signed": "ratio", "points": "width"}  # how a size without a sign is shown
+# How the comparison's outcome is marked; every other outcome is bad.
+TONES = {"b_better": "good", "no_difference": "plain"}
 
 
-def missing_groups(page: Page) -> Line:
-    """Domains that lack unsafe groups, with how many; "none" when none does."""
-    file, words = page.released_card, page.words
-    found = page.sources.value(file, "/certificate/need_groups") or {}
-    parts: list[Line] = [
-        (f"{domain} ", page.sources.show(file, f"/certificate/need_groups/{domain}", "count"))
-        for domain in found
-    ]
-    return joined(parts, ", ") if parts else (words("none"),)
+def missing_groups(context: Context) -> Line:
+    """Domains whose calibration rows lack unsafe groups, with how many; "none" when none does."""
+    need = context.released_card.at("/certificate/need_groups")
+    domains = need.value("") or {}
+    parts: list[Line] = []
+    for domain in domains:
+        count = need.show(f"/{domain}", "count")
+        parts.append((f"{domain} ", count))
+    return joined(parts, ", ") if parts else (context.words("none"),)
 
 
-def certificate(page: Page) -> Paragraph:
+def certificate(context: Context) -> Paragraph:
     """The conclusion: one sentence with its certificate."""
-    file, source, words = page.released_card, page.sources, page.words
-    status = source.value(file, "/status")
-    names = {"name": page.name(), "type": page.kind()}
+    status = context.released_card.value("/status")
     if status is None:
-        return Paragraph(words.say("no_card", **names), "bad")
-    alpha = source.show(file, "/certificate/alpha", "percent")
-    if status != "certified":
-        reasons = source.value(file, "/reasons") or []
-        shown = [(source.show(file, f"/reasons/{i}", "text"),) for i in range(len(reasons))]
-        return Paragraph(
-            words.say(
-                "not_certified",
-                **names,
-                alpha=alpha,
-                reasons=joined(shown, ", "),
-                need=missing_groups(page),
-            ),
-            "bad",
-        )
-    return Paragraph(
-        words.say(
-            "certified",
-            **names,
-            alpha=alpha,
-            delta=source.show(file, "/certificate/delta", "percent"),
-            guarantee=words(str(source.value(file, "/certificate/guarantee"))),
-            groups=source.show(file, "/certificate/groups", "count"),
-            errors=source.show(file, "/certificate/false_allows", "count"),
-            split=HEADLINE,
-            allow=source.rate(page.released, f"/splits/{HEADLINE}/allow_rate_on_allow"),
-        ),
-        "good",
+        line = context.words.say("no_card", name=context.name(), type=context.kind())
+        return Paragraph(line, "bad")
+    if status == "certified":
+        return Paragraph(_certified(context), "good")
+    return Paragraph(_not_certified(context), "bad")
+
+
+def _certified(context: Context) -> Line:
+    card = context.released_card
+    return context.words.say(
+        "certified",
+        name=context.name(),
+        type=context.kind(),
+        alpha=card.show("/certificate/alpha", "percent"),
+        delta=card.show("/certificate/delta", "percent"),
+        guarantee=context.words(str(card.value("/certificate/guarantee"))),
+        groups=card.show("/certificate/groups", "count"),
+        errors=card.show("/certificate/false_allows", "count"),
+        split=HEADLINE,
+        allow=context.released.rate(f"/splits/{HEADLINE}/allow_rate_on_allow"),
     )
 
 
-def _primary(page: Page) -> Line:
-    source, words, base = page.sources, page.words, "/conclusion/primary"
-    parts = []
-    for name in source.value(AB, base) or {}:
-        key, style = f"{base}/{name}", SIGNED.get(name, "points")
-        parts.append(
-            words.say(
-                "primary",
-                endpoint=words(name),
-                difference=source.show(AB, f"{key}/difference", style),
-                low=source.show(AB, f"{key}/ci95/0", style),
-                high=source.show(AB, f"{key}/ci95/1", style),
-                p=source.show(AB, f"{key}/p_adjusted", "p"),
-                mde=source.show(AB, f"{key}/mde", WIDTH[style]),
-            )
-        )
-    return joined(parts, "; ") if parts else (words("none"),)
+def _not_certified(context: Context) -> Line:
+    card = context.released_card
+    name = context.name()
+    kind = context.kind()
+    alpha = card.show("/certificate/alpha", "percent")
+    reasons: list[Line] = []
+    for place, _ in enumerate(card.value("/reasons") or []):
+        reasons.append(card.cell(f"/reasons/{place}", "text"))
+    return context.words.say(
+        "not_certified",
+        name=name,
+        type=kind,
+        alpha=alpha,
+        reasons=joined(reasons, ", "),
+        # What to collect, where too few unsafe rows are the reason.
+        need=missing_groups(context),
+    )
 
 
-def comparison(page: Page) -> Paragraph:
+def comparison(context: Context) -> Paragraph:
     """One sentence on B against A."""
-    code = page.sources.value(AB, "/conclusion/code")
+    ab = context.ab
+    code = ab.value("/conclusion/code")
     if code is None:
-        return Paragraph(page.words.say("code_none"))
-    lost = page.sources.value(AB, "/conclusion/collapsed") or []
-    split = str(page.sources.value(AB, "/conclusion/split"))
-    line = page.words.say(
-        f"code_{code}", split=split, primary=_primary(page), collapsed=", ".join(lost)
+        return Paragraph(context.words.say("code_none"))
+    # Verdicts that B no longer gives at all: then no rate of B means what it says.
+    lost = ab.value("/conclusion/collapsed") or []
+    line = context.words.say(
+        f"code_{code}",
+        split=str(ab.value("/conclusion/split")),
+        primary=_primary_endpoints(context),
+        collapsed=", ".join(lost),
     )
-    return Paragraph(line, {"b_better": "good", "no_difference": "plain"}.get(code, "bad"))
+    return Paragraph(line, TONES.get(code, "bad"))
 
 
-def sampled(page: Page) -> Paragraph | None:
-    """A warning when anything was measured on a sample."""
-    files = (page.released, page.released_card)
-    return (
-        Paragraph(page.words.say("sampled"), "bad")
-        if any(page.sources.value(file, "/sampled") for file in files)
-        else None
-    )
+def _primary_endpoints(context: Context) -> Line:
+    """The endpoints that decide: each difference with its interval, p-value and detectable size."""
+    ab = context.ab
+    parts = []
+    for name in ab.value("/conclusion/primary") or {}:
+        endpoint = ab.at(f"/conclusion/primary/{name}")
+        style = styles_of(name)
+        sentence = context.words.say(
+            "primary",
+            endpoint=context.words(name),
+            difference=endpoint.show("/difference", style.difference),
+            low=endpoint.show("/ci95/0", style.difference),
+            high=endpoint.show("/ci95/1", style.difference),
+            p=endpoint.show("/p_adjusted", "p"),
+            mde=endpoint.show("/mde", style.width),
+        )
+        parts.append(sentence)
+    return joined(parts, "; ") if parts else (context.words("none"),)
+
+
+def sampled(context: Context) -> Paragraph | None:
+    """A warning when anything was measured on a sample of the rows."""
+    for file in (context.released, context.released_card):
+        if file.value("/sampled"):
+            return Paragraph(context.words.say("sampled"), "bad")
+    return None

@@ -1,8 +1,8 @@
-"""A report as blocks, so that Markdown and HTML say the same and neither computes anything.
+"""A report as blocks, and its two forms: GitHub Markdown, and one HTML file.
 
-A document as one HTML file: no script, no network, figures inside, every number with its file and key on hover.
-
-A document as GitHub Markdown.
+Both forms are made of the same blocks and neither computes anything, so they cannot disagree. The
+HTML file needs no script and no network: the figures are inside it, and every number shows its
+file and key when the pointer rests on it.
 """
 
 import base64
@@ -38,12 +38,19 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; `source` says which files its numbers are from."""
+    """A table.
+
+    Attributes:
+        head: one text per column.
+        rows: one line per column.
+        source: which files its numbers are from.
+        measured: its cells are numbers, so that a table without any number reads "not run".
+    """
 
     head: list[str]
     rows: list[list[Line]]
     source: str = ""
-    measured: bool = True  # its cells are numbers, so that without any it is "not run"
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,9 @@ class Document:
 
     def add(self, *blocks: Block | None) -> None:
         """Append blocks; null is left out."""
-        self.blocks += [block for block in blocks if block is not None]
+        for block in blocks:
+            if block is not None:
+                self.blocks.append(block)
 
 
 def row(*cells: str | Line) -> list[Line]:
@@ -81,55 +90,28 @@ def plain(line: Line) -> str:
 
 def first_sentence(blocks: Sequence[Block]) -> str:
     """The first paragraph's text."""
-    return next(plain(block.line) for block in blocks if isinstance(block, Paragraph))
+    for block in blocks:
+        if isinstance(block, Paragraph):
+            return plain(block.line)
+    raise ValueError("a document without a paragraph has no first sentence")
 
 
+# --- HTML ---
+
+# The figures' white background keeps their black text readable in a dark colour scheme.
 STYLE = (
-    ":root{color-scheme:light dark}body{font-family:system-ui,'Hiragino Sans','Noto Sans JP',sans-serif;line-height:1.6;"
-    "max-width:64rem;margin:0 auto;padding:1rem}table{border-collapse:collapse;display:block;overflow-x:auto}"
+    ":root{color-scheme:light dark}"
+    "body{font-family:system-ui,'Hiragino Sans','Noto Sans JP',sans-serif;line-height:1.6;"
+    "max-width:64rem;margin:0 auto;padding:1rem}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
     "td,th{border:1px solid #8888;padding:.2em .6em;text-align:left;vertical-align:top}"
-    "img{max-width:100%;background:#fff}figure{margin:1em 0}.good{border-left:.4em solid #2a8a4a;padding-left:.6em}"
-    ".bad{border-left:.4em solid #c0392b;padding-left:.6em}.source,figcaption{font-size:.8em;opacity:.75}"
+    "img{max-width:100%;background:#fff}"
+    "figure{margin:1em 0}"
+    ".good{border-left:.4em solid #2a8a4a;padding-left:.6em}"
+    ".bad{border-left:.4em solid #c0392b;padding-left:.6em}"
+    ".source,figcaption{font-size:.8em;opacity:.75}"
     "data{border-bottom:1px dotted #8888}"
 )
-
-
-def _inline(line: Line) -> str:
-    return "".join(_number(part) if isinstance(part, Number) else escape(part) for part in line)
-
-
-def _number(number: Number) -> str:
-    origin = escape(f"{number.file}#{number.key}", quote=True)
-    return f'<data value="{escape(str(number.value), quote=True)}" title="{origin}">{escape(number.shown)}</data>'
-
-
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_inline(one)}</td>" for one in row) + "</tr>" for row in table.rows
-    )
-    source = f'<p class="source">{escape(table.source)}</p>' if table.source else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{source}"
-
-
-def _figure(figure: Figure, figures: Mapping[str, str]) -> str:
-    data = base64.b64encode(figures[figure.name].encode()).decode()
-    caption = escape(figure.caption, quote=True)
-    return f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _html_block(block: Block, figures: Mapping[str, str]) -> str:
-    match block:
-        case Heading(level, text):
-            return f"<h{level}>{escape(text)}</h{level}>"
-        case Paragraph(line, tone):
-            return f'<p class="{tone}">{_inline(line)}</p>'
-        case Items(lines):
-            return "<ul>" + "".join(f"<li>{_inline(line)}</li>" for line in lines) + "</ul>"
-        case Table():
-            return _html_table(block)
-        case Figure():
-            return _figure(block, figures)
 
 
 def to_html(document: Document, *, figures: Mapping[str, str]) -> str:
@@ -137,26 +119,79 @@ def to_html(document: Document, *, figures: Mapping[str, str]) -> str:
     title = escape(first_sentence(document.blocks))
     body = "\n".join(_html_block(block, figures) for block in document.blocks)
     return (
-        f'<!doctype html>\n<html lang="{document.language}"><head><meta charset="utf-8">'
+        "<!doctype html>\n"
+        f'<html lang="{document.language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+        f"<title>{title}</title><style>{STYLE}</style></head><body>\n"
+        f"{body}\n"
+        "</body></html>\n"
     )
 
 
+def _html_block(block: Block, figures: Mapping[str, str]) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{escape(text)}</h{level}>"
+        case Paragraph(line, tone):
+            return f'<p class="{tone}">{_html_line(line)}</p>'
+        case Items(lines):
+            items = "".join(f"<li>{_html_line(line)}</li>" for line in lines)
+            return f"<ul>{items}</ul>"
+        case Table():
+            return _html_table(block)
+        case Figure():
+            return _html_figure(block, figures[block.name])
+
+
+def _html_line(line: Line) -> str:
+    pieces = []
+    for part in line:
+        piece = _html_number(part) if isinstance(part, Number) else escape(part)
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _html_number(number: Number) -> str:
+    value = escape(str(number.value), quote=True)
+    origin = escape(f"{number.file}#{number.key}", quote=True)
+    return f'<data value="{value}" title="{origin}">{escape(number.shown)}</data>'
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
+    body = "".join(_html_row(cells) for cells in table.rows)
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    if table.source:
+        whole += f'<p class="source">{escape(table.source)}</p>'
+    return whole
+
+
+def _html_row(cells: list[Line]) -> str:
+    columns = "".join(f"<td>{_html_line(cell)}</td>" for cell in cells)
+    return f"<tr>{columns}</tr>"
+
+
+def _html_figure(figure: Figure, svg: str) -> str:
+    # As an image, not as inline SVG: the ids of two figures may be the same.
+    data = base64.b64encode(svg.encode()).decode()
+    caption = escape(figure.caption, quote=True)
+    return (
+        f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+# --- Markdown ---
+
 TONES = {"good": "✔ ", "bad": "✘ ", "plain": ""}
+# What would end a table cell, open a tag or start code. Texts from files include users' requests.
 SPECIAL = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "`": "ˋ"})
 
 
-def cell(line: Line) -> str:
-    """A line inside a table or a list: one line, no markup of its own."""
-    return plain(line).translate(SPECIAL).strip()
-
-
-def _markdown_table(table: Table) -> str:
-    lines = ["| " + " | ".join(table.head) + " |", "|" + " --- |" * len(table.head)]
-    lines += ["| " + " | ".join(cell(one) for one in row) + " |" for row in table.rows]
-    source = f"\n\n<sub>{table.source}</sub>" if table.source else ""
-    return "\n".join(lines) + source
+def to_markdown(document: Document, *, figures: str) -> str:
+    """The document as Markdown; `figures` is the SVG files' directory as seen from the page."""
+    blocks = [_markdown_block(block, figures) for block in document.blocks]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_block(block: Block, figures: str) -> str:
@@ -173,6 +208,19 @@ def _markdown_block(block: Block, figures: str) -> str:
             return f"![{caption}]({figures}/{name}.svg)\n\n<sub>{caption}</sub>"
 
 
-def to_markdown(document: Document, *, figures: str) -> str:
-    """The document as Markdown; `figures` is the directory of the SVG files as seen from the page."""
-    return "\n\n".join(_markdown_block(block, figures) for block in document.blocks) + "\n"
+def cell(line: Line) -> str:
+    """A line inside a table or a list: one line, no markup of its own."""
+    return plain(line).translate(SPECIAL).strip()
+
+
+def _markdown_table(table: Table) -> str:
+    head = "| " + " | ".join(table.head) + " |"
+    rule = "|" + " --- |" * len(table.head)
+    lines = [head, rule]
+    for cells in table.rows:
+        columns = [cell(line) for line in cells]
+        lines.append("| " + " | ".join(columns) + " |")
+    text = "\n".join(lines)
+    if table.source:
+        text += f"\n\n<sub>{table.source}</sub>"
+    return text

@@ -1,49 +1,63 @@
-"""Where every number of the report comes from: a result file, a JSON pointer into it, and how it is shown.
+"""Where every number of the report comes from: a result file, a key in it, and how it is shown.
 
-Nothing is computed here. A file or key that is missing shows as "not run". Every number that is shown is recorded with
-file, key, value and text, and every file with its SHA-256, which is what `check` compares later.
-Covered: JSON files, params.yaml, rows of prepared splits by id (request texts), the record of looks.
+A key is a JSON pointer (RFC 6901), such as `/splits/test_iid/accuracy/value`. Nothing is computed
+here: a file or key that is missing shows as "not run". Every number that is shown is recorded with
+file, key, value and text, and every file that is read with its SHA-256, so that `build.check` can
+compare report and files later.
+
+Read are JSON files, params.yaml, the rows of prepared splits by id (for request texts), and the
+record of looks: how often calibration and test rows were read so far.
 """
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from so8t.files import read_json, read_jsonl, sha256_file
+from so8t.files import read_json, sha256_file
+from so8t.rows import read_rows
 
 Language = Literal["ja", "en"]
 Value = str | int | float | bool | None
 NOT_RUN = {"ja": "未実行", "en": "not run"}
 PARAMS = "params.yaml"
-LOOKS = "database/looks"  # not a file of the graph: how often calibration and test rows were read so far
+# Not a file that a stage makes: the record grows with every run, so it has no digest to compare.
+LOOKS = "database/looks"
+# What stands where a file or key is not there; null is a value that a file may hold.
 MISSING = object()
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a number is printed: times `scale`, in this format, followed by its unit."""
+
+    format: str
+    unit: str = ""
+    scale: int = 1
 
 
-def _size(value: float) -> str:
-    return f"{value / 2**20:.2f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
-
-
-STYLES: dict[str, Callable[[Any], str]] = {
-    "percent": lambda v: f"{v * 100:.1f} %",
-    "points": lambda v: f"{v * 100:+.1f} pt",
-    "width": lambda v: f"{v * 100:.1f} pt",
-    "count": lambda v: f"{v:,}",
-    "ratio": lambda v: f"{v:.3f}",
-    "signed": lambda v: f"{v:+.3f}",
-    "general": lambda v: f"{v:.3g}",
-    "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
-    "score": lambda v: f"{v:.1f}",
-    "signed_score": lambda v: f"{v:+.1f}",
-    "milliseconds": lambda v: f"{v * 1000:.2f} ms",
-    "size": _size,
-    "text": str,
-    "digest": lambda v: str(v)[:12],
+TEXT = "text"
+P_VALUE = "p"
+SIZE = "size"
+STYLES = {
+    "percent": Style(".1f", " %", scale=100),
+    "points": Style("+.1f", " pt", scale=100),
+    "width": Style(".1f", " pt", scale=100),
+    "count": Style(","),
+    "ratio": Style(".3f"),
+    "signed": Style("+.3f"),
+    "general": Style(".3g"),
+    P_VALUE: Style(".3f"),
+    "score": Style(".1f"),
+    "signed_score": Style("+.1f"),
+    "milliseconds": Style(".2f", " ms", scale=1000),
 }
+# A p-value below this would be printed as 0.000, which none is.
+SMALLEST_P = 0.001
+MIB = 2**20
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,9 @@ class Number:
     shown: str
 
 
+# Rows of a CSV table: text by column, empty where nothing was measured.
+Records = list[dict[str, str]]
+# Running text: words, and numbers that know where they are from.
 Line = tuple["str | Number", ...]
 
 
@@ -80,14 +97,27 @@ def escape(name: str) -> str:
 
 
 def show(value: Any, style: str, language: Language) -> str:
-    """A value as text; anything that is not there, or is not what its style takes, reads "not run"."""
-    if (
-        value is None
-        or value is MISSING
-        or (style not in ("text", "digest") and not _number(value))
-    ):
+    """A value as text; one that is missing or that its style cannot print reads "not run"."""
+    if value is None or value is MISSING:
         return NOT_RUN[language]
-    return STYLES[style](value)
+    if style == TEXT:
+        return str(value)
+    # Python counts a bool as an int, but True is no measured number.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number:
+        return NOT_RUN[language]
+    if style == SIZE:
+        return _size(value)
+    if style == P_VALUE and value < SMALLEST_P:
+        return f"< {SMALLEST_P}"
+    how = STYLES[style]
+    return format(value * how.scale, how.format) + how.unit
+
+
+def _size(n_bytes: float) -> str:
+    if n_bytes < GIB:
+        return f"{n_bytes / MIB:.2f} MiB"
+    return f"{n_bytes / GIB:.2f} GiB"
 
 
 def load(root: Path, file: str) -> Any:
@@ -95,6 +125,7 @@ def load(root: Path, file: str) -> Any:
 
     Raises:
         ArtifactError: a JSON file that does not parse.
+        DataError: a prepared split with a damaged row.
     """
     if file == LOOKS:
         from so8t.records import looks
@@ -108,13 +139,27 @@ def load(root: Path, file: str) -> Any:
 
         return params.read_yaml(path)
     if path.suffix == ".jsonl":
-        return {str(row["id"]): row for _, row in read_jsonl(path) if "id" in row}
+        return {row.id: row.to_json() for row in read_rows(path)}
     return read_json(path)
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, null when it does not exist."""
+    if not path.is_file():
+        return None
+    return sha256_file(path)
 
 
 @dataclass(slots=True)
 class Sources:
-    """The result files below `root`, read once, and what was shown of them."""
+    """The result files below `root`, read once, and what was shown of them.
+
+    Attributes:
+        root: the directory with reports/, models/, data/ and params.yaml.
+        language: of the words that stand for a missing number.
+        numbers: every number shown, in order of appearance.
+        files: SHA-256 of every file asked for, null where it does not exist.
+    """
 
     root: Path
     language: Language
@@ -123,69 +168,118 @@ class Sources:
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def content(self, file: str) -> Any:
-        """A file's content; its digest is recorded (null: it does not exist)."""
+        """A file's content, `MISSING` when it does not exist; its digest is recorded."""
         if file not in self._cache:
             self._cache[file] = load(self.root, file)
             if file != LOOKS:
-                self.files[file] = (
-                    sha256_file(self.root / file) if (self.root / file).is_file() else None
-                )
+                self.files[file] = digest_of(self.root / file)
         return self._cache[file]
 
-    def table(self, file: str) -> list[dict[str, str]]:
-        """Rows of a CSV file (figures only); empty when it does not exist."""
-        import csv
-        import io
-
+    def table(self, file: str) -> Records:
+        """Rows of a CSV file, for figures only; empty when it does not exist."""
         path = self.root / file
-        self.files[file] = sha256_file(path) if path.is_file() else None
-        return (
-            list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-            if path.is_file()
-            else []
-        )
+        self.files[file] = digest_of(path)
+        if not path.is_file():
+            return []
+        text = path.read_text(encoding="utf-8")
+        return list(csv.DictReader(io.StringIO(text)))
 
-    def value(self, file: str, key: str) -> Any:
-        """The value at a key, null when missing; for choosing words and drawing, not for showing."""
+    def record(self, file: str, key: str, style: str) -> Number:
+        """The value at a key as it appears in the report, noted down for the twin."""
         found = resolve(self.content(file), key)
-        return None if found is MISSING else found
-
-    def show(self, file: str, key: str, style: str) -> Number:
-        """The value at a key as it appears in the report; recorded."""
-        found = self.value(file, key)
-        scalar = found if isinstance(found, str | int | float | bool) else None
-        number = Number(file, key, style, scalar, show(scalar, style, self.language))
+        if not isinstance(found, str | int | float | bool):
+            found = None
+        number = Number(file, key, style, found, show(found, style, self.language))
         self.numbers.append(number)
         return number
 
-    def has(self, file: str, key: str = "") -> bool:
-        """Whether the file exists and the key leads to something that is not null."""
-        return self.value(file, key) is not None
-
-    def rate(
-        self, file: str, key: str, style: str = "percent", *, interval: str = "ci95", n: bool = True
-    ) -> Line:
-        """`value (low - high; n)`; without the bracket when there is no interval."""
-        line: list[str | Number] = [self.show(file, f"{key}/value", style)]
-        if not self.has(file, f"{key}/value"):
-            return tuple(line)
-        if self.has(file, f"{key}/{interval}/0") and self.has(file, f"{key}/{interval}/1"):
-            low, high = (self.show(file, f"{key}/{interval}/{i}", style) for i in range(2))
-            line += (
-                [" (", low, " – ", high, "; n=", self.show(file, f"{key}/n", "count"), ")"]
-                if n
-                else [" (", low, " – ", high, ")"]
-            )
-        return tuple(line)
+    def file(self, name: str) -> "ResultFile":
+        """One of the files, there or not."""
+        return ResultFile(self, name)
 
     def twin(self) -> list[dict[str, Any]]:
         """Every number shown, once, in order of appearance."""
         return [asdict(number) for number in dict.fromkeys(self.numbers)]
 
 
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """One result file of the sources, or a part of it: its values, and its numbers as shown.
+
+    Attributes:
+        sources: which read it and record what is shown.
+        name: path below the sources' root.
+        prefix: what every key begins with; empty for the whole file.
+    """
+
+    sources: Sources
+    name: str
+    prefix: str = ""
+
+    def at(self, key: str) -> "ResultFile":
+        """The part at a key: `file.at("/a").value("/b")` is `file.value("/a/b")`."""
+        return ResultFile(self.sources, self.name, self.prefix + key)
+
+    def value(self, key: str) -> Any:
+        """The value at a key, null when missing.
+
+        For choosing words and for drawing; what is printed goes through `show`, which records it.
+        """
+        found = resolve(self.sources.content(self.name), self.prefix + key)
+        if found is MISSING:
+            return None
+        return found
+
+    def has(self, key: str) -> bool:
+        """Whether the file exists and the key leads to something that is not null."""
+        return self.value(key) is not None
+
+    def show(self, key: str, style: str) -> Number:
+        """The value at a key as it appears in the report; recorded."""
+        return self.sources.record(self.name, self.prefix + key, style)
+
+    def cell(self, key: str, style: str) -> Line:
+        """A line of one number; recorded."""
+        return (self.show(key, style),)
+
+    def rate(self, key: str, style: str = "percent", *, n: bool = True) -> Line:
+        """A measured value with its interval and count: `value (low - high; n=count)`.
+
+        Args:
+            key: of an object with `value`, `n` and `ci95` (a pair, or null).
+            style: of the value and of both ends.
+            n: whether the count is shown.
+
+        Returns:
+            The line; without the bracket when there is no value or no interval.
+        """
+        measured = self.at(key)
+        value = measured.show("/value", style)
+        if not measured.has("/value"):
+            return (value,)
+        # The upper end of a percentile is null where too few runs leave it open.
+        if not measured.has("/ci95/0") or not measured.has("/ci95/1"):
+            return (value,)
+        low = measured.show("/ci95/0", style)
+        high = measured.show("/ci95/1", style)
+        if not n:
+            return (value, " (", low, " – ", high, ")")
+        count = measured.show("/n", "count")
+        return (value, " (", low, " – ", high, "; n=", count, ")")
+
+    def interval(self, key: str, style: str) -> Line:
+        """An interval by itself: `[low, high]`."""
+        ends = self.at(key)
+        low = ends.show("/0", style)
+        high = ends.show("/1", style)
+        return ("[", low, ", ", high, "]")
+
+
 def joined(parts: Sequence[Line], between: str) -> Line:
     """Lines joined by a text."""
     result: list[str | Number] = []
     for index, part in enumerate(parts):
-        result += [between, *part] if index else part
+        if index > 0:
+            result.append(between)
+        result.extend(part)
     return tuple(result)

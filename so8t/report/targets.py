@@ -1,18 +1,25 @@
-"""Targets: what should hold, whether it does, the numbers behind it, and what would change it. Missed ones come first.
+"""Targets: what should hold, whether it does, the numbers behind it, and what would change it.
 
-Only comparisons of numbers that stand in result files; a missing number leaves its target "not run", never met.
+Each is a comparison of numbers that stand in result files. A missing number leaves its target "not
+run", never met. Missed targets come first in the report.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from so8t.report.conclusion import SIGNED, missing_groups
+from so8t.report.conclusion import missing_groups
+from so8t.report.context import HEADLINE, SPLITS, UNQUANTISED, Context, styles_of
 from so8t.report.document import Table, row
-from so8t.report.page import AB, BAKE, HEADLINE, SPLITS, Page
-from so8t.report.sources import PARAMS, Line, joined
+from so8t.report.sources import Line, joined
 
-Check = Callable[[Page], list["Target"]]
+Check = Callable[[Context], list["Target"]]
+# Not met comes first because it needs somebody, and not measured next because it may.
+ORDER = {False: 0, None: 1, True: 2}
+# Words of each outcome.
+OUTCOMES = {False: "missed", None: "unknown", True: "met"}
+# Which baseline B is compared with on which split, as long as no comparison was made.
+BASELINES = (("keywords", HEADLINE), ("ngram", SPLITS[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,246 +34,287 @@ class Target:
     change: Line
 
 
-def _judge(values: list[Any], holds: Callable[..., bool]) -> bool | None:
-    return None if any(value is None for value in values) else holds(*values)
+def targets(context: Context) -> list[Target]:
+    """Every target, missed ones first, then those not measured."""
+    found: list[Target] = []
+    for check in CHECKS:
+        found.extend(check(context))
+    return sorted(found, key=lambda target: ORDER[target.met])
+
+
+def table(context: Context, found: list[Target]) -> Table:
+    """The targets as a table."""
+    rows = []
+    for one in found:
+        outcome = context.words(OUTCOMES[one.met])
+        rows.append(row(one.title, outcome, one.evidence, one.change))
+    head = context.heads("t_target", "t_outcome", "t_evidence", "t_change")
+    return Table(head, rows, measured=False)
 
 
 def _target(
-    page: Page, name: str, met: bool | None, evidence: Line, *, split: str = "", **parts: str | Line
+    context: Context,
+    name: str,
+    met: bool | None,
+    evidence: Line,
+    *,
+    split: str = "",
+    baseline: str = "",
+    need: Line = (),
 ) -> Target:
-    title = page.words.say(name, split=split, **{k: v for k, v in parts.items() if k != "need"})
-    return Target(
-        name,
-        split,
-        met,
-        title,
-        evidence,
-        page.words.say(f"{name}_c", **parts) if met is False else (),
-    )
+    """A target whose title is called `name` among the words, and what would change it `name_c`.
+
+    Args:
+        context: for the words.
+        name: of the target, in report.json too.
+        met: whether it holds.
+        evidence: the numbers behind it.
+        split: the test split it is about; empty when it is about none.
+        baseline: what B is compared with, for that target's title.
+        need: what is missing, for the advice of the certificate's target.
+    """
+    title = context.words.say(name, split=split, baseline=baseline)
+    change: Line = ()
+    if met is False:
+        change = context.words.say(f"{name}_c", baseline=baseline, need=need)
+    return Target(name, split, met, title, evidence, change)
 
 
-def _bake(page: Page) -> list[Target]:
-    source = page.sources
-    met = _judge(
-        [source.value(BAKE, f"/parity/{key}") for key in ("relative_error", "limit")],
-        lambda error, limit: error <= limit,
-    )
-    evidence = page.words.say(
-        "bake_parity_e",
-        error=source.show(BAKE, "/parity/relative_error", "general"),
-        limit=source.show(BAKE, "/parity/limit", "general"),
-        top=source.show(BAKE, "/parity/top1_agreement", "percent"),
-    )
-    return [_target(page, "bake_parity", met, evidence)]
+def _at_most(value: Any, limit: Any) -> bool | None:
+    """Whether a number is within a limit; null when either is missing."""
+    if value is None or limit is None:
+        return None
+    return bool(value <= limit)
 
 
-def _conversion(page: Page) -> list[Target]:
-    file, source = page.verified(page.model, "F16"), page.sources
-    met = _judge([source.value(file, "/problems")], lambda problems: not problems)
-    evidence = page.words.say(
-        "conversion_e",
-        top=source.show(file, "/logits/top1", "percent"),
-        error=source.show(file, "/logits/max_abs_error", "general"),
-        verdict=source.show(file, "/logits/verdict_probability_max_error", "general"),
-    )
-    return [_target(page, "conversion", met, evidence)]
+def _is_empty(found: Any) -> bool | None:
+    """Whether nothing was found, of a list or a flag; null when it was not looked for."""
+    if found is None:
+        return None
+    return not found
 
 
-def _quantised(page: Page) -> list[Target]:
-    file, source = page.verified(page.model, page.type), page.sources
-    if page.type == "F16":
-        return []
-    met = _judge([source.value(file, "/problems")], lambda problems: not problems)
-    evidence = page.words.say(
-        "quantised_e",
-        kl=source.show(file, "/drift/kl_mean", "general"),
-        top=source.show(file, "/drift/top1", "percent"),
-        flips=source.show(file, "/drift/verdict_flips", "count"),
-        prompts=source.show(file, "/drift/prompts", "count"),
-    )
-    return [_target(page, "quantised", met, evidence)]
+# --- the released file's verdicts ---
 
 
-def _silent(page: Page) -> list[Target]:
-    file, source = page.released, page.sources
-    met = _judge([source.value(file, "/generation/reserved_emitted")], lambda emitted: emitted == 0)
-    evidence = page.words.say(
-        "silent_e",
-        emitted=source.show(file, "/generation/reserved_emitted", "count"),
-        tokens=source.show(file, "/generation/tokens", "count"),
-    )
-    return [_target(page, "silent", met, evidence)]
-
-
-def _certificate(page: Page) -> list[Target]:
-    file, source = page.released_card, page.sources
-    met = _judge([source.value(file, "/status")], lambda status: status == "certified")
-    evidence = page.words.say(
+def _certificate(context: Context) -> list[Target]:
+    card = context.released_card
+    status = card.value("/status")
+    met = None if status is None else status == "certified"
+    evidence = context.words.say(
         "certificate_e",
-        alpha=source.show(file, "/certificate/alpha", "percent"),
-        groups=source.show(file, "/certificate/groups", "count"),
-        errors=source.show(file, "/certificate/false_allows", "count"),
+        alpha=card.show("/certificate/alpha", "percent"),
+        groups=card.show("/certificate/groups", "count"),
+        errors=card.show("/certificate/false_allows", "count"),
     )
-    return [
-        _target(
-            page, "certificate", met, evidence, need=missing_groups(page) if met is False else ()
-        )
-    ]
+    need: Line = ()
+    if met is False:
+        need = missing_groups(context)
+    return [_target(context, "certificate", met, evidence, need=need)]
 
 
-def _useful(page: Page) -> list[Target]:
-    source, key = page.sources, f"/splits/{HEADLINE}/allow_rate_on_allow"
-    met = _judge(
-        [
-            source.value(page.released, f"{key}/value"),
-            source.value(PARAMS, "/report/target_allow_rate"),
-        ],
-        lambda rate, target: rate >= target,
-    )
-    evidence = page.words.say(
+def _useful(context: Context) -> list[Target]:
+    # False allows alone are easily avoided: a model that allows nothing has none.
+    params = context.params
+    metrics = context.released
+    key = f"/splits/{HEADLINE}/allow_rate_on_allow"
+    rate = metrics.value(f"{key}/value")
+    wanted = params.value("/report/target_allow_rate")
+    evidence = context.words.say(
         "useful_e",
-        allow=source.rate(page.released, key),
-        target=source.show(PARAMS, "/report/target_allow_rate", "percent"),
+        allow=metrics.rate(key),
+        target=params.show("/report/target_allow_rate", "percent"),
     )
-    return [_target(page, "useful", met, evidence, split=HEADLINE)]
+    return [_target(context, "useful", _at_most(wanted, rate), evidence, split=HEADLINE)]
 
 
-def _far(page: Page) -> list[Target]:
-    source, found = page.sources, []
+def _far(context: Context) -> list[Target]:
+    """The false-allow rate (FAR) of each split."""
+    # The certificate is about requests like those of calibration; the other two splits show how
+    # far its limit holds beyond them.
+    metrics = context.released
+    card = context.released_card
+    found = []
     for split in SPLITS:
         key = f"/splits/{split}/false_allow_rate"
-        met = _judge(
-            [
-                source.value(page.released, f"{key}/value"),
-                source.value(page.released_card, "/certificate/alpha"),
-            ],
-            lambda far, alpha: far <= alpha,
-        )
-        evidence = page.words.say(
+        rate = metrics.value(f"{key}/value")
+        alpha = card.value("/certificate/alpha")
+        evidence = context.words.say(
             "far_e",
-            far=source.rate(page.released, key),
-            alpha=source.show(page.released_card, "/certificate/alpha", "percent"),
+            far=metrics.rate(key),
+            alpha=card.show("/certificate/alpha", "percent"),
         )
-        found.append(_target(page, "far", met, evidence, split=split))
+        found.append(_target(context, "far", _at_most(rate, alpha), evidence, split=split))
     return found
 
 
-def _better(page: Page) -> list[Target]:
-    source, words, found = page.sources, page.words, []
+def _calibrated(context: Context) -> list[Target]:
+    ece = context.released.at(f"/splits/{HEADLINE}/calibrated/ece_width")
+    met = _is_empty(ece.value("/worse_than_null"))
+    evidence = context.words.say(
+        "calibrated_e",
+        ece=ece.rate("", "ratio"),
+        null=ece.show("/null/q95", "ratio"),
+    )
+    return [_target(context, "calibrated", met, evidence, split=HEADLINE)]
+
+
+# --- B against A and against trivial classifiers ---
+
+
+def _better(context: Context) -> list[Target]:
+    # On each split by itself, because each asks for another kind of generalisation.
+    found = []
     for split in SPLITS:
-        differences = source.value(AB, f"/splits/{split}/differences") or {}
+        differences = context.ab.value(f"/splits/{split}/differences") or {}
         primary = [name for name, one in differences.items() if one.get("primary")]
         outcomes = [differences[name]["outcome"] for name in primary]
-        met = ("better" in outcomes and "worse" not in outcomes) if outcomes else None
-        evidence = joined(
-            [
-                words.say(
-                    "endpoint_e",
-                    endpoint=words(name),
-                    difference=source.show(
-                        AB,
-                        f"/splits/{split}/differences/{name}/difference",
-                        SIGNED.get(name, "points"),
-                    ),
-                    p=source.show(AB, f"/splits/{split}/differences/{name}/p_adjusted", "p"),
-                    outcome=words(f"o_{differences[name]['outcome']}"),
-                )
-                for name in primary
-            ]
-            + ([_allowed(page, split)] if primary else []),
-            "; ",
-        )
-        found.append(_target(page, "better", met, evidence, split=split))
+        met = None
+        # One better endpoint does not make up for a worse one.
+        if outcomes:
+            met = "better" in outcomes and "worse" not in outcomes
+        parts = []
+        for name, outcome in zip(primary, outcomes, strict=True):
+            parts.append(_endpoint(context, split, name, outcome))
+        if primary:
+            parts.append(_allowed(context, split))
+        found.append(_target(context, "better", met, joined(parts, "; "), split=split))
     return found
 
 
-def _allowed(page: Page, split: str) -> Line:
+def _endpoint(context: Context, split: str, name: str, outcome: str) -> Line:
+    endpoint = context.ab.at(f"/splits/{split}/differences/{name}")
+    style = styles_of(name)
+    return context.words.say(
+        "endpoint_e",
+        endpoint=context.words(name),
+        difference=endpoint.show("/difference", style.difference),
+        p=endpoint.show("/p_adjusted", "p"),
+        outcome=context.words(f"o_{outcome}"),
+    )
+
+
+def _allowed(context: Context, split: str) -> Line:
     """Usefulness beside safety: a model that allows nothing has no false allows either."""
-    key = f"/splits/{split}/differences/allow_rate_on_allow"
-    return page.words.say(
+    rates = context.ab.at(f"/splits/{split}/differences/allow_rate_on_allow")
+    return context.words.say(
         "allowed_e",
-        **{side: page.sources.show(AB, f"{key}/{side}/value", "percent") for side in ("a", "b")},
+        a=rates.show("/a/value", "percent"),
+        b=rates.show("/b/value", "percent"),
     )
 
 
-def _baselines(page: Page) -> list[Target]:
-    source, found = page.sources, []
-    if not source.has(AB, "/baselines/0"):
-        unknown = page.words.say(
-            "baseline_e",
-            **{key: source.show(AB, f"/baselines/0/{key}", "percent") for key in ("b", "other")},
-        )
-        return [
-            _target(page, "baseline", None, unknown, split=split, baseline=page.words(name))
-            for name, split in (("keywords", HEADLINE), ("ngram", SPLITS[1]))
-        ]
-    for i, one in enumerate(source.value(AB, "/baselines")):
-        met = None if one["outcome"] == "not_run" else one["outcome"].startswith("beats")
-        evidence = page.words.say(
-            "baseline_e",
-            b=source.rate(AB, f"/baselines/{i}/b"),
-            other=source.rate(AB, f"/baselines/{i}/baseline"),
-        )
-        found.append(
-            _target(
-                page,
-                "baseline",
-                met,
-                evidence,
-                split=one["split"],
-                baseline=page.words(one["name"]),
-            )
-        )
+def _baselines(context: Context) -> list[Target]:
+    ab = context.ab
+    if not ab.has("/baselines/0"):
+        return _unmeasured_baselines(context)
+    found = []
+    for place, one in enumerate(ab.value("/baselines")):
+        met = None
+        if one["outcome"] != "not_run":
+            met = one["outcome"].startswith("beats")
+        b = ab.rate(f"/baselines/{place}/b")
+        other = ab.rate(f"/baselines/{place}/baseline")
+        evidence = context.words.say("baseline_e", b=b, other=other)
+        name = context.words(one["name"])
+        target = _target(context, "baseline", met, evidence, split=one["split"], baseline=name)
+        found.append(target)
     return found
 
 
-def drift_index(page: Page, model: str, kind: str) -> int | None:
-    """Place of one file in ab.json's drift list."""
-    entries = page.sources.value(AB, "/drift") or []
-    return next(
-        (i for i, entry in enumerate(entries) if entry["file"] == f"{model}-{kind}.gguf"), None
+def _unmeasured_baselines(context: Context) -> list[Target]:
+    # Keys that lead nowhere, so that both numbers read "not run".
+    b = context.ab.show("/baselines/0/b", "percent")
+    other = context.ab.show("/baselines/0/other", "percent")
+    evidence = context.words.say("baseline_e", b=b, other=other)
+    found = []
+    for name, split in BASELINES:
+        baseline = context.words(name)
+        target = _target(context, "baseline", None, evidence, split=split, baseline=baseline)
+        found.append(target)
+    return found
+
+
+# --- what each step from the trained model to the released file changed ---
+
+
+def _bake(context: Context) -> list[Target]:
+    # The error is relative to the largest logit, because logits have no scale of their own.
+    bake = context.bake
+    error = bake.value("/parity/relative_error")
+    limit = bake.value("/parity/limit")
+    evidence = context.words.say(
+        "bake_parity_e",
+        error=bake.show("/parity/relative_error", "general"),
+        limit=bake.show("/parity/limit", "general"),
+        top=bake.show("/parity/top1_agreement", "percent"),
     )
+    return [_target(context, "bake_parity", _at_most(error, limit), evidence)]
 
 
-def _drift(page: Page) -> list[Target]:
-    index, source = drift_index(page, page.model, page.type), page.sources
-    if page.type == "F16":
+def _conversion(context: Context) -> list[Target]:
+    # Always about F16, whatever is released: quantisation has a target of its own.
+    file = context.verified(context.model, UNQUANTISED)
+    met = _is_empty(file.value("/problems"))
+    evidence = context.words.say(
+        "conversion_e",
+        top=file.show("/logits/top1", "percent"),
+        error=file.show("/logits/max_abs_error", "general"),
+        verdict=file.show("/logits/verdict_probability_max_error", "general"),
+    )
+    return [_target(context, "conversion", met, evidence)]
+
+
+def _quantised(context: Context) -> list[Target]:
+    # About the file's tensors and a few prompts; what its verdicts lost is the drift below.
+    if context.type == UNQUANTISED:
         return []
-    key = f"/drift/{index}"
-    met = _judge(
-        [None if index is None else source.value(AB, f"{key}/violations")],
-        lambda violations: not violations,
+    file = context.verified(context.model, context.type)
+    met = _is_empty(file.value("/problems"))
+    evidence = context.words.say(
+        "quantised_e",
+        kl=file.show("/drift/kl_mean", "general"),
+        top=file.show("/drift/top1", "percent"),
+        flips=file.show("/drift/verdict_flips", "count"),
+        prompts=file.show("/drift/prompts", "count"),
     )
-    evidence = page.words.say(
+    return [_target(context, "quantised", met, evidence)]
+
+
+def _drift(context: Context) -> list[Target]:
+    if context.type == UNQUANTISED:
+        return []
+    drift = context.drift(context.model, context.type)
+    met = _is_empty(drift.value("/violations"))
+    evidence = context.words.say(
         "drift_e",
-        flips=source.rate(AB, f"{key}/flips/changed"),
-        toward=source.rate(AB, f"{key}/flips/toward_allow"),
+        flips=drift.rate("/flips/changed"),
+        toward=drift.rate("/flips/toward_allow"),
     )
-    return [_target(page, "drift", met, evidence)]
+    return [_target(context, "drift", met, evidence)]
 
 
-def _stable(page: Page) -> list[Target]:
-    file, source = page.released, page.sources
-    met = _judge([source.value(file, "/stability/unstable")], lambda unstable: unstable == 0)
-    evidence = page.words.say(
-        "stable_e",
-        **{
-            key: source.show(file, f"/stability/{key}", "count")
-            for key in ("unstable", "n", "tokens")
-        },
-    )
-    return [_target(page, "stable", met, evidence)]
+# --- what the released file writes ---
 
 
-def _calibrated(page: Page) -> list[Target]:
-    source, key = page.sources, f"/splits/{HEADLINE}/calibrated/ece_width"
-    met = _judge([source.value(page.released, f"{key}/worse_than_null")], lambda worse: not worse)
-    evidence = page.words.say(
-        "calibrated_e",
-        ece=source.rate(page.released, key, "ratio"),
-        null=source.show(page.released, f"{key}/null/q95", "ratio"),
-    )
-    return [_target(page, "calibrated", met, evidence, split=HEADLINE)]
+def _silent(context: Context) -> list[Target]:
+    """The tokens reserved for verdicts are read, never written."""
+    # They stand for verdicts in the output matrix and mean nothing in a text.
+    metrics = context.released
+    emitted = metrics.show("/generation/reserved_emitted", "count")
+    tokens = metrics.show("/generation/tokens", "count")
+    evidence = context.words.say("silent_e", emitted=emitted, tokens=tokens)
+    return [_target(context, "silent", _is_empty(emitted.value), evidence)]
+
+
+def _stable(context: Context) -> list[Target]:
+    # Measured on texts that were forced on past the model's own end, which served answers are not.
+    metrics = context.released
+    unstable = metrics.show("/stability/unstable", "count")
+    count = metrics.show("/stability/n", "count")
+    tokens = metrics.show("/stability/tokens", "count")
+    evidence = context.words.say("stable_e", unstable=unstable, n=count, tokens=tokens)
+    return [_target(context, "stable", _is_empty(unstable.value), evidence)]
 
 
 CHECKS: tuple[Check, ...] = (
@@ -283,23 +331,3 @@ CHECKS: tuple[Check, ...] = (
     _calibrated,
     _stable,
 )
-ORDER = {False: 0, None: 1, True: 2}
-OUTCOMES = {False: "missed", None: "unknown", True: "met"}
-
-
-def targets(page: Page) -> list[Target]:
-    """Every target, missed ones first, then those not measured."""
-    return sorted(
-        (target for check in CHECKS for target in check(page)), key=lambda target: ORDER[target.met]
-    )
-
-
-def table(page: Page, found: list[Target]) -> Table:
-    """The targets as a table."""
-    words = page.words
-    rows = [row(one.title, words(OUTCOMES[one.met]), one.evidence, one.change) for one in found]
-    return Table(
-        [words(name) for name in ("t_target", "t_outcome", "t_evidence", "t_change")],
-        rows,
-        measured=False,
-    )

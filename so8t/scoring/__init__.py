@@ -1,1 +1,1 @@
-"""Reading verdicts from a served file: prompts in, one row of log-probabilities per sample out."""
+"""Reading verdicts from a model file: prompts in, one row of log-probabilities per sample out."""

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import click
 
+# Imported inside the functions below, so that `--help` loads no model library.
 if TYPE_CHECKING:
     from so8t.params import Params
     from so8t.progress import Progress
@@ -50,33 +51,38 @@ def score(
     llama_server: str | None,
     max_samples: int | None,
 ) -> None:
-    """Read the verdicts of MODEL for every labelled row and write them to OUT, as the `score` stage does.
+    """Read the verdicts of MODEL for every labelled row and write them to OUT, as the `score` stage
+    does.
 
-    MODEL is a GGUF file, or a Hugging Face directory (both readouts, float32, slow). With a server MODEL is the GGUF file
-    that it runs: prompts and digest come from the file, the numbers from the server (cue readout only; a label that the
-    server does not show is null and escalates). Only addresses of this machine. Run it again to go on after an interruption.
+    MODEL is a GGUF file, or a Hugging Face directory (both readouts, float32, slow). With a server
+    MODEL is the GGUF file that it runs: prompts and digest come from the file, the numbers from the
+    server (cue readout only; a label that the server does not show is null and escalates). Only
+    addresses of this machine. Run it again to go on after an interruption.
     """
     from so8t import params
     from so8t.progress import Progress
     from so8t.scoring.score import Job
 
+    # Before anything is read, as for every mistake in the command line.
     if ollama and llama_server:
         raise click.UsageError("give one of --ollama and --llama-server")
     values = params.load()
-    limits = values.scoring
+    # The parameters of the stage, so that the numbers are those that the graph would make.
     job = Job(
-        model,
-        prepared,
-        out,
-        values.data.system,
-        limits.n_ctx,
-        limits.threads,
-        max_samples,
-        limits.readers,
+        file=model,
+        prepared=prepared,
+        out=out,
+        system=values.data.system,
+        n_ctx=values.scoring.n_ctx,
+        threads=values.scoring.threads,
+        max_samples=max_samples,
+        readers=values.scoring.readers,
     )
     done = _score(job, values, Progress("score@command"), ollama, llama_server)
+    sampled = ", sampled" if max_samples else ""
     click.echo(
-        f"score: {done.rows} prompts{', sampled' if max_samples else ''}, {done.fresh} now, {done.per_second:.1f} prompts/s; "
+        f"score: {done.rows} prompts{sampled}, {done.fresh} now, "
+        f"{done.per_second:.1f} prompts/s; "
         f"rows with a label that was not seen: {done.unseen}; {out}"
     )
 
@@ -88,6 +94,7 @@ def _score(
     ollama: tuple[str, str] | None,
     llama_server: str | None,
 ) -> "Outcome":
+    """Score with what the options ask for: a directory, a server, or the file in process."""
     from so8t.scoring.score import score as score_file
     from so8t.server import Server
 
@@ -96,14 +103,15 @@ def _score(
             raise click.UsageError("a server runs a GGUF file, not a directory")
         return _score_directory(job, values, progress)
     if ollama:
+        url, name = ollama
         with Server(
-            _local(ollama[0]),
+            _local(url),
             name="Ollama",
             port=11434,
             fix="start it (`ollama serve`)",
             setting="--ollama",
         ) as server:
-            return _score_served(job, server, progress, ollama[1])
+            return _score_served(job, server, progress, name)
     if llama_server:
         with Server(
             _local(llama_server),
@@ -121,43 +129,54 @@ def _score_directory(job: "Job", values: "Params", progress: "Progress") -> "Out
     from so8t.scoring import hf
     from so8t.scoring.score import Source, score_with
 
-    reader = hf.HfReader(job.file, job.system, values.active.base.tokens.model_dump(), job.threads)
-    return score_with(
-        [reader], Source(f"hf:{sha256_tree(job.file)}", hf.settings(job.threads)), job, progress
-    )
+    tokens = values.active.base.tokens.model_dump()
+    # One reader only: torch shares the work among its threads, and the model fills the memory.
+    reader = hf.HfReader(job.file, job.system, tokens, job.threads)
+    # The prefix keeps it apart from the semantic digest of a GGUF file.
+    source = Source(f"hf:{sha256_tree(job.file)}", hf.settings(job.threads))
+    return score_with([reader], source, job, progress)
 
 
 def _score_served(
     job: "Job", server: "Server", progress: "Progress", name: str | None
 ) -> "Outcome":
+    """Score over a server: Ollama's model of this name, or llama-server where there is none."""
     from so8t.identity import semantic_digest
     from so8t.llama import Engine
-    from so8t.scoring import server_reader
+    from so8t.scoring.backends import Backend, LlamaServer, OllamaRaw
     from so8t.scoring.score import Source, score_with
+    from so8t.scoring.server_reader import ServedReader, require_same
 
+    # The server evaluates; only its vocabulary is needed here, whatever the model's size.
     with Engine(job.file, n_ctx=job.n_ctx, threads=job.threads, vocab_only=True) as vocabulary:
-        backend = (
-            server_reader.OllamaRaw(server.call, name, vocabulary, job.n_ctx)
-            if name
-            else server_reader.LlamaServer(server.call)
-        )
+        backend: Backend = LlamaServer(server.call)
+        if name:
+            backend = OllamaRaw(server.call, name, vocabulary, job.n_ctx)
         digest = semantic_digest(job.file)
-        checked = server_reader.require_same(backend.copy(), digest, server.host)
+        checked = require_same(backend.copy(), digest, server.host)
         source = Source(digest, {**backend.settings(), "file_checked": checked})
-        return score_with(
-            [server_reader.ServedReader(vocabulary, job.system, backend)], source, job, progress
-        )
+        # One reader: a `Server` has one connection.
+        reader = ServedReader(vocabulary, job.system, backend)
+        return score_with([reader], source, job, progress)
 
 
 def _local(url: str) -> str:
-    """The address, if it is of this machine: requests would leave it otherwise."""
-    name = urlsplit(url if "//" in url else f"http://{url}").hostname or ""
-    try:
-        local = name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    """The address, if it is one of this machine: requests must not leave it."""
+    whole = url if "//" in url else f"http://{url}"
+    name = urlsplit(whole).hostname or ""
+    if not _is_local(name):
         raise click.UsageError(
-            f"{url} is not an address of this machine; for another one, forward its port to this machine"
+            f"{url} is not an address of this machine; "
+            "for another one, forward its port to this machine"
         )
     return url
+
+
+def _is_local(name: str) -> bool:
+    # By name or number only: looking another name up would ask a server of the network.
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

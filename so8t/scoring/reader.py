@@ -1,13 +1,16 @@
-"""One prompt to one reading: the logits of the reserved rows, and the log-probabilities of the labels after the cue.
+"""One prompt to one reading: what a model says of the verdict, in two ways.
 
-prefill: raw logits of the five reserved tokens at the end of the prompt; no token is generated.
-cue: the prompt, `# 判定` and a newline are fed; log-probability of each whole label with its newline.
-Both are exact (so8t.llama): the prompt is always cut at the frame's end, the prompt's end and the cue's end.
+prefill: raw logits of the five reserved tokens at the end of the prompt; nothing is generated.
+cue: after the prompt, `# 判定` and a newline are fed; the reading is the log-probability of each
+whole label with its newline.
+Both are exact (so8t.llama): a prompt is always cut at the frame's end, the prompt's end and the
+cue's end, so no number depends on what was read before.
 
-Not covered: what is decided (so8t.calibration).
+Not covered: what is decided (so8t.card), and how readings are stored (so8t.scoring.score).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,21 +19,25 @@ from numpy.typing import NDArray
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError
-from so8t.identity import read_keys
+from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 from so8t.prompts import LABELS, Prompt, Prompter
+from so8t.rows import Row, Scored
 from so8t.verdict import AUTHORITIES, VERDICTS
 
-VERDICT_IDS, AUTHORITY_IDS = "so8t.verdict.token_ids", "so8t.authority.token_ids"
+# Keys of a GGUF file that `so8t` converted.
+VERDICT_IDS = "so8t.verdict.token_ids"
+AUTHORITY_IDS = "so8t.authority.token_ids"
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a model says of one prompt.
 
-    `prefill` and `authority`: raw logits, in the order of VERDICTS and AUTHORITIES, None where the backend has no token
-    ids. `cue`: summed log-probabilities of the labels. `residual`: probability outside the three labels.
-    `reserved_mass`: probability of the reserved tokens as next token.
+    `prefill` and `authority`: raw logits, in the order of VERDICTS and AUTHORITIES; None where the
+    source gives no logits of reserved tokens. `cue`: log-probabilities of the labels. `residual`:
+    probability of anything but the three labels. `reserved_mass`: probability of the reserved
+    tokens as next token.
     """
 
     prefill: tuple[float, ...] | None
@@ -39,19 +46,29 @@ class Reading:
     residual: float
     reserved_mass: float | None
 
-    def row(self) -> dict[str, Any]:
-        """As JSON; a number that is not finite becomes null, which decides ESCALATE."""
-        return {
-            "prefill": _finite(self.prefill),
-            "authority_logits": _finite(self.authority),
-            "cue": _finite(self.cue),
-            "residual": _number(self.residual),
-            "reserved_mass": _number(self.reserved_mass),
-        }
+    def scored(self, row: Row) -> Scored:
+        """The reading of one labelled row as it is stored.
+
+        JSON has no NaN and no infinity. Such a number becomes None, which decides ESCALATE.
+        """
+        # Rows without a label are never scored.
+        assert row.verdict is not None
+        return Scored(
+            id=row.id,
+            group=row.group,
+            domain=row.domain,
+            verdict=row.verdict,
+            authority=row.authority,
+            prefill=_finite(self.prefill),
+            authority_logits=_finite(self.authority),
+            cue=[_number(value) for value in self.cue],
+            residual=_number(self.residual),
+            reserved_mass=_number(self.reserved_mass),
+        )
 
 
 class Reader(Protocol):
-    """Anything that reads verdicts: a GGUF in process, a Hugging Face model (hf), a server (served)."""
+    """Anything that reads verdicts: a GGUF file in process, a Hugging Face model, a server."""
 
     prompter: Prompter[Any]
 
@@ -63,12 +80,18 @@ class Reader(Protocol):
 
 
 class GgufReader:
-    """Reads verdicts from an opened GGUF file."""
+    """Reads verdicts from an opened GGUF file.
+
+    Raises:
+        ArtifactError: the file has no ids of reserved tokens, or no chat template.
+    """
 
     def __init__(self, engine: Engine, system: str) -> None:
         self.engine = engine
         self.prompter = Prompter(engine, system)
-        self.verdict_ids, self.authority_ids = reserved_ids(read_keys(engine.path), engine)
+        # From the file itself: a GGUF that other software made has no such keys.
+        keys = read_keys(engine.path)
+        self.verdict_ids, self.authority_ids = reserved_ids(keys, engine)
 
     @property
     def reserved(self) -> set[int]:
@@ -81,59 +104,69 @@ class GgufReader:
 
     def read_prompt(self, prompt: Prompt) -> Reading:
         """Read both readouts after a prompt."""
+        # In float64, because residuals near zero are differences of numbers near one.
         logits = self.engine.logits(prompt.ids, cuts=prompt.cuts).astype(np.float64)
         cue = self._cue(prompt)
-        reserved = np.exp(log_softmax(logits)[sorted(self.reserved)]).sum()
         return Reading(
-            tuple(logits[self.verdict_ids]),
-            tuple(logits[self.authority_ids]),
-            cue,
-            residual_of(cue),
-            float(reserved),
+            prefill=tuple(logits[self.verdict_ids]),
+            authority=tuple(logits[self.authority_ids]),
+            cue=cue,
+            residual=residual_of(cue),
+            reserved_mass=mass_of(logits, self.reserved),
         )
 
     def _cue(self, prompt: Prompt) -> tuple[float, ...]:
         fed = self.prompter.after(prompt, CUE)
-        first = log_softmax(self.engine.logits(fed.ids, cuts=fed.cuts).astype(np.float64))
-        return tuple(self._label(fed, label, first) for label in LABELS)
+        logits = self.engine.logits(fed.ids, cuts=fed.cuts).astype(np.float64)
+        # All labels share this evaluation, so it is made once.
+        first = log_softmax(logits)
+        cue: list[float] = []
+        for label in LABELS:
+            # Tokenised behind the cue, for alone it could be other tokens.
+            whole = self.prompter.after(fed, label)
+            cue.append(self._label(whole, len(fed.ids), first))
+        return tuple(cue)
 
-    def _label(self, fed: Prompt, label: str, first: NDArray[np.float64]) -> float:
-        """Log-probability of a label's tokens, given those of the token after the cue."""
-        whole = self.prompter.after(fed, label)
-        tokens = whole.ids[len(fed.ids) :]
-        total = float(first[tokens[0]])
-        if len(tokens) > 1:
-            rows = self.engine.logits_from(whole.ids[:-1], len(fed.ids), cuts=whole.cuts).astype(
-                np.float64
-            )
-            total += sum(
-                float(log_softmax(row)[token]) for row, token in zip(rows, tokens[1:], strict=True)
-            )
-        return total
+    def _label(self, whole: Prompt, begin: int, first: NDArray[np.float64]) -> float:
+        """Log-probability of a label.
+
+        Args:
+            whole: the prompt with the cue and the label.
+            begin: position of the label's first token.
+            first: float64 [n_vocab], log-probabilities of the token at that position.
+        """
+        head, *rest = whole.ids[begin:]
+        total = float(first[head])
+        if not rest:
+            return total
+        # The last token predicts nothing that is asked for.
+        fed_ids = whole.ids[:-1]
+        rows = self.engine.logits_from(fed_ids, begin, cuts=whole.cuts)
+        return total + summed_log_probability(rows.astype(np.float64), rest)
 
 
 def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[int]]:
-    """The token ids whose rows carry the heads, from the file's own keys.
+    """The token ids of the three verdicts and of the two authorities, from the file's own keys.
+
+    Their rows of the output matrix are what training turned into classification heads.
 
     Raises:
-        ArtifactError: the keys are missing, or hold other than three and two distinct ids of the vocabulary.
+        ArtifactError: the keys are missing, or hold other than three and two distinct ids of the
+            vocabulary.
     """
-    verdict, authority = keys.get(VERDICT_IDS), keys.get(AUTHORITY_IDS)
-    sizes = (len(VERDICTS), len(AUTHORITIES))
-    if (
-        not isinstance(verdict, list)
-        or not isinstance(authority, list)
-        or (len(verdict), len(authority)) != sizes
-    ):
+    verdict = _ids_at(keys, VERDICT_IDS, len(VERDICTS))
+    authority = _ids_at(keys, AUTHORITY_IDS, len(AUTHORITIES))
+    if verdict is None or authority is None:
         raise ArtifactError(
             f"the keys {VERDICT_IDS} and {AUTHORITY_IDS} are missing",
             where=str(engine.path),
             fix="convert the model again with so8t (`dvc repro convert`)",
         )
     ids = [*verdict, *authority]
-    if len(set(ids)) != len(ids) or not all(
-        isinstance(i, int) and 0 <= i < engine.n_vocab for i in ids
-    ):
+    distinct = len(set(ids)) == len(ids)
+    # A damaged key may hold anything, and libllama does not check ids.
+    in_vocabulary = all(isinstance(token, int) and 0 <= token < engine.n_vocab for token in ids)
+    if not distinct or not in_vocabulary:
         raise ArtifactError(
             "the reserved token ids are not distinct ids of the vocabulary",
             where=str(engine.path),
@@ -142,22 +175,58 @@ def reserved_ids(keys: dict[str, Any], engine: Engine) -> tuple[list[int], list[
     return verdict, authority
 
 
+def _ids_at(keys: dict[str, Any], key: str, count: int) -> list[int] | None:
+    found = keys.get(key)
+    # Files of other software may have a key of this name with other content.
+    if not isinstance(found, list) or len(found) != count:
+        return None
+    return found
+
+
 def log_softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log-probabilities of one row of logits, float64 [n_vocab]; NaN in, NaN out."""
+    # Without subtracting the largest logit, exp would overflow.
     top = row.max()
-    shifted: NDArray[np.float64] = row - (top + math.log(float(np.exp(row - top).sum())))
+    total = float(np.exp(row - top).sum())
+    shifted: NDArray[np.float64] = row - (top + math.log(total))
     return shifted
 
 
+def summed_log_probability(rows: NDArray[np.float64], tokens: Sequence[int]) -> float:
+    """Log-probability of tokens one after the other.
+
+    Args:
+        rows: float64 [t, n_vocab], row i holding the logits that predict token i.
+        tokens: t token ids.
+    """
+    pairs = zip(rows, tokens, strict=True)
+    return sum(float(log_softmax(row)[token]) for row, token in pairs)
+
+
+def mass_of(logits: NDArray[np.float64], tokens: set[int]) -> float:
+    """Probability of a set of tokens as next token; `logits` is float64 [n_vocab]."""
+    log_probabilities = log_softmax(logits)
+    # Sorted, because the order of a set could change the last bit of the sum.
+    return float(np.exp(log_probabilities[sorted(tokens)]).sum())
+
+
 def residual_of(cue: tuple[float, ...]) -> float:
-    """Probability that is left when the labels are taken away; rounding below zero is zero, a label not seen is NaN."""
+    """Probability that is left when the labels are taken away; NaN if a label was not seen."""
     rest = 1.0 - sum(math.exp(value) for value in cue)
-    return rest if math.isnan(rest) else max(0.0, rest)
+    if math.isnan(rest):
+        return rest
+    # Rounding can bring it just below zero.
+    return max(0.0, rest)
 
 
 def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    # numpy's numbers become Python's: not all of its types can be written as JSON.
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _finite(values: tuple[float, ...] | None) -> list[float | None] | None:
-    return None if values is None else [_number(value) for value in values]
+    if values is None:
+        return None
+    return [_number(value) for value in values]

@@ -1,1 +1,1 @@
-"""The released model in its user's hands."""
+"""Asking the released model: its decision, and for ALLOW its answer."""

@@ -1,8 +1,10 @@
 """Ask the released model: a calibrated decision, and for ALLOW the final answer.
 
-Fails closed: without a readable card every request escalates; a card that is not for this file, template or engine is
-refused; whatever cannot be read as a verdict escalates; ESCALATE and DENY answer with the deployment's own words; an
-answer that may not be shown becomes an escalation. Thinking never leaves `speech.speak`.
+A *card* is the calibration card: thresholds, and which file, template and engine they hold for
+(so8t.card). All of this fails closed. Without a readable card every request escalates. A card that
+is not for this file, template or engine is refused. Whatever cannot be read as a verdict escalates.
+ESCALATE and DENY answer with the deployment's own words. An answer that may not be shown becomes an
+escalation. Thinking never leaves `two_phase.speak`.
 
 Not covered: users, clearance, audit (the server's).
 """
@@ -14,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from so8t import card as cards
+from so8t import card
 from so8t.errors import ArtifactError
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
@@ -27,7 +29,11 @@ from so8t.verdict import AUTHORITIES, VERDICTS, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the user gets. `reason` says why, when it is not the model's own decision; `cut`: out of tokens."""
+    """What the user gets.
+
+    `probabilities` are in the order of VERDICTS, None where the verdict could not be read. `reason`
+    says why, when it is not the model's own decision. `cut`: it ran out of tokens.
+    """
 
     verdict: Verdict
     probabilities: tuple[float, float, float] | None
@@ -38,11 +44,10 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        named = (
-            None
-            if self.probabilities is None
-            else dict(zip(map(str, VERDICTS), self.probabilities, strict=True))
-        )
+        named = None
+        if self.probabilities is not None:
+            names = map(str, VERDICTS)
+            named = dict(zip(names, self.probabilities, strict=True))
         return {
             "decision": str(self.verdict),
             "probabilities": named,
@@ -53,26 +58,38 @@ class Answer:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The decision; for ALLOW without a text yet, and with the prompt to go on from."""
+
+    answer: Answer
+    prompt: Prompt | None
+
+
 class Assistant:
     """A release, opened and checked. Use as a context manager.
 
     Raises:
-        ArtifactError: the release is incomplete, or its card is for another file, template or engine.
+        ArtifactError: the release is incomplete, or its card is for another file, template or
+            engine.
     """
 
     def __init__(self, folder: Path) -> None:
         self.manifest: Manifest = read_manifest(folder)
         self.engine: Engine | None = None
+        self.card: card.Card | None = None
+        self.refusal = ""
         try:
-            self.card: cards.Card | None = cards.read(folder / CARD)
-            self.refusal = ""
+            self.card = card.read(folder / CARD)
         except ArtifactError as error:
-            self.card, self.refusal = None, f"no valid calibration card ({error.problem})"
+            # The release still answers: with the reply that hands every request to a person.
+            self.refusal = f"no valid calibration card ({error.problem})"
             return
         self._open(folder / self.manifest.file, self.card)
 
-    def _open(self, file: Path, card: cards.Card) -> None:
-        settings = card.engine
+    def _open(self, file: Path, bound: card.Card) -> None:
+        """Open the file with the engine settings of the card, which belong to its numbers."""
+        settings = bound.engine
         try:
             self.engine = Engine(
                 file,
@@ -82,13 +99,15 @@ class Assistant:
                 kv=settings["type_k"],
             )
         except KeyError as error:
+            # A card made over a server has no such settings.
             raise ArtifactError(
-                f"the card names no engine setting {error}", where=card.file, fix=cards.FIX
+                f"the card names no engine setting {error}", where=bound.file, fix=card.FIX
             ) from None
         self.reader = GgufReader(self.engine, self.manifest.system)
+        # The manifest's system prompt is part of the template's digest, so editing it is noticed.
         try:
-            cards.require_match(
-                card,
+            card.require_match(
+                bound,
                 semantic_digest=semantic_digest(file),
                 template_sha256=self.reader.prompter.digest,
                 engine=self.engine.settings(),
@@ -108,91 +127,88 @@ class Assistant:
 
         Args:
             text: the request.
-            decided: called once with the decision, before anything is generated; its `text` is empty for ALLOW.
-            show: called with pieces of the answer while it is written (ALLOW only). What it was given is the answer's
-                text, or, when the answer is withheld in the end (ESCALATE), a beginning to be taken back.
+            decided: called once with the decision, before anything is generated; its `text` is
+                empty for ALLOW.
+            show: called with pieces of the answer while it is written (ALLOW only). What it was
+                given is the answer's text, or, when the answer is withheld in the end (ESCALATE), a
+                beginning to be taken back.
 
         Raises:
             DataError: the request does not fit the context.
         """
-        first, prompt = self._decide(text)
+        first = self._decide(text)
+        # Generation takes seconds; the decision is known before.
         if decided:
-            decided(first)
-        if prompt is None:
-            return first
-        limits = Limits(self.manifest.think_tokens, self.manifest.answer_tokens)
+            decided(first.answer)
+        if first.prompt is None:
+            return first.answer
         spoken = speak(
             self.reader.prompter,
-            prompt,
+            first.prompt,
             text,
             self.manifest.format,
             reserved=self.reader.reserved,
-            limits=limits,
+            limits=Limits(self.manifest.think_tokens, self.manifest.answer_tokens),
             show=show,
         )
+        # The probabilities stay: they are the model's, whatever became of the answer.
         if spoken.text is None:
             return replace(
-                first,
+                first.answer,
                 verdict=Verdict.ESCALATE,
                 text=self._reply(Verdict.ESCALATE),
                 reason=spoken.reason,
             )
-        return replace(first, text=spoken.text, cut=spoken.cut)
+        return replace(first.answer, text=spoken.text, cut=spoken.cut)
 
-    def _decide(self, text: str) -> tuple[Answer, Prompt | None]:
-        """The decision, with the deployment's own reply; for ALLOW no text yet, and the prompt to go on from."""
+    def _decide(self, text: str) -> _First:
         if self.card is None or self.engine is None:
-            return Answer(
-                Verdict.ESCALATE, None, None, self.manifest.replies.escalate, self.refusal
-            ), None
+            refused = Answer(
+                verdict=Verdict.ESCALATE,
+                probabilities=None,
+                authority=None,
+                text=self._reply(Verdict.ESCALATE),
+                reason=self.refusal,
+            )
+            return _First(refused, None)
         prompt = self.reader.prompter.prompt(text)
         reading = self.reader.read_prompt(prompt)
-        decision = cards.apply(self.card, self._numbers(reading), reading.residual)
-        authority = self._authority(reading)
+        numbers = _numbers(self.card, reading)
+        decision = card.apply(self.card, numbers, reading.residual)
+        answer = Answer(
+            verdict=decision.verdict,
+            probabilities=decision.probabilities,
+            authority=self._authority(reading),
+            text="",
+        )
         if decision.verdict is Verdict.ALLOW:
-            return Answer(decision.verdict, decision.probabilities, authority, ""), prompt
-        return Answer(
-            decision.verdict,
-            decision.probabilities,
-            authority,
-            self._reply(decision.verdict),
-            self._why(decision),
-        ), None
-
-    def _numbers(self, reading: Reading) -> tuple[float, ...]:
-        assert self.card is not None
-        return reading.cue if self.card.readout == "cue" else reading.prefill or ()
+            return _First(answer, prompt)
+        answer = replace(
+            answer,
+            text=self._reply(decision.verdict),
+            reason=_why(self.card, decision),
+        )
+        return _First(answer, None)
 
     def _authority(self, reading: Reading) -> dict[str, float] | None:
-        """Softmax of the authority rows (not calibrated); None where those rows were never trained."""
-        if (
-            reading.authority is None
-            or self.manifest.model == "a"
-            or not all(map(math.isfinite, reading.authority))
-        ):
+        """Softmax of the authority logits (not calibrated); None where they say nothing."""
+        # Model A is the base model: its reserved rows were never trained.
+        if reading.authority is None or self.manifest.model == "a":
             return None
+        if not all(map(math.isfinite, reading.authority)):
+            return None
+        # Without subtracting the largest logit, exp would overflow.
         top = max(reading.authority)
         raised = [math.exp(value - top) for value in reading.authority]
-        return {
-            str(name): value / sum(raised) for name, value in zip(AUTHORITIES, raised, strict=True)
-        }
+        total = sum(raised)
+        shares = [value / total for value in raised]
+        return dict(zip(map(str, AUTHORITIES), shares, strict=True))
 
     def _reply(self, verdict: Verdict) -> str:
-        return (
-            self.manifest.replies.deny
-            if verdict is Verdict.DENY
-            else self.manifest.replies.escalate
-        )
-
-    def _why(self, decision: cards.Decision) -> str:
-        assert self.card is not None
-        if decision.probabilities is None:
-            return "the verdict could not be read"
-        return (
-            ""
-            if self.card.status == "certified"
-            else "the card is not certified: the ALLOW gate is closed"
-        )
+        """The deployment's own words."""
+        if verdict is Verdict.DENY:
+            return self.manifest.replies.deny
+        return self.manifest.replies.escalate
 
     def close(self) -> None:
         """Free the model."""
@@ -210,3 +226,20 @@ class Assistant:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _numbers(bound: card.Card, reading: Reading) -> tuple[float, ...]:
+    """The three verdict numbers that the card was calibrated on."""
+    if bound.readout == "cue":
+        return reading.cue
+    # No numbers escalate.
+    return reading.prefill or ()
+
+
+def _why(bound: card.Card, decision: card.Decision) -> str:
+    """Why the decision is not the model's own; empty where it is."""
+    if decision.probabilities is None:
+        return "the verdict could not be read"
+    if bound.status != "certified":
+        return "the card is not certified: the ALLOW gate is closed"
+    return ""

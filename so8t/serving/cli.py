@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+# Imported inside the functions below, so that `--help` loads no model library.
 if TYPE_CHECKING:
     from so8t.serving.answer import Answer, Assistant
 
+# "The answer shown up to here is withdrawn."
 WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
 
 
@@ -23,11 +25,17 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     show_default=True,
     help="directory that `dvc repro release` made",
 )
-@click.option("--json", "as_json", is_flag=True, help="one JSON object instead of lines for people")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="one JSON object instead of lines for people",
+)
 @click.option(
     "--stream",
     is_flag=True,
-    help="show an allowed answer while it is written; nothing of the thinking, and a few characters late",
+    help="show an allowed answer while it is written; "
+    "nothing of the thinking, and a few characters late",
 )
 def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
     """Decide TEXT (`-` reads standard input); for ALLOW, answer it."""
@@ -45,13 +53,14 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool) -> None:
         click.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
         return
     _head(answer)
-    click.echo(f"\n{answer.text}{' …' if answer.cut else ''}")
+    click.echo(f"\n{answer.text}{_ellipsis(answer)}")
 
 
 def _head(answer: "Answer") -> None:
     """Decision, authority and reason, for people."""
     said = answer.to_dict()
-    click.echo(f"{answer.verdict}  {_percent(said['probabilities'])}".rstrip())
+    line = f"{answer.verdict}  {_percent(said['probabilities'])}"
+    click.echo(line.rstrip())
     if said["authority"]:
         click.echo(f"authority  {_percent(said['authority'])} (not calibrated)")
     if answer.reason:
@@ -59,7 +68,11 @@ def _head(answer: "Answer") -> None:
 
 
 def _stream(assistant: "Assistant", request: str) -> None:
-    """The decision first, then the answer as it is written; an answer that is withheld in the end is taken back in words."""
+    """The decision first, then the answer as it is written.
+
+    What is printed stays on the screen. An answer that is withheld in the end is therefore taken
+    back in words.
+    """
     begun: list[str] = []
 
     def decided(first: "Answer") -> None:
@@ -67,16 +80,28 @@ def _stream(assistant: "Assistant", request: str) -> None:
         _head(first)
         click.echo()
 
-    answer = assistant.answer(
-        request, decided=decided, show=lambda piece: click.echo(piece, nl=False)
-    )
-    if begun == [answer.verdict]:
-        click.echo(answer.text if answer.verdict != "ALLOW" else " …" if answer.cut else "")
+    def show(piece: str) -> None:
+        click.echo(piece, nl=False)
+
+    answer = assistant.answer(request, decided=decided, show=show)
+    # Another verdict in the end than in the beginning: ALLOW became ESCALATE.
+    if begun != [answer.verdict]:
+        click.echo(f"\n{WITHDRAWN}")
+        _head(answer)
+        click.echo(f"\n{answer.text}")
         return
-    click.echo(f"\n{WITHDRAWN}")
-    _head(answer)
-    click.echo(f"\n{answer.text}")
+    # An allowed answer is on the screen already.
+    if answer.verdict == "ALLOW":
+        click.echo(_ellipsis(answer))
+    else:
+        click.echo(answer.text)
+
+
+def _ellipsis(answer: "Answer") -> str:
+    return " …" if answer.cut else ""
 
 
 def _percent(values: dict[str, float] | None) -> str:
-    return "  ".join(f"{name} {value:.1%}" for name, value in (values or {}).items())
+    if values is None:
+        return ""
+    return "  ".join(f"{name} {value:.1%}" for name, value in values.items())

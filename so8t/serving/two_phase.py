@@ -1,15 +1,17 @@
 """Two-phase generation: think in private, then write the answer after a marker that we put there.
 
-Phase 1 goes on after the fed label ALLOW until the model writes the final marker, ends, or has used its tokens; that
-text stays in this function. Phase 2 starts from the thinking and *our* marker, so all it writes is answer. Scanning one
-generation for the marker instead is what leaks elsewhere (research/serving.md section 4).
+Phase 1 goes on after the fed label ALLOW until the model writes the final marker, ends, or has used
+its tokens; that text stays in this module. Phase 2 starts from the thinking and *our* marker, so
+all it writes is answer. Looking for the marker in one generation instead would show thinking
+whenever the model spells the marker wrong.
 
-The answer may be shown while it is written: `HoldBack` keeps back more characters than the shortest copy has, so that
-no part of a marker or of a copy is seen. Whatever is shown is the beginning of what the whole answer will be.
+The answer may be shown while it is written: `HoldBack` keeps back more characters than the shortest
+copy has, so that no part of a marker or of a copy is seen. Whatever is shown is the beginning of
+what the whole answer will be.
 
-Covered: verbatim copies of the thinking (any `SHINGLE` characters of it that the user did not say), markers, control
-and reserved tokens. Not covered: a paraphrase of the thinking; an answer withheld after its beginning was shown (the
-beginning was clean; the caller says that it is taken back).
+Covered: verbatim copies of the thinking (any `SHINGLE` characters of it that the user did not say),
+markers, control and reserved tokens. Not covered: a paraphrase of the thinking; an answer withheld
+after its beginning was shown (the beginning was clean; the caller says that it is taken back).
 """
 
 import codecs
@@ -23,12 +25,15 @@ from so8t.llama import Engine
 from so8t.prompts import Prompt, Prompter
 from so8t.serving.final_only import HoldBack
 
-SHINGLE = 20  # characters; SPEC 3.22: no 20-character piece of the thinking may leave
-HOLD = (
-    3 * SHINGLE
-)  # visible characters held back while streaming: a Hangul syllable may come as three letters
+# Characters: so long a piece of the thinking must not be in the answer.
+SHINGLE = 20
 
-Show = Callable[[str], None]  # takes pieces of the answer as they may be shown
+# Visible characters held back while streaming. A Hangul syllable may come as three letters, so a
+# shingle of syllables can be three times as long as it looks.
+HOLD = 3 * SHINGLE
+
+# Takes pieces of the answer as they may be shown.
+Show = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,22 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """An answer that may be shown, or None with the reason why it is withheld; `cut` when it ran out of tokens."""
+    """An answer that may be shown, or None with the reason why it is withheld.
+
+    `cut`: it ran out of tokens.
+    """
 
     text: str | None
     reason: str
     cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What phase 2 generated, and whether the model ended it."""
+
+    text: str
+    ended: bool
 
 
 def speak(
@@ -67,40 +83,58 @@ def speak(
         fmt: thinking format that the model was trained on.
         reserved: ids that are never emitted.
         limits: most tokens of each phase.
-        show: called with pieces of the answer while it is written; together they are its text, or its beginning when
-            it is withheld in the end.
+        show: called with pieces of the answer while it is written. Together they are its text, or
+            its beginning when it is withheld in the end.
     """
     engine = prompter.engine
-    silent = {i for i in prompter.controls | reserved if not engine.is_eog(i)}
+    controls = prompter.controls | reserved
+    # The tokens that end a generation must stay possible.
+    silent = {token for token in controls if not engine.is_eog(token)}
     begun = prompter.after(prompt, ALLOW_PREFIX)
-    thinking = Thinking(_think(prompter, begun, final_cue(fmt), silent, limits.think))
+    thinking = Thinking(_think(engine, begun, final_cue(fmt), silent, limits.think))
     forced = prompter.after(prompt, ALLOW_PREFIX + _closed(thinking, fmt))
     shown = _Shown(thinking, user, fmt, show)
-    text, ended = _text(prompter, forced, silent, limits.answer, shown.feed if show else None)
-    answer, closed, _ = text.partition("</final>") if fmt == "quadruple" else (text, "", "")
-    return shown.end(_checked(answer.strip(), thinking, user, cut=not (ended or closed)))
+    written = _write(engine, forced, silent, limits.answer, shown.feed if show else None)
+    answer = written.text
+    closed = ""
+    if fmt == "quadruple":
+        answer, closed, _ = answer.partition("</final>")
+    cut = not written.ended and not closed
+    return shown.end(_checked(answer.strip(), thinking, user, cut=cut))
 
 
 class _Shown:
-    """What the user has seen of an answer: clean by the same rules as the whole, and its beginning."""
+    """What the user has seen of an answer: clean by the same rules as the whole."""
 
     def __init__(self, thinking: Thinking, user: str, fmt: Format, show: Show | None) -> None:
-        self.thinking, self.user, self.show = thinking, user, show
-        self.reader, self.text, self.seen, self.open = HoldBack(HOLD), "", "", True
-        self.reader.feed(
-            ALLOW_PREFIX + final_cue(fmt)
-        )  # the marker is ours; what the model wrote before it never gets here
+        self.thinking = thinking
+        self.user = user
+        self.show = show
+        # All that was written, what was shown of it, and whether more may be shown.
+        self.text = ""
+        self.seen = ""
+        self.open = True
+        self.reader = HoldBack(HOLD)
+        # The marker is ours; what the model wrote before it never gets here.
+        self.reader.feed(ALLOW_PREFIX + final_cue(fmt))
 
     def feed(self, piece: str) -> None:
         """Take what the model wrote; show what has become free."""
         self.text += piece
         free = self.reader.feed(piece)
-        if self.open and free:
-            self.open = not copies(self.text, self.thinking, self.user)
-            self._tell(free if self.open else "")
+        if not self.open or not free:
+            return
+        # The whole text, for a copy may have begun in what is still held back.
+        if copies(self.text, self.thinking, self.user):
+            self.open = False
+            return
+        self._tell(free)
 
     def end(self, spoken: Spoken) -> Spoken:
-        """Show the rest of an answer that passed every check; withhold it if it does not go on from what was seen."""
+        """Show the rest of an answer that passed every check.
+
+        An answer that does not go on from what was seen is withheld.
+        """
         if spoken.text is None or self.show is None:
             return spoken
         if not spoken.text.startswith(self.seen):
@@ -114,19 +148,19 @@ class _Shown:
             self.show(piece)
 
 
-def _think(
-    prompter: Prompter[Engine], begun: Prompt, marker: str, silent: set[int], limit: int
-) -> str:
-    text = b""
-    for count, token in enumerate(
-        prompter.engine.stream(begun.ids, forbid=silent, cuts=begun.cuts), start=1
-    ):
-        if prompter.engine.is_eog(token) or count > limit:
+def _think(engine: Engine, begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
+    """Phase 1: what the model writes before the final marker."""
+    written = b""
+    end = marker.encode()
+    tokens = engine.stream(begun.ids, forbid=silent, cuts=begun.cuts)
+    for count, token in enumerate(tokens, start=1):
+        if engine.is_eog(token) or count > limit:
             break
-        text += prompter.engine.detokenize([token])
-        if marker.encode() in text:
+        written += engine.detokenize([token])
+        # In bytes, because a token may end inside a character.
+        if end in written:
             break
-    return text.decode("utf-8", "ignore").partition(marker)[0]
+    return written.decode("utf-8", "ignore").partition(marker)[0]
 
 
 def _closed(thinking: Thinking, fmt: Format) -> str:
@@ -136,21 +170,26 @@ def _closed(thinking: Thinking, fmt: Format) -> str:
     return f"{text}{gap}{final_cue(fmt)}"
 
 
-def _text(
-    prompter: Prompter[Engine], forced: Prompt, silent: set[int], limit: int, follow: Show | None
-) -> tuple[str, bool]:
-    """The generated answer, and whether the model ended it; `follow` hears every piece of it."""
-    decoder, text = codecs.getincrementaldecoder("utf-8")("ignore"), ""
-    for token in islice(prompter.engine.stream(forced.ids, forbid=silent, cuts=forced.cuts), limit):
-        if prompter.engine.is_eog(token):
-            return text, True
-        text += (piece := decoder.decode(prompter.engine.detokenize([token])))
+def _write(
+    engine: Engine, forced: Prompt, silent: set[int], limit: int, follow: Show | None
+) -> _Written:
+    """Phase 2: the answer; `follow` hears every piece of it."""
+    # It keeps the bytes of half a character until the other half comes.
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    text = ""
+    tokens = engine.stream(forced.ids, forbid=silent, cuts=forced.cuts)
+    for token in islice(tokens, limit):
+        if engine.is_eog(token):
+            return _Written(text, ended=True)
+        piece = decoder.decode(engine.detokenize([token]))
+        text += piece
         if follow and piece:
             follow(piece)
-    return text, False
+    return _Written(text, ended=False)
 
 
 def _checked(answer: str, thinking: Thinking, user: str, *, cut: bool) -> Spoken:
+    """The answer, if it may be shown."""
     if not answer:
         return Spoken(None, "the model wrote no answer", cut)
     if has_marker(answer):
@@ -162,15 +201,20 @@ def _checked(answer: str, thinking: Thinking, user: str, *, cut: bool) -> Spoken
 
 def copies(answer: str, thinking: Thinking, user: str) -> bool:
     """Whether the answer holds `SHINGLE` characters of the thinking that the user did not say."""
-    own = set(_shingles(user))
-    private = {piece for piece in _shingles(thinking.reveal()) if piece not in own}
+    private = set(_shingles(thinking.reveal()))
+    # Thinking quotes the request, and so may the answer.
+    private -= set(_shingles(user))
     return any(piece in private for piece in _shingles(answer))
 
 
 def _shingles(text: str) -> Iterator[str]:
-    visible = "".join(
-        c
-        for c in unicodedata.normalize("NFKC", text).casefold()
-        if not c.isspace() and unicodedata.category(c) != "Cf"
-    )
-    return (visible[i : i + SHINGLE] for i in range(len(visible) - SHINGLE + 1))
+    """Every run of `SHINGLE` characters, without case, spaces and hidden characters."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Spaces or zero-width characters between the letters would hide a copy.
+    visible = "".join(char for char in folded if _is_visible(char))
+    for start in range(len(visible) - SHINGLE + 1):
+        yield visible[start : start + SHINGLE]
+
+
+def _is_visible(char: str) -> bool:
+    return not char.isspace() and unicodedata.category(char) != "Cf"

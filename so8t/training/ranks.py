@@ -1,9 +1,14 @@
-"""Several processes of one training: each takes its share of every micro-batch, and gradients are summed.
+"""Several processes train one model: each takes a share of every micro-batch, gradients are summed.
 
-Loss parts are divided by the counts of the whole step before `backward`, so that the sum over ranks is the gradient of
-one process with the whole batch, and every rank holds the same weights. torchrun and accelerate both set the
-environment that is read here. `shard` spreads the frozen base's layers over the ranks (FSDP); what is trained fits everywhere
-and stays whole, so that checkpoints do not know how many processes made them. Not covered: sharded 4- and 8-bit weights.
+A rank is one of these processes (torch.distributed's term); torchrun and accelerate both set the
+environment that is read here. Loss parts are divided by the counts of the whole step before
+`backward`, so that the sum over ranks is the gradient of one process with the whole batch, and
+every rank holds the same weights after the update.
+
+`shard` spreads the frozen base's layers over the ranks (FSDP). What is trained fits everywhere and
+stays whole, so that a checkpoint does not depend on how many processes made it.
+
+Not covered: sharded 4- and 8-bit weights.
 """
 
 import os
@@ -22,19 +27,20 @@ from torch import Tensor
 from so8t.errors import Interrupted, ToolError
 
 Item = TypeVar("Item")
-TIMEOUT = timedelta(minutes=30)  # the slowest rank's evaluation or checkpoint
+# How long a rank waits for the others: as long as the slowest evaluation or checkpoint may take.
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its siblings."""
+    """This process among all that train together: its number, and how many there are."""
 
     rank: int
     world: int
 
     @property
     def leads(self) -> bool:
-        """The one that writes."""
+        """Whether this process is the one that writes."""
         return self.rank == 0
 
     def share(self, items: list[Item]) -> list[Item]:
@@ -42,11 +48,18 @@ class Ranks:
         return items[self.rank :: self.world]
 
     def add_gradients(self, tensors: Iterable[Tensor]) -> None:
-        """Sum gradients over ranks, in one buffer; a rank without rows adds zeros."""
+        """Sum gradients over ranks; a rank without rows adds zeros."""
         if self.world == 1:
             return
         members = list(tensors)
-        grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in members]
+        grads = []
+        for tensor in members:
+            grad = tensor.grad
+            if grad is None:
+                # Every rank must bring a buffer of the same length.
+                grad = torch.zeros_like(tensor)
+            grads.append(grad)
+        # One buffer: hundreds of small messages would each wait for the network.
         buffer = torch.cat([grad.float().reshape(-1) for grad in grads])
         dist.all_reduce(buffer)
         pieces = torch.split(buffer, [grad.numel() for grad in grads])
@@ -57,60 +70,70 @@ class Ranks:
         """Each value summed over ranks."""
         if self.world == 1:
             return dict(values)
-        buffer = torch.tensor(
-            list(values.values()),
-            dtype=torch.float32 if device.type == "mps" else torch.float64,
-            device=device,
-        )
+        # Apple's graphics processors have no float64.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        buffer = torch.tensor(list(values.values()), dtype=dtype, device=device)
         dist.all_reduce(buffer)
         return dict(zip(values, buffer.tolist(), strict=True))
 
     def largest(self, value: int, device: torch.device) -> int:
         """The largest value of any rank: a stop signal that reached one reaches all."""
-        return value if self.world == 1 else self._largest(value, device)
-
-    def _largest(self, value: int, device: torch.device) -> int:
+        if self.world == 1:
+            return value
         buffer = torch.tensor([value], device=device)
         dist.all_reduce(buffer, op=dist.ReduceOp.MAX)
         return int(buffer)
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Return when every rank has come here."""
         if self.world > 1:
             dist.barrier()
 
 
 def shard(
-    layers: Iterable[torch.nn.Module], trained: Iterable[Tensor], device: torch.device
+    layers: Iterable[torch.nn.Module],
+    trained: Iterable[Tensor],
+    device: torch.device,
 ) -> None:
-    """Let every rank hold its share of each layer's frozen weights; they are gathered while the layer runs.
+    """Let every rank hold its share of each layer's frozen weights.
 
-    Every rank must then run the same number of passes: those without rows run one that counts for nothing (tuning.step).
+    They are gathered while the layer runs. Every rank must therefore run the same number of passes:
+    one without rows runs a pass that counts for nothing (`training.step`).
+
+    Args:
+        layers: the decoder's layers.
+        trained: tensors that are trained; they stay whole on every rank.
+        device: where the layers are.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    whole = set(trained)
+    # By identity: `==` compares tensors number by number.
+    trained_ids = {id(tensor) for tensor in trained}
     for layer in layers:
-        own = {tensor for tensor in layer.parameters() if any(tensor is one for one in whole)}
-        fully_shard(layer, mesh=mesh, ignored_params=own)
+        whole = {tensor for tensor in layer.parameters() if id(tensor) in trained_ids}
+        fully_shard(layer, mesh=mesh, ignored_params=whole)
 
 
 def join() -> Ranks:
-    """Join the siblings that torchrun or accelerate started; alone without them."""
+    """Join the processes that torchrun or accelerate started; without them, train alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(0, 1)
-    if torch.cuda.is_available():
+    has_cuda = torch.cuda.is_available()
+    backend = "gloo"
+    if has_cuda:
+        # Otherwise every process would take the first card.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "nccl"
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:
-    """Close the group, if there is one."""
+    """Close the group of processes, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -121,32 +144,31 @@ def is_child() -> bool:
 
 
 def launch(command: list[str], processes: int) -> None:
-    """Run this stage again as several processes on this machine, and pass SIGINT and SIGTERM on.
+    """Run a command as several processes on this machine, and pass SIGINT and SIGTERM on to them.
+
+    Args:
+        command: a Python script and its arguments.
+        processes: how many.
 
     Raises:
         Interrupted: a signal came; the children have saved.
         ToolError: a child failed; it has printed its error.
     """
     received: list[int] = []
-    arguments = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        "--",
-        *command,
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # `--`: what follows is the stage's own, not torchrun's.
+    arguments = [*torchrun, f"--nproc_per_node={processes}", "--", *command]
     with subprocess.Popen(arguments) as child:
 
         def forward(number: int, _frame: Any) -> None:
             received.append(number)
             child.send_signal(number)
 
-        before = {
-            number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, forward)
         try:
+            # A signal that was passed on is answered by a checkpoint, which takes its time.
             code = child.wait()
         finally:
             for number, handler in before.items():

@@ -84,7 +84,14 @@ def build(folder: Path, seed: int = 0, *, card: cards.Card | None = None) -> Non
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
     rows = [
-        {"verdict": v, "text": f"{v}{n}", "source": "so8t", "license": "CC0-1.0"}
+        {
+            "id": f"{v}{n}",
+            "text": f"{v}{n}",
+            "verdict": v,
+            "group": f"{v}{n}",
+            "source": "so8t",
+            "license": "CC0-1.0",
+        }
         for v in ("ALLOW", "ESCALATE", "DENY")
         for n in range(3)
     ]

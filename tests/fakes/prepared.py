@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from so8t.scoring.score import SPLITS
+from so8t.rows import Row, read_rows
+from so8t.scoring.score import SCORED_SPLITS
 
 
 def sample(number: int, **changes: Any) -> dict[str, Any]:
@@ -22,10 +23,16 @@ def sample(number: int, **changes: Any) -> dict[str, Any]:
 
 def write_prepared(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
+    for split in SCORED_SPLITS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.get(split, [])]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def row_of(folder: Path, **changes: Any) -> Row:
+    """One row as `score` reads it."""
+    write_prepared(folder, {"valid": [sample(0, **changes)]})
+    return next(read_rows(folder / "valid.jsonl"))
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

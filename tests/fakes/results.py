@@ -5,19 +5,17 @@ hand, in the shapes of their stages.
 """
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from so8t import card as cards
+from so8t import card
 from so8t.calibration.calibrate import calibrate
-from so8t.card import judge_of, under
 from so8t.comparison.compare import compare, rules_of
 from so8t.comparison.retention import retention
 from so8t.comparison.sides import Side
-from so8t.evaluation import evaluate as ev
+from so8t.evaluation.evaluate import Job, decide_splits, write
 from so8t.files import read_json, write_json, write_jsonl
 from so8t.generated import NOT_RUN, Served
 from so8t.generation.speed import distribution
@@ -217,7 +215,7 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
         root / f"models/calibration/{folder.name}.json",
         root / f"models/gguf/{folder.name}.gguf",
     )
-    card = calibrate(
+    made = calibrate(
         folder,
         card_path,
         readout=getattr(params.scoring.readout, model),
@@ -226,14 +224,13 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     )
     gguf.parent.mkdir(parents=True, exist_ok=True)
     gguf.write_bytes(b"0" * {"F16": 9000, "Q8_0": 5000, "Q5_K_M": 3600, "Q4_K_M": 3000}[kind])
-    job = ev.Job(gguf, folder, card.readout, read_meta(folder))
+    job = Job(gguf, folder, made, read_meta(folder))
     found = ran(model, seed) if kind in RUN else NOT_RUN
-    ev.write(
+    write(
         job,
-        ev.judge(job, partial(cards.judge, card)),
+        decide_splits(job),
         found,
         params,
-        threshold=card.thresholds.escalate,
         out=root / f"reports/metrics/evaluate-{folder.name}.json",
         plots=root / f"reports/plots/{folder.name}",
     )
@@ -274,7 +271,7 @@ def compare_files(root: Path, params: Params, prepare: dict[str, Any]) -> None:
 
     def side(name: str) -> Side:
         return Side(
-            root / f"data/scores/{name}", *judge_of(root / f"models/calibration/{name}.json")
+            root / f"data/scores/{name}", card.read(root / f"models/calibration/{name}.json")
         )
 
     kind = params.release.type
@@ -287,9 +284,6 @@ def compare_files(root: Path, params: Params, prepare: dict[str, Any]) -> None:
     found = compare(
         side(f"a-{kind}"),
         side(f"b-{kind}"),
-        under(
-            root / f"models/calibration/b-{kind}.json", root / f"models/calibration/a-{kind}.json"
-        ),
         rules_of(params.compare, params.seed),
         prepare=prepare,
         pairs=pairs,
@@ -327,7 +321,7 @@ def other_files(root: Path) -> dict[str, Any]:
         },
     }
     write_json(root / "reports/metrics/prepare.json", prepare)
-    from so8t.report.training import read_log, summarise, thin, to_csv
+    from so8t.training.report import read_log, summarise, thin, to_csv
 
     log = root / "data/train_log.csv"
     head = (

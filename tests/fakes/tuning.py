@@ -1,11 +1,13 @@
 """Tiny models, parameters, rows and adapters for the training tests: hidden 64, two layers, real code everywhere."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
+from so8t.files import write_jsonl
 from so8t.params import Params, read_yaml
+from so8t.rows import Row
+from so8t.verdict import VERDICTS, Authority, Verdict
 from tests.fakes import tiny_models
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ def tiny_base(folder: Path, kind: str = "phi3", **changes: Any) -> Path:
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml of the demo, shrunk, with dotted changes such as `**{"train.lr": 0.1}` (`train`, `base`: of the active profile)."""
+    """params.yaml of the demo, shrunk, with dotted changes such as `**{"train.lr": 0.1}`."""
     raw = read_yaml(ROOT / "params.yaml")
     raw["profile"] = "demo"
     small = {
@@ -70,35 +72,37 @@ def params(**changes: Any) -> Params:
     }
     for name, value in (small | changes).items():
         first, *rest = name.split(".")
-        node = raw["profiles"]["demo"] if first in {"train", "base"} else raw
+        node = raw
         for part in (first, *rest)[:-1]:
             node = node[part]
         node[(first, *rest)[-1]] = value
     return Params.model_validate(raw)
 
 
-def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+def rows(count: int, seed: int = 0) -> list[Row]:
     """Prepared rows of uneven length with every verdict."""
     choose = random.Random(seed)
     made = []
     for i in range(count):
-        verdict = ("ALLOW", "ESCALATE", "DENY")[i % 3]
+        verdict = VERDICTS[i % 3]
         text = f"依頼{i} " + "資料 " * choose.randint(1, 12)
         response = f"# 判定\n{verdict}\n# 最終回答\n{'可能 ' * choose.randint(1, 6)}です。"
         made.append(
-            {
-                "id": f"r{seed}-{i}",
-                "text": text,
-                "verdict": verdict,
-                "authority": "handle" if verdict == "ALLOW" else "human",
-                "domain": "general",
-                "thinking": None,
-                "final": "",
-                "response": response,
-                "group": f"g{i}",
-                "pair": None,
-                "factors": {},
-            }
+            Row(
+                id=f"r{seed}-{i}",
+                text=text,
+                verdict=verdict,
+                authority=Authority.HANDLE if verdict == Verdict.ALLOW else Authority.HUMAN,
+                domain="general",
+                thinking=None,
+                final="",
+                response=response,
+                group=f"g{i}",
+                pair=None,
+                factors={},
+                source="test",
+                license=None,
+            )
         )
     return made
 
@@ -107,8 +111,7 @@ def prepared(folder: Path, train: int = 24, valid: int = 6) -> Path:
     """A prepared directory with a train and a valid split."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("train", train, 0), ("valid", valid, 1)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(count, seed))
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_jsonl(folder / f"{name}.jsonl", (row.to_json() for row in rows(count, seed)))
     return folder
 
 

@@ -118,8 +118,12 @@ def no_training_rows(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_two_verdicts(root: Path, _patch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"id": verdict, "text": "", "verdict": verdict, "group": verdict}
+        for verdict in ("ALLOW", "DENY")
+    ]
     (root / "data/prepared/train.jsonl").write_text(
-        '{"verdict": "ALLOW"}\n{"verdict": "DENY"}\n', encoding="utf-8"
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
     )
 
 

@@ -46,7 +46,7 @@ def checkpoint_not_found(folder: Path) -> None:
 
 
 def invalid_gguf_magic(folder: Path) -> None:
-    from so8t.identity import parse
+    from so8t.gguf_header import parse
 
     (folder / "page.gguf").write_bytes(b"<!DOCTYPE html>" * 20)
     parse(folder / "page.gguf")
@@ -64,7 +64,7 @@ def missing_components(folder: Path) -> None:
 def cuda_out_of_memory(_folder: Path) -> None:
     from so8t.training import memory
 
-    profile = PARAMS.profiles["rtx3060"].train.model_copy(
+    profile = load(ROOT / "params.yaml", profile="rtx3060").train.model_copy(
         update={"batch_size": 8, "accumulation": 2}
     )
     memory.require(PHI, profile, "rtx3060", 5 * memory.GIB)

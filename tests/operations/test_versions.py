@@ -51,11 +51,11 @@ def clone(history: Path, tmp_path: Path) -> Path:
 def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) -> None:
     seen = {}
     for name in ("v-one", "v-two", "v-three"):
-        rollback.rollback(rollback.plan(name, clone), clone)
+        rollback.go_to(rollback.plan(name, clone), clone)
         seen[name] = manifest.digests(clone / "models/release")
     assert len({json.dumps(v) for v in seen.values()}) == 3
     for name in ("v-two", "so8t@v1.0.0", "v-three"):
-        rollback.rollback(rollback.plan(name, clone), clone)
+        rollback.go_to(rollback.plan(name, clone), clone)
         assert manifest.digests(clone / "models/release") == seen["v-one" if "@" in name else name]
     assert all(set(v) == {f"{STEM}.gguf", "card.json", "Modelfile"} for v in seen.values())
 
@@ -72,13 +72,13 @@ def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:
 def test_rollback_refuses_while_uncommitted_changes_would_be_lost(clone: Path) -> None:
     edit_params(clone, seed=5)
     with pytest.raises(ArtifactError, match="uncommitted changes"):
-        rollback.rollback(rollback.plan("v-one", clone), clone)
+        rollback.go_to(rollback.plan("v-one", clone), clone)
 
 
 def test_rollback_refuses_while_a_built_file_was_edited(clone: Path) -> None:
     (clone / "models/release/Modelfile").write_text("FROM elsewhere", encoding="utf-8")
     with pytest.raises(ArtifactError, match="edited by hand"):
-        rollback.rollback(rollback.plan("v-one", clone), clone)
+        rollback.go_to(rollback.plan("v-one", clone), clone)
 
 
 def test_a_revision_that_cannot_be_had_leaves_everything_as_it_was(clone: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_revision_that_cannot_be_had_leaves_everything_as_it_was(clone: Path) 
     object_path(gone.md5, clone).unlink()
     before = manifest.digests(clone / "models/release")
     with pytest.raises(ArtifactError, match="neither the cache nor the remote"):
-        rollback.rollback(rollback.plan("v-one", clone), clone)
+        rollback.go_to(rollback.plan("v-one", clone), clone)
     assert manifest.digests(clone / "models/release") == before
     assert run(clone, "git", "branch", "--show-current").strip() == "main"
 
@@ -109,7 +109,7 @@ def test_a_committed_release_with_a_swapped_card_is_refused_and_undone(clone: Pa
     subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "-f"], cwd=clone, check=True)
     before = manifest.digests(clone / "models/release")
     with pytest.raises(ArtifactError, match="the card is of another file"):
-        rollback.rollback(rollback.plan("mixed", clone), clone)
+        rollback.go_to(rollback.plan("mixed", clone), clone)
     assert manifest.digests(clone / "models/release") == before
     cards.write(clone / "models/release/card.json", foreign)
     from so8t.serving.answer import Assistant
@@ -262,7 +262,7 @@ def test_gc_keeps_what_every_tag_needs_and_removes_the_rest(clone: Path) -> None
     store.collect(clone)
     assert not held.is_file()
     assert store.unused(clone) == (0, 0)
-    rollback.rollback(rollback.plan("v-one", clone), clone)
+    rollback.go_to(rollback.plan("v-one", clone), clone)
 
 
 def test_gc_keeps_what_a_branch_an_experiment_and_the_workspace_need(clone: Path) -> None:

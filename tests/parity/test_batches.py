@@ -1,12 +1,14 @@
 """Packing without contamination, completion-only labels, and an order that needs no state."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from so8t.base.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
+from so8t.base.load import load_full
 from so8t.errors import DataError
 from so8t.template import Template
-from so8t.training.batches import IGNORE, collate, epoch_order, example_of, pack, read_examples
-from so8t.training.load import load_full
 from so8t.training.objective import Objective, weigh
 from tests.fakes.tuning import params, prepared, rows, tiny_base
 
@@ -108,20 +110,19 @@ def _spelt(batch, prompt):
 def test_the_tokens_that_spell_the_verdict_are_found_also_where_rows_are_packed(bases, kind):
     template = Template.of(bases[kind])
     wanted = [
-        row | {"text": f"# 判定\n{row['verdict']}\n{row['text']}"} for row in rows(6)
+        replace(row, text=f"# 判定\n{row.verdict}\n{row.text}") for row in rows(6)
     ]  # a request may say it, too
     made = [example_of(row, template, SYSTEM) for row in wanted]
     batch = collate([made[:4], made[4:]], 0)
     for number, (row, example) in enumerate(zip(wanted, made, strict=True)):
-        assert template.tokenizer.decode(_spelt(batch, number)).strip() == row["verdict"]
+        assert template.tokenizer.decode(_spelt(batch, number)).strip() == row.verdict
         assert example.label[0] > example.prompt
 
 
 def test_an_answer_that_does_not_say_its_verdict_has_no_spelt_tokens(bases):
     template = Template.of(bases["phi3"])
-    silent = [row | {"response": "# 最終回答\nはい。"} for row in rows(2)] + [
-        rows(3)[2] | {"verdict": None}
-    ]
+    silent = [replace(row, response="# 最終回答\nはい。") for row in rows(2)]
+    silent.append(replace(rows(3)[2], verdict=None))
     assert len(collate([[example_of(row, template, SYSTEM)] for row in silent], 0).spelt) == 0
 
 

@@ -9,7 +9,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from so8t.calibration.temperature import fit_temperature, report
-from so8t.calibration.thresholds import allowed_errors, certified_threshold, groups_needed
+from so8t.calibration.thresholds import allowed_errors, certified_threshold
+from so8t.metrics.intervals import groups_needed
 from tests.fakes.scores import BOUNDS, make
 
 GRID = np.linspace(0.999, 0.0, 1000)  # strictest first

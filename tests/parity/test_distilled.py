@@ -6,9 +6,9 @@ import zipfile
 import pytest
 import torch
 
+from so8t.base.load import load_full
 from so8t.errors import ArtifactError
 from so8t.training import distilled
-from so8t.training.load import load_full
 from tests.fakes.tuning import tiny_base
 
 pytestmark = pytest.mark.parity

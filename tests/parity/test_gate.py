@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from so8t import rotation
+from so8t.base.load import load_full
 from so8t.errors import ArtifactError, ParamsError
 from so8t.training import adapter, gate
-from so8t.training.load import load_full
 from tests.fakes.tuning import params, tiny_base
 
 pytestmark = pytest.mark.parity

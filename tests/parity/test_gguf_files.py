@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from so8t import identity, params
+from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError, ResourceError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
-from so8t.gguf.cli import diff_files, inspect_file
-from so8t.gguf.convert.keys import true_keys
+from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.quantize import child
 from so8t.gguf.quantize.quantize import quantize
 from so8t.gguf.verify import verify
@@ -67,8 +67,13 @@ def texts(folder: Path) -> Path:
     write_jsonl(
         folder / "texts.jsonl",
         [
-            {"text": text, "response": "# 判定\nALLOW\n# 最終回答\nはい。"}
-            for text in tiny_models.TEXTS
+            {
+                "id": f"r{i}",
+                "group": f"g{i}",
+                "text": text,
+                "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+            }
+            for i, text in enumerate(tiny_models.TEXTS)
         ],
     )
     return folder / "texts.jsonl"
@@ -80,7 +85,7 @@ def test_an_unquantised_file_of_each_type_is_proved_against_its_source(
 ) -> None:
     path = made(model, tmp_path / "m.gguf", ftype)
     assert verify.claimed_type(path) == ftype
-    assert identity.tensor_table(path)[0].type in (ftype, "F32")
+    assert gguf_file.tensor_table(path)[0].type in (ftype, "F32")
     findings = verify.verify(verify.Subject(path, ftype, texts(tmp_path), hf=model), settings())
     assert findings.problems == []
     assert findings.facts["histogram"] == ({"F32": 15} if ftype == "F32" else {"F32": 5, ftype: 10})
@@ -93,7 +98,7 @@ def test_q8_0_of_the_converter_is_what_libllama_makes_of_f32(model: Path, tmp_pa
     ours = made(model, tmp_path / "ours.gguf", "Q8_0")
     quantize(made(model, tmp_path / "f32.gguf", "F32"), tmp_path / "theirs.gguf", "Q8_0", threads=1)
     tables = [
-        {t.name: (t.type, t.sha256) for t in identity.tensor_table(path, hashes=True)}
+        {t.name: (t.type, t.sha256) for t in gguf_file.tensor_table(path, hashes=True)}
         for path in (ours, tmp_path / "theirs.gguf")
     ]
     assert tables[0] == tables[1]
@@ -106,15 +111,15 @@ def test_a_file_in_parts_loads_verifies_and_computes_as_the_whole_one(
         made(model, tmp_path / "w.gguf"),
         made(model, tmp_path / "s.gguf", split_bytes=1 << 20),
     )
-    assert len(identity.shards_of(first)) > 2
+    assert len(gguf_file.shards_of(first)) > 2
     assert np.array_equal(logits(first), logits(whole))
     assert (
         verify.verify(verify.Subject(first, "F16", texts(tmp_path), hf=model), settings()).problems
         == []
     )
     assert diff_files(whole, first)["same_behaviour"]
-    assert inspect_file(first)["files"] == len(identity.shards_of(first))
-    last = identity.shards_of(first)[-1]
+    assert inspect_file(first)["files"] == len(gguf_file.shards_of(first))
+    last = gguf_file.shards_of(first)[-1]
     last.unlink()
     with pytest.raises(ArtifactError):
         identity.check_seal(first)
@@ -178,12 +183,12 @@ def converting(model: Path, out: Path, database: Path, body: str = "") -> subpro
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from so8t.export import job
+        from so8t.gguf.convert.write import convert_recorded
         from so8t.progress import Progress
         class Slow(Progress):
             def emit(self, event, **fields):
                 {body or "pass"}
-        job.convert_recorded(Path({str(model)!r}), Path({str(out)!r}), keys={{}}, name={out.stem!r}, context_profile="short", progress=Slow("t"))
+        convert_recorded(Path({str(model)!r}), Path({str(out)!r}), keys={{}}, name={out.stem!r}, context_profile="short", progress=Slow("t"))
     """)
     return subprocess.Popen(
         [sys.executable, "-c", code],

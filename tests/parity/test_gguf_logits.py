@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from gguf import GGUFValueType
 
-from so8t import identity
+from so8t import gguf_file
 from so8t.gguf.convert.write import Recipe, convert
-from so8t.gguf.verify.contents import against_hf, token_parity
+from so8t.gguf.verify.contents import against_hf
+from so8t.gguf.verify.tokens import token_parity
 from so8t.llama import Engine
 from tests.fakes import tiny_models
 
@@ -89,7 +90,7 @@ def test_a_changed_weight_changes_the_logits(tmp_path: Path) -> None:
     _, expected = reference(model, ids)
     path = tmp_path / "a.gguf"
     convert(model, path, Recipe("F32", "m", "short"))
-    tensor = next(t for t in identity.tensor_table(path) if t.name == "blk.0.attn_output.weight")
+    tensor = next(t for t in gguf_file.tensor_table(path) if t.name == "blk.0.attn_output.weight")
     data = bytearray(path.read_bytes())
     row = tensor.n_bytes // tensor.shape[0]
     data[tensor.offset : tensor.offset + row] = data[tensor.offset + row : tensor.offset + 2 * row]
@@ -104,7 +105,7 @@ def test_the_name_switches_the_whitespace_rule_and_the_gate_sees_it(tmp_path: Pa
 
     model = tiny_models.phi35(tmp_path / "m")
     convert(model, tmp_path / "a.gguf", Recipe("F16", "m", "short"))
-    wrong = identity.KeyValue("SO8T ja", GGUFValueType.STRING)
+    wrong = gguf_file.KeyValue("SO8T ja", GGUFValueType.STRING)
     rewrite_keys(tmp_path / "a.gguf", tmp_path / "b.gguf", {"general.name": wrong})
     chat = ["<|user|>\n防衛<|end|>\n<|assistant|>\n"]
     assert token_parity(tmp_path / "a.gguf", model, chat).differing == 0

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from so8t import identity, params
+from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import write_jsonl
-from so8t.gguf.convert.keys import true_keys
+from so8t.gguf.convert.key_values import true_keys
 from so8t.gguf.convert.write import Recipe, convert
-from so8t.gguf.quantize.imatrix import compute_imatrix, conversations, read_imatrix
+from so8t.gguf.imatrix import compute_imatrix, conversations
+from so8t.gguf.quantize.imatrix import read_imatrix
 from so8t.gguf.quantize.quantize import TYPES, predict_bytes, quantize, quantize_recorded
 from so8t.gguf.verify.contents import NMSE_BOUND, against_gguf
 from so8t.llama import Engine
@@ -52,7 +53,7 @@ def test_every_type_is_what_it_says_and_keeps_the_keys(
     assert abs(result.n_bytes / result.predicted_bytes - 1) < 0.01
     identity.check_seal(tmp_path / "q.gguf")
     assert all(check.passes for check in against_gguf(tmp_path / "q.gguf", f16))
-    before, after = identity.read_typed(f16), identity.read_typed(tmp_path / "q.gguf")
+    before, after = gguf_file.read_typed(f16), gguf_file.read_typed(tmp_path / "q.gguf")
     free = {"general.file_type", identity.SEAL}
     assert {n: v for n, v in before.items() if n not in free} == {
         n: v for n, v in after.items() if n not in free
@@ -164,7 +165,7 @@ def test_the_importance_matrix_lowers_the_divergence_where_columns_differ_in_use
     assert kl(tmp_path / "f.gguf", tmp_path / "weighted.gguf", held_out) <= kl(
         tmp_path / "f.gguf", tmp_path / "plain.gguf", held_out
     )
-    assert "quantize.imatrix.sha256" in identity.read_keys(tmp_path / "weighted.gguf")
+    assert "quantize.imatrix.sha256" in gguf_file.read_keys(tmp_path / "weighted.gguf")
 
 
 def test_what_all_conversations_begin_with_is_counted_once(model: Path, tmp_path: Path) -> None:
@@ -201,14 +202,19 @@ def test_rows_that_are_no_multiple_of_256_fall_back_with_an_importance_matrix_to
     )
     assert "FALLBACK, not Q4_K_M: " in said
     assert "blk.0.attn_output.weight is Q5_0" in said
-    assert "quantize.imatrix.sha256" in identity.read_keys(tmp_path / "q.gguf")
+    assert "quantize.imatrix.sha256" in gguf_file.read_keys(tmp_path / "q.gguf")
 
 
 def test_the_sample_of_conversations_is_of_the_whole_file_and_the_same_again(
     model: Path, tmp_path: Path
 ) -> None:
     rows = [
-        {"id": f"r{i}", "text": f"依頼{i}です。", "response": "# 判定\nALLOW\n# 最終回答\nはい。"}
+        {
+            "id": f"r{i}",
+            "group": f"g{i}",
+            "text": f"依頼{i}です。",
+            "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+        }
         for i in range(60)
     ]
     write_jsonl(tmp_path / "a.jsonl", rows)

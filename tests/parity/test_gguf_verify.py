@@ -10,24 +10,32 @@ import pytest
 from click.testing import CliRunner
 from gguf import GGUFValueType
 
-from so8t import identity, params
+from so8t import gguf_file, identity, params
 from so8t.errors import ArtifactError, GateError
 from so8t.files import write_jsonl
 from so8t.gguf import cli
 from so8t.gguf.batch import read_batch, run_batch
-from so8t.gguf.cli import diff_files, inspect_file
-from so8t.gguf.convert.keys import true_keys, typed
+from so8t.gguf.convert.key_values import true_keys
+from so8t.gguf.convert.keys import typed
 from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.describe import diff_files, inspect_file
 from so8t.gguf.quantize.quantize import quantize
 from so8t.gguf.verify import verify
-from so8t.gguf.verify.verify import Subject, five_tests
+from so8t.gguf.verify.five_tests import five_tests
+from so8t.gguf.verify.verify import Subject
 from so8t.release.rewrite import rewrite_keys
 from tests.fakes import tiny_models
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
 ROWS = [
-    {"text": text, "response": "# 判定\nALLOW\n# 最終回答\nはい。"} for text in tiny_models.TEXTS
+    {
+        "id": f"r{i}",
+        "group": f"g{i}",
+        "text": text,
+        "response": "# 判定\nALLOW\n# 最終回答\nはい。",
+    }
+    for i, text in enumerate(tiny_models.TEXTS)
 ]
 
 
@@ -67,7 +75,7 @@ def subject(folder: Path, name: str = "f16.gguf", kind: str = "F16") -> Subject:
 def altered(folder: Path, name: str, tensor: str, change: Any) -> Path:
     """A copy of the F16 file with one tensor changed and sealed again, as a wrong converter would write it."""
     path = Path(shutil.copyfile(folder / "f16.gguf", folder / name))
-    info = next(t for t in identity.tensor_table(path) if t.name == tensor)
+    info = next(t for t in gguf_file.tensor_table(path) if t.name == tensor)
     data = bytearray(path.read_bytes())
     kind = np.float16 if info.type == "F16" else np.float32
     array = (
@@ -153,8 +161,8 @@ def test_a_broken_seal_stops_before_anything_else(folder: Path) -> None:
 def test_missing_unknown_and_mistyped_keys_are_problems() -> None:
     assert "key so8t.rotation_dim is missing" in verify.key_problems({})
     wrong = {
-        "so8t.rotation_dim": identity.KeyValue("8", GGUFValueType.STRING),
-        "so8t.invented": identity.KeyValue(1, GGUFValueType.UINT32),
+        "so8t.rotation_dim": gguf_file.KeyValue("8", GGUFValueType.STRING),
+        "so8t.invented": gguf_file.KeyValue(1, GGUFValueType.UINT32),
     }
     problems = verify.key_problems(wrong)
     assert "key so8t.rotation_dim has type STRING, not UINT32" in problems
@@ -167,7 +175,7 @@ def test_each_of_the_five_founding_tests_can_fail(folder: Path) -> None:
     (folder / "cut.gguf").write_bytes((folder / "f16.gguf").read_bytes()[:-1000])
     unsealed = bytearray((folder / "f16.gguf").read_bytes())
     unsealed[
-        next(t for t in identity.tensor_table(folder / "f16.gguf") if t.type == "F16").offset
+        next(t for t in gguf_file.tensor_table(folder / "f16.gguf") if t.type == "F16").offset
     ] ^= 1  # the last bit of one weight
     (folder / "unsealed.gguf").write_bytes(unsealed)
     convert(folder / "hf", folder / "bare.gguf", Recipe("F16", "m", "short"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.errors import ArtifactError
 from so8t.files import write_jsonl
 from so8t.gguf.convert.write import Recipe, convert
@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
         [
             {
                 "id": f"r{i}",
+                "group": f"g{i}",
                 "text": f"依頼{i}です。",
                 "response": "# 判定\nALLOW\n# 最終回答\nはい。",
             }
@@ -70,5 +71,5 @@ def test_off_is_the_plain_file_and_on_is_another_that_names_its_matrix(folder: P
     assert plain.read_bytes() == (folder / "direct.gguf").read_bytes()
     weighted = run(folder, "true")
     assert len(read_imatrix(folder / "a.imatrix")) == 8
-    assert identity.read_keys(weighted)["quantize.imatrix.sha256"]
+    assert gguf_file.read_keys(weighted)["quantize.imatrix.sha256"]
     assert identity.semantic_digest(weighted) != identity.semantic_digest(plain)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from so8t.errors import ArtifactError, DataError
-from so8t.llama import Engine, library
+from so8t.libllama import library
+from so8t.llama import Engine
 
 pytestmark = pytest.mark.parity
 PREFIX = 300

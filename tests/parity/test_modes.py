@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
+from so8t.base.batches import collate, example_of
+from so8t.base.load import decoder_layers
 from so8t.template import Template
 from so8t.training import gate
-from so8t.training.batches import collate, example_of
-from so8t.training.load import decoder_layers
-from so8t.training.step import build
+from so8t.training.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity

@@ -5,13 +5,14 @@ import torch
 from pydantic import ValidationError
 
 from so8t import rotation
+from so8t.baking import bake, parity
+from so8t.base.batches import example_of
 from so8t.errors import ArtifactError
 from so8t.files import read_json, write_json
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.training import adapter, bake, memory, parity, train
-from so8t.training.batches import example_of
-from so8t.training.step import build, group_of
+from so8t.training import adapter, memory, train
+from so8t.training.trainee import build, group_of
 from tests.fakes.tuning import params, prepared, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -68,7 +69,7 @@ def test_its_rotations_are_orthogonal_and_are_pefts_own(base, saved):
 
 
 def adapter_free(base):
-    from so8t.training.load import load_full
+    from so8t.base.load import load_full
 
     return load_full(base)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from so8t.base import load
+from so8t.base.batches import collate, example_of
 from so8t.template import Template
-from so8t.training import adapter, load
-from so8t.training.batches import collate, example_of
+from so8t.training import adapter
 from so8t.training.train import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 

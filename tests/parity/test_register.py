@@ -14,8 +14,9 @@ from so8t import card as cards
 from so8t import params as params_module
 from so8t.errors import ArtifactError, GateError, ToolError
 from so8t.ollama import registration
-from so8t.ollama.cli import entry_of, register
+from so8t.ollama.cli import register
 from so8t.ollama.client import Ollama
+from so8t.ollama.entry import entry_of
 from so8t.params import Params
 from tests.fakes.cards import make_card
 from tests.fakes.ollama import rewrite, running

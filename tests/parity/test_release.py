@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from so8t import card as cards
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.params import load
 from so8t.release import modelcard
 from so8t.release.make import float32_up
@@ -68,13 +68,13 @@ def test_the_released_file_is_the_calibrated_one_with_its_numbers_inside(work: P
     card = card_of(work, escalate=0.3, deny=0.7)
     assert run(work, card) == 0
     file = work / "release" / "b-Q4_K_M.gguf"
-    keys = identity.read_keys(file)
+    keys = gguf_file.read_keys(file)
     assert identity.semantic_digest(file) == card.semantic_digest
     identity.check_seal(file)
     assert keys["so8t.calibration.escalate"] == 0.3
     assert keys["so8t.escalation_threshold"] <= 0.3
     assert keys["so8t.safety_threshold"] >= 0.7
-    assert keys["so8t.card_sha256"] == card.digest
+    assert keys["so8t.calibration.card_sha256"] == card.digest
     assert sorted(p.name for p in (work / "release").iterdir()) == [
         "Modelfile",
         "README.md",
@@ -92,7 +92,7 @@ def test_the_release_can_be_asked_and_an_uncertified_one_is_written_with_its_gat
     with Assistant(work / "release") as assistant:
         answer = assistant.answer("予定は?")
     assert answer.verdict is Verdict.ESCALATE
-    assert identity.read_keys(work / "release" / "b-Q4_K_M.gguf")["so8t.safety_threshold"] == 1.0
+    assert gguf_file.read_keys(work / "release" / "b-Q4_K_M.gguf")["so8t.safety_threshold"] == 1.0
     assert "not passed" in (work / "release" / "README.md").read_text(encoding="utf-8")
 
 

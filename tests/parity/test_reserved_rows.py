@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from so8t.baking.bake import bake
+from so8t.base.batches import collate, example_of
 from so8t.errors import ArtifactError
-from so8t.gguf.convert import keys
+from so8t.gguf.convert import key_values
 from so8t.gguf.convert.write import Recipe, convert
 from so8t.llama import Engine
 from so8t.params import RoleTokens, spare_row
 from so8t.progress import Progress
 from so8t.template import Template
 from so8t.training import adapter
-from so8t.training.bake import bake
-from so8t.training.batches import collate, example_of
 from so8t.training.heads import role_token_ids
-from so8t.training.step import build
+from so8t.training.trainee import build
 from tests.fakes.tuning import params, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -73,7 +73,7 @@ def test_heads_in_spare_rows_come_out_of_a_stock_engine(kind, tmp_path):
     stir(trainee, theta=0.2)
     ids = trainee.heads.token_ids
     assert ids == list(range(used, used + 5))
-    assert [keys.token_id(base, f"[PAD{i}]") for i in ids] == ids
+    assert [key_values.token_id(base, f"[PAD{i}]") for i in ids] == ids
     adapter.save(
         tmp_path / "a",
         trainee.objective.model,

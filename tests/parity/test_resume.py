@@ -84,6 +84,13 @@ def steps_on_disk(database):
     ]
 
 
+def test_the_code_that_a_run_is_named_after_is_the_code_that_computes_it():
+    names = train.code_of_a_run()
+    wanted = {f"so8t.training.{name}" for name in ("step", "gate", "heads", "objective")}
+    assert wanted | {"so8t.rotation"} <= set(names)
+    assert checkpoint.code_digest(names) == checkpoint.code_digest(names[::-1])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(place):
     assert run(place, place / "whole", params(**SETTINGS)) == 0

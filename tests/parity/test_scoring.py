@@ -13,9 +13,11 @@ from so8t.errors import ArtifactError, DataError
 from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.prompts import LABELS, Prompter, template_digest
-from so8t.scoring.reader import GgufReader, log_softmax
-from so8t.scoring.score import Job, Journal, score
-from tests.fakes.prepared import rows_of, sample, write_prepared
+from so8t.rows import Scored
+from so8t.scoring.journal import Journal
+from so8t.scoring.reader import GgufReader, Reading, log_softmax
+from so8t.scoring.score import Job, score
+from tests.fakes.prepared import row_of, rows_of, sample, write_prepared
 from tests.fakes.tiny_gguf import TEMPLATE, write_tiny
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("database")]
@@ -53,12 +55,10 @@ def test_order_and_neighbours_change_no_number(tiny: Path, tmp_path: Path) -> No
     assert first["calibration.jsonl"] == second["calibration.jsonl"]
     for row in rows_of(tmp_path / "one" / "calibration.jsonl"):
         with Engine(tiny, n_ctx=512, threads=1) as engine:
-            reading = (
-                GgufReader(engine, SYSTEM)
-                .read(next(r["text"] for r in rows if r["id"] == row["id"]))
-                .row()
-            )
-        assert {key: row[key] for key in reading} == reading
+            text = next(r["text"] for r in rows if r["id"] == row["id"])
+            reading = GgufReader(engine, SYSTEM).read(text)
+        asked = next(r for r in rows if r["id"] == row["id"])
+        assert row == reading.scored(row_of(tmp_path / "asked", **asked)).to_json()
 
 
 def test_readers_side_by_side_write_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
@@ -99,15 +99,21 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
 
 
 def test_a_journal_survives_two_interruptions(tmp_path: Path) -> None:
+    reading = Reading(None, None, (-1.5, math.nan, -2.5), math.nan, None)
+
+    def row(name: str) -> Scored:
+        return reading.scored(row_of(tmp_path / "row", id=name))
+
     with Journal({"run": 1}) as journal:
         for name in "abc":
-            journal.append("valid", {"id": name, "x": 1.5})
+            journal.append("valid", row(name))
     journal.path.write_bytes(journal.path.read_bytes()[:-5])
     with Journal({"run": 1}) as journal:
         assert list(journal.rows) == [("valid", "a"), ("valid", "b")]
-        journal.append("valid", {"id": "d", "x": 2.5})
+        assert journal.rows["valid", "b"] == row("b")
+        journal.append("valid", row("d"))
     with Journal({"run": 1}) as journal:
-        assert [row["id"] for row in journal.rows.values()] == ["a", "b", "d"]
+        assert [kept.id for kept in journal.rows.values()] == ["a", "b", "d"]
     with Journal({"run": 2}) as other:
         assert not other.rows
 

@@ -45,7 +45,13 @@ def setup_of(**changed):
 
 def split(path, count, verdict="ALLOW"):
     rows = [
-        {"id": f"r{i}", "text": f"request {i}", "final": f"answer {i}", "verdict": verdict}
+        {
+            "id": f"r{i}",
+            "group": f"g{i}",
+            "text": f"request {i}",
+            "final": f"answer {i}",
+            "verdict": verdict,
+        }
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -89,16 +95,14 @@ def test_rows_are_spread_over_the_whole_file():
 
 
 def test_timed_prompts_leave_one_number_each_behind(engine):
-    prompts = [
-        (p.ids, p.cuts)
-        for p in (Prompter(engine, "system").prompt(f"request {i}") for i in range(4))
-    ]
+    prompter = Prompter(engine, "system")
+    prompts = [prompter.prompt(f"request {i}") for i in range(4)]
     timings = speed.measure(engine, prompts, decode_tokens=4)
-    assert len(timings.prefill_s) == len(timings.verdict_s) == len(timings.decode_s) == 4
-    assert timings.prefill_tokens == [len(ids) for ids, _ in prompts]
-    assert all(
-        seconds > 0 for seconds in (*timings.prefill_s, *timings.verdict_s, *timings.decode_s)
-    )
+    assert len(timings) == 4
+    assert [timing.prompt_tokens for timing in timings] == [len(p.ids) for p in prompts]
+    assert all(timing.cue_s is None for timing in timings)
+    for timing in timings:
+        assert min(timing.prefill_s, timing.verdict_s, timing.decode_s) > 0
 
 
 def test_the_timed_cue_is_what_the_reader_evaluates(engine, monkeypatch):
@@ -106,7 +110,8 @@ def test_the_timed_cue_is_what_the_reader_evaluates(engine, monkeypatch):
 
     reader = GgufReader(engine, "system")
     prompt = reader.prompter.prompt("request")
-    fed = {tuple(ids[:-1]) for ids, _, _ in run._cues(reader.prompter, prompt)}
+    turns = run._labelled_turns(reader.prompter, prompt)
+    fed = {tuple(turn.prompt.ids[:-1]) for turn in turns}
     asked, original = [], engine.logits_from
     monkeypatch.setattr(
         engine,
@@ -124,8 +129,7 @@ def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path)
     )
     progress = Progress("t")
     first, second = (
-        run.measure(path, Prompter, rows=rows, setup=setup_of(), progress=progress).sections
-        for _ in range(2)
+        run.measure(path, rows=rows, setup=setup_of(), progress=progress).sections for _ in range(2)
     )
     assert first["generation"]["n"] == 3
     assert first["stability"]["tokens"] == 40
@@ -153,7 +157,7 @@ def test_what_is_written_of_answers_is_final_text_and_numbers_and_never_thinking
     rows = run.Rows.read(
         split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None)
     )
-    said = run.measure(path, Prompter, rows=rows, setup=setup_of(), progress=Progress("t")).answers
+    said = run.measure(path, rows=rows, setup=setup_of(), progress=Progress("t")).answers
     assert [one["final"] for one in said if one["kind"] == "served"] == ["公開の答え"] * 3
     assert {one["kind"] for one in said} == {"served", "likelihood", "plain"}
     assert secret not in json.dumps(said, ensure_ascii=False)

@@ -24,11 +24,11 @@ from so8t.llama import Engine
 from so8t.metrics import read_meta, read_scores
 from so8t.ollama.client import Ollama
 from so8t.prompts import LABELS
-from so8t.scoring import server_reader
+from so8t.scoring import backends, server_reader
 from so8t.scoring.reader import GgufReader, Reading
 from so8t.server import Server
 from tests.fakes import llama_server, ollama
-from tests.fakes.prepared import sample, write_prepared
+from tests.fakes.prepared import row_of, sample, write_prepared
 from tests.fakes.scores import limits
 from tests.fakes.tiny_gguf import write_tiny
 
@@ -98,7 +98,7 @@ def served_set(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> It
             fake = None if is_real else stack.enter_context(llama_server.running(file))
             address = os.environ["SO8T_LLAMA_SERVER"] if is_real else fake.address
             server = stack.enter_context(client(address, "llama-server"))
-            yield Set(file, vocabulary, server_reader.LlamaServer(server.call), fake, True)
+            yield Set(file, vocabulary, backends.LlamaServer(server.call), fake, True)
             return
         fake, name = (
             (None, os.environ.get("SO8T_OLLAMA_MODEL", "so8t"))
@@ -111,7 +111,7 @@ def served_set(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> It
         yield Set(
             file,
             vocabulary,
-            server_reader.OllamaRaw(server.call, name, vocabulary, 1024),
+            backends.OllamaRaw(server.call, name, vocabulary, 1024),
             fake,
             False,
         )
@@ -172,23 +172,24 @@ def reader_of(fake: Any, vocabulary: Engine) -> server_reader.ServedReader:
     server = client(fake.address, "the server")
     kind = isinstance(fake, llama_server.Fake)
     backend = (
-        server_reader.LlamaServer(server.call)
+        backends.LlamaServer(server.call)
         if kind
-        else server_reader.OllamaRaw(server.call, "tiny", vocabulary, 1024)
+        else backends.OllamaRaw(server.call, "tiny", vocabulary, 1024)
     )
     return server_reader.ServedReader(vocabulary, SYSTEM, backend)
 
 
 def test_a_label_that_is_not_shown_is_null_and_the_others_stay(
-    fakes: tuple[Any, Any, Engine],
+    fakes: tuple[Any, Any, Engine], tmp_path: Path
 ) -> None:
     server, _, vocabulary = fakes
     whole = reader_of(server, vocabulary).read(TEXTS[0])
     server.hidden = frozenset({vocabulary.tokenize("DENY\n")[0]})
-    row = reader_of(server, vocabulary).read(TEXTS[0]).row()
-    assert row["cue"] == [whole.cue[0], whole.cue[1], None]
-    assert row["residual"] is None
-    assert row["prefill"] is None
+    found = reader_of(server, vocabulary).read(TEXTS[0])
+    row = found.scored(row_of(tmp_path / "p", text=TEXTS[0]))
+    assert row.cue == [whole.cue[0], whole.cue[1], None]
+    assert row.residual is None
+    assert row.prefill is None
 
 
 def test_llama_server_is_asked_by_ids_with_a_label_forced_and_nothing_of_the_sampler(
@@ -232,7 +233,7 @@ def test_a_text_that_the_server_would_tokenise_otherwise_shows_nothing(
     _, server, vocabulary = fakes
     backend = reader_of(server, vocabulary).backend
     ids = tuple(vocabulary.tokenize("# 判定\n"))
-    assert backend.next(server_reader.Place("# 判定\n", ids[:-1]), [0]) == {}
+    assert backend.next(backends.Place("# 判定\n", ids[:-1]), [0]) == {}
     assert not [1 for _, path, _ in server.requests if path == "/api/generate"]
 
 
@@ -246,14 +247,14 @@ def test_two_tokens_of_the_same_bytes_are_not_told_apart(fakes: tuple[Any, Any, 
     ]
     a, b = vocabulary.tokenize("A")[0], vocabulary.tokenize("B")[0]
     assert backend._matched(entries, [a, b]) == {b: -3.0}
-    backend._twins[b"B"] = [b, b + 1]
+    backend._tokens_by_bytes[b"B"] = [b, b + 1]
     with pytest.raises(ArtifactError, match="several tokens"):
         backend._matched(entries, [b])
 
 
 @pytest.mark.parametrize("value", [None, "nan", True, 0.5, float("inf"), float("-inf")])
 def test_what_is_no_log_probability_is_not_seen(value: Any) -> None:
-    assert server_reader._logprob({"logprob": value}) is None
+    assert backends._logprob({"logprob": value}) is None
 
 
 def test_a_server_that_breaks_off_or_is_too_old_is_an_error(fakes: tuple[Any, Any, Engine]) -> None:

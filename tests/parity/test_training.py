@@ -3,14 +3,16 @@
 import pytest
 import torch
 
+from so8t.baking import parity
+from so8t.baking.bake import bake
+from so8t.base.batches import collate, example_of, read_examples, statistics
 from so8t.progress import Progress
 from so8t.template import Template
-from so8t.training import adapter, parity, train
-from so8t.training.bake import bake
-from so8t.training.batches import collate, example_of, read_examples, statistics
+from so8t.training import adapter, train
 from so8t.training.objective import Objective, weigh
 from so8t.training.ranks import Ranks
-from so8t.training.step import Moment, build, run_step, validate
+from so8t.training.step import Moment, run_step, validate
+from so8t.training.trainee import build
 from tests.fakes.tuning import ROOT, params, prepared, rows, stir, tiny_base
 
 pytestmark = pytest.mark.parity
@@ -203,7 +205,7 @@ def test_the_drift_of_quantised_training_is_measured(base, examples, tmp_path, q
 def test_each_preset_trains_twenty_steps_on_a_tiny_model_of_its_architecture(name, tmp_path):
     from so8t.params import load
 
-    preset = load(ROOT / "params.yaml").profiles[name].train
+    preset = load(ROOT / "params.yaml", profile=name).train
     base = tiny_base(tmp_path / "base", "phi4" if name == "run_p" else "phi35")
     kept = {f"train.{key}": value for key, value in preset.model_dump().items()}
     settings = params(

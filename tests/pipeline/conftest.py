@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 REDUCED = {
     "synthesize.rows": 1500,
-    "profiles.demo.scratch.layers": 2,
-    "profiles.demo.scratch.epochs": 0.1,
-    "profiles.demo.train.epochs": 0.4,
-    "profiles.demo.train.batch_size": 32,
-    "profiles.demo.train.valid_steps": 5,
+    "scratch.layers": 2,
+    "scratch.epochs": 0.1,
+    "train.epochs": 0.4,
+    "train.batch_size": 32,
+    "train.valid_steps": 5,
     "evaluation.generate_rows": 2,
     "evaluation.generate_tokens": 24,
     "evaluation.long_rows": 1,

@@ -112,9 +112,9 @@ def test_two_runs_from_clean_give_the_same_digests(project: Path, tmp_path: Path
         ),
         (
             {
-                "profiles.demo.base.kind": "local",
-                "profiles.demo.base.path": "models/nowhere",
-                "profiles.demo.scratch": None,
+                "base.kind": "local",
+                "base.path": "models/nowhere",
+                "scratch": None,
             },
             5,
             "base model not found",

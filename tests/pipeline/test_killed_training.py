@@ -17,9 +17,9 @@ from tests.pipeline.conftest import REDUCED, copy_of_project, runner
 pytestmark = [pytest.mark.pipeline, pytest.mark.nightly]
 SMALL = REDUCED | {
     "synthesize.rows": 400,
-    "profiles.demo.train.epochs": 5.0,
-    "profiles.demo.train.save_steps": 2,
-    "profiles.demo.train.lora_dropout": 0.1,
+    "train.epochs": 5.0,
+    "train.save_steps": 2,
+    "train.lora_dropout": 0.1,
 }
 KILLS = 20
 LIMIT_S = 300.0

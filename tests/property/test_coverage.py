@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from so8t.calibration.fit import fit, strata_of
+from so8t.calibration.certify import fit, strata_of
 from so8t.calibration.thresholds import certified_threshold
 from so8t.metrics import Scores
 from so8t.params import Calibration

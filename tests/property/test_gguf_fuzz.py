@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.errors import ArtifactError
 from tests.unit.test_identity import sealed
 
@@ -20,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def read_everything(path: Path) -> None:
-    identity.read_typed(path)
+    gguf_file.read_typed(path)
     identity.check_seal(path)
 
 

@@ -89,8 +89,7 @@ def test_any_calibration_rows_give_a_card_that_follows_its_own_certificate(
     assert card.status == "not_certified"  # 40 rows can never do
     assert (card.thresholds.escalate, card.thresholds.allow) == (0.0, None)
     assert assess(card).code in (4, 5)
-    _, decided = cards.judge(card, scores)
-    assert not (decided == 0).any()
+    assert not (cards.decide_rows(card, scores).decided == 0).any()
     assert cards.parse(cards.to_dict(card), "memory") == card
 
 
@@ -130,7 +129,7 @@ def test_decide_escalates_what_is_not_a_distribution() -> None:
 def test_serving_sees_the_very_bits_that_were_certified() -> None:
     scores = make(1200, 1, separation=3.5)
     card, fitted = make_card(scores, meta(), limits(bootstrap=100), readout="prefill", seed=1)
-    p, _ = cards.judge(card, scores)
+    p = cards.decide_rows(card, scores).probabilities
     assert np.array_equal(p, fitted.probabilities)
     for i in range(0, 1200, 97):
         assert cards.apply(card, scores.logits[i], None).probabilities == tuple(p[i])

@@ -100,7 +100,7 @@ def test_gradients_of_rotate_and_of_the_whole_gate_are_right(seed: int) -> None:
 def test_the_gradient_of_the_exponential_is_the_librarys(
     seed: int, scale: float, dtype: torch.dtype
 ) -> None:
-    """Both sides of WIDE: the series and the block matrix."""
+    """Both sides of SERIES_LIMIT: the series and the block matrix."""
     theta = drawn(seed, 5, rotation.FREE, scale=scale, dtype=dtype).requires_grad_()
     weight = drawn(seed + 1, 5, 8, 8, dtype=dtype)
     got = torch.autograd.grad((rotation.exponential(rotation.skew(theta)) * weight).sum(), theta)[0]

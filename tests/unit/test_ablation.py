@@ -41,9 +41,7 @@ def test_every_arm_gives_parameters_that_load_and_differ_in_what_it_names() -> N
         assert params.train_seed == 3
         assert params.active.train.threads == 1
         assert params.seed == raw["seed"]  # data and base stay
-        assert params.active.train.epochs == pytest.approx(
-            0.5 * raw["profiles"]["demo"]["train"]["epochs"]
-        )
+        assert params.active.train.epochs == pytest.approx(0.5 * raw["train"]["epochs"])
         seen.add(
             (
                 params.gates.enabled,

@@ -97,7 +97,7 @@ def test_too_few_groups_in_one_domain_close_the_gate_and_say_how_many_are_missin
     assert f"defense: {59 - groups} more" in outcome.sentence
     assert card.advisory is not None
     assert card.advisory["certified"] is False
-    _, decided = cards.judge(card, GOOD)
+    decided = cards.decide_rows(card, GOOD).decided
     assert not (decided == 0).any()
     assert card_of(GOOD.where(keep), guarantee="pooled").status == "certified"
 
@@ -121,7 +121,7 @@ def test_nothing_measured_is_4_and_too_little_is_5(
     scores: Scores, code: int, reason: str, tmp_path: Path
 ) -> None:
     card = card_of(scores)
-    _, decided = cards.judge(card, GOOD)
+    decided = cards.decide_rows(card, GOOD).decided
     assert not (decided == 0).any()
     cards.write(tmp_path / "card.json", card)
     found, text = run_gate(tmp_path / "card.json")
@@ -140,7 +140,7 @@ def test_an_empty_class_is_no_obstacle_and_a_missing_safe_class_has_no_usefulnes
 def test_one_score_for_every_row_allows_nothing() -> None:
     same = with_logits(GOOD, np.tile([5.0, 0.0, 0.0], (len(GOOD), 1)))
     card = card_of(same)
-    _, decided = cards.judge(card, same)
+    decided = cards.decide_rows(card, same).decided
     assert not (decided == 0).any()
     assert card.measured["allow_rate_on_allow"]["value"] == 0.0
 
@@ -151,9 +151,9 @@ def test_unreadable_rows_escalate_and_count_against_no_guarantee() -> None:
     card = card_of(with_logits(GOOD, logits))
     assert card.status == "certified"
     assert card.data["not_finite"] == 30
-    p, decided = cards.judge(card, with_logits(GOOD, logits))
-    assert (decided[::40] == 1).all()
-    assert np.isnan(p[::40]).all()
+    rows = cards.decide_rows(card, with_logits(GOOD, logits))
+    assert (rows.decided[::40] == 1).all()
+    assert np.isnan(rows.probabilities[::40]).all()
 
 
 def test_residual_mass_limits_the_cue_readout_only() -> None:
@@ -165,8 +165,8 @@ def test_residual_mass_limits_the_cue_readout_only() -> None:
     )
     assert (cue.residual.applies, prefill.residual.applies) == (True, False)
     assert (cue.data["over_residual"], prefill.data["over_residual"]) == (600, 0)
-    assert (cards.judge(cue, scores)[1][::2] == 1).all()
-    assert (cards.judge(prefill, scores)[1][::2] == 0).any()
+    assert (cards.decide_rows(cue, scores).decided[::2] == 1).all()
+    assert (cards.decide_rows(prefill, scores).decided[::2] == 0).any()
     assert assess(make_card(scores, meta(), limits(), readout="cue", seed=1)[0]).code == 4
 
 

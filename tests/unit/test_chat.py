@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from so8t import chat
-from so8t.data.synthesize import generate
 from so8t.errors import ArtifactError, DataError
+from so8t.synthetic.synthesize import generate
 from so8t.verdict import Verdict
 from tests.fakes.tiny_models import PHI35, TEMPLATE, train_bpe
 
@@ -246,7 +246,7 @@ def _tokenizer(name: str, folder: Path, rows: list[dict]):
         template = _phi_config()["chat_template"]  # skips where the fixtures are absent
         return Tokenizer.from_file(str(PHI35 / "tokenizer.json")), template
     if name == "demo":
-        from so8t.training.scratch import train_tokenizer
+        from so8t.base.tokenizer import train_tokenizer
 
         train_tokenizer(
             folder, [f"{row['text']}\n{row['response']}" for row in rows] + [SYSTEM], 2048

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ from so8t import card as cards
 from so8t.calibration.assess import assess
 from so8t.calibration.fit import make_card
 from so8t.comparison.compare import baselines, conclude
-from so8t.comparison.drift import Pair, judge, measure
-from so8t.comparison.endpoints import (
-    Rules,
-    collapsed,
-    design_effect,
-    differences,
-    flips,
-    worst_flips,
-)
-from so8t.comparison.sides import Arm, Side, arm_of, describe, in_order, require_paired
+from so8t.comparison.drift import Pair, add_findings, measure
+from so8t.comparison.endpoints import Rules, design_effect, differences
+from so8t.comparison.flips import collapsed, flips, worst_flips
+from so8t.comparison.sides import Side, describe, in_order, read_split, require_paired
 from so8t.errors import ArtifactError, DataError
 from so8t.metrics import Scores
 from so8t.verdict import VERDICTS
@@ -35,8 +28,8 @@ RULES = Rules(alpha=0.05, draws=300, margin=0.02, primary=("false_allow_rate", "
 CARD = make_card(make(1600, 1), meta(), limits(), readout="prefill", seed=1)[0]
 
 
-def arm(scores: Scores, card: cards.Card = CARD) -> Arm:
-    return Arm(scores, *cards.judge(card, scores))
+def arm(scores: Scores, card: cards.Card = CARD) -> cards.DecidedRows:
+    return cards.decide_rows(card, scores)
 
 
 def twin(scores: Scores, seed: int, separation: float = 2.4) -> Scores:
@@ -47,7 +40,10 @@ def twin(scores: Scores, seed: int, separation: float = 2.4) -> Scores:
 
 
 def conclusion(
-    a: Arm, b: Arm, rules: Rules = RULES, closed: list[str] | None = None
+    a: cards.DecidedRows,
+    b: cards.DecidedRows,
+    rules: Rules = RULES,
+    closed: list[str] | None = None,
 ) -> dict[str, Any]:
     return conclude(
         differences(a, b, rules),
@@ -177,7 +173,7 @@ def pair(scores: Scores, moved: np.ndarray, own: cards.Card = CARD) -> dict[str,
 def test_a_planted_quantisation_bias_is_found_and_named() -> None:
     scores = make(1000, 10)
     noise = 0.1 * np.random.default_rng(1).standard_normal((1000, 3))
-    quiet, biased, scaled = judge(
+    quiet, biased, scaled = add_findings(
         [
             pair(scores, scores.logits + noise),
             pair(scores, scores.logits + noise + [0.6, 0.0, 0.0]),
@@ -193,14 +189,14 @@ def test_a_planted_quantisation_bias_is_found_and_named() -> None:
 
 def test_more_false_allows_under_the_files_own_card_are_a_violation() -> None:
     scores = make(1000, 11)
-    found = judge([pair(scores, scores.logits + np.array([1.5, 0.0, 0.0]))], 0.05)[0]
+    found = add_findings([pair(scores, scores.logits + np.array([1.5, 0.0, 0.0]))], 0.05)[0]
     assert found["violations"] == ["false_allow_regression"]
     assert "false_allow_bias_toward_allow" in found["findings"]
 
 
 def test_a_quantised_file_that_loses_a_verdict_is_a_violation() -> None:
     scores = make(600, 12)
-    found = judge([pair(scores, scores.logits - [0.0, 0.0, 50.0])], 0.05)[0]
+    found = add_findings([pair(scores, scores.logits - [0.0, 0.0, 50.0])], 0.05)[0]
     assert (found["collapsed"], "class_collapse" in found["violations"]) == (["DENY"], True)
 
 
@@ -211,7 +207,7 @@ def test_the_same_file_twice_must_not_differ() -> None:
         **pair(scores, scores.logits + np.random.default_rng(2).standard_normal((300, 3))),
         "same_file": True,
     }
-    found = judge([same, moved], 0.05)
+    found = add_findings([same, moved], 0.05)
     assert found[0]["violations"] == []
     assert found[0]["distance"]["kl_max"] == 0.0
     assert "canary_flips" in found[1]["violations"]
@@ -228,15 +224,10 @@ def test_unpaired_sides_and_foreign_cards_are_refused(
     with pytest.raises(DataError):
         require_paired(arm(scores), arm(relabelled), "x")
     folder = write(tmp_path / "b", {"test_iid": scores}, meta(digest="e" * 64))
-    side = Side(
-        folder,
-        "prefill",
-        partial(cards.judge, CARD),
-        {"semantic_digest": CARD.semantic_digest, "template_sha256": CARD.template_sha256},
-    )
+    side = Side(folder, CARD)
     with pytest.raises(ArtifactError, match="semantic_digest"):
         describe(side)
-    assert arm_of(side, "test_iid").scores.ids == in_order(scores).ids
+    assert read_split(side, "test_iid").scores.ids == in_order(scores).ids
 
 
 @pytest.mark.parametrize(

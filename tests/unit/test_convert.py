@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from so8t import identity
+from so8t import gguf_file, identity
 from so8t.errors import ArtifactError, ResourceError
-from so8t.gguf.convert import write as converter
+from so8t.gguf.convert import tensors
 from so8t.gguf.convert.source import Source
 from so8t.gguf.convert.vocab import read_vocabulary
-from so8t.gguf.convert.write import Recipe, convert
+from so8t.gguf.convert.write import Recipe, convert, general_name
 from so8t.gguf.verify.contents import against_hf
 from tests.fakes import tiny_models
 
@@ -168,14 +168,14 @@ def test_a_byte_level_vocabulary_is_never_named_phi3(
 ) -> None:
     """llama.cpp would strip whitespace after its special tokens (trap T1)."""
     convert(model, tmp_path / "a.gguf", Recipe("F16", name, "short"))
-    assert identity.read_keys(tmp_path / "a.gguf")["general.name"] == written
+    assert gguf_file.read_keys(tmp_path / "a.gguf")["general.name"] == written
 
 
 def test_the_phi35_vocabulary_is_always_named_phi3(tmp_path: Path) -> None:
     tiny_models.phi35_tokenizer(tmp_path)
     vocabulary = read_vocabulary(tmp_path, 32064, architecture="Phi3ForCausalLM")
-    assert converter.general_name("SO8T ja", vocabulary) == "SO8T ja phi-3"
-    assert converter.general_name("Phi-3.5 tuned", vocabulary) == "Phi-3.5 tuned"
+    assert general_name("SO8T ja", vocabulary) == "SO8T ja phi-3"
+    assert general_name("Phi-3.5 tuned", vocabulary) == "Phi-3.5 tuned"
 
 
 def test_sharded_input_gives_the_same_tensors_and_split_output_the_same_digest(
@@ -207,7 +207,7 @@ def test_small_chunks_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     """Chunking is invisible, also where rows are permuted by head."""
     source = tiny_models.other(tmp_path / "llama", "llama")
     first = convert(source, tmp_path / "a.gguf", RECIPE)
-    monkeypatch.setattr(converter, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 1000)
     assert (
         convert(source, tmp_path / "b.gguf", RECIPE)["semantic_digest"] == first["semantic_digest"]
     )
@@ -217,7 +217,7 @@ def test_a_wrong_permutation_of_rows_is_seen_by_the_tensor_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tiny_models.other(tmp_path / "llama", "llama")
-    monkeypatch.setattr(converter, "chunks_of", lambda s, item, rows: s.chunks(item.source, rows))
+    monkeypatch.setattr(tensors, "chunks_of", lambda s, item, rows: s.chunks(item.source, rows))
     convert(source, tmp_path / "a.gguf", RECIPE)
     monkeypatch.undo()
     assert [c.name for c in against_hf(tmp_path / "a.gguf", source, "short") if not c.passes] == [
@@ -237,10 +237,10 @@ def test_the_short_context_profile_writes_one_table_twice(tmp_path: Path) -> Non
     for profile, context in (("short", 256), ("stock", 8192)):
         path = tmp_path / f"{profile}.gguf"
         convert(source, path, Recipe("F16", "m", profile))  # type: ignore[arg-type]
-        assert identity.read_keys(path)["phi3.context_length"] == context
+        assert gguf_file.read_keys(path)["phi3.context_length"] == context
         tables[profile] = {
             t.name: t.sha256
-            for t in identity.tensor_table(path, hashes=True)
+            for t in gguf_file.tensor_table(path, hashes=True)
             if t.name.startswith("rope_factors")
         }
     assert len(set(tables["short"].values())) == 1
@@ -288,17 +288,17 @@ def test_importing_the_converter_loads_no_torch() -> None:
 def test_every_bf16_number_becomes_the_float16_that_rounding_gives() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     wanted = (bits.astype(np.uint32) << 16).view(np.float32)
-    work = converter._Work(
-        converter.Planned("t", None, bits.shape, always_float32=False),
-        converter.GGMLQuantizationType.F16,
+    work = tensors.Target(
+        tensors.Planned("t", None, bits.shape, always_float32=False),
+        tensors.GGMLQuantizationType.F16,
         0,
     )
     finite = np.abs(wanted) < 65520  # what rounds to infinity is refused
-    found = np.frombuffer(converter._encode(bits[finite], work), np.float16)
+    found = np.frombuffer(tensors.encode(bits[finite], work), np.float16)
     assert np.array_equal(found, wanted[finite].astype(np.float16))
     for bad in (0x7F80, 0x7FC0, 0x4780):  # infinity, NaN, 65536
         with pytest.raises(ArtifactError):
-            converter._encode(np.full(4, bad, np.uint16), work)
+            tensors.encode(np.full(4, bad, np.uint16), work)
 
 
 def test_a_source_gives_rows_without_loading_the_tensor(stock: Path) -> None:

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from so8t.data import documents, wikipedia
 from so8t.data.cli import data, describe, diff
-from so8t.data.documents import Collector, urls_of
-from so8t.data.formats import Row, row_of
+from so8t.data.collector import Collector, urls_of
+from so8t.data.formats import Sample, sample_of
 from so8t.errors import DataError
 from so8t.files import write_jsonl
 
@@ -117,7 +117,7 @@ def test_a_dump_gives_clean_paragraphs_with_provenance(suffix: str, tmp_path: Pa
     assert found[0]["license"] == "CC BY-SA 4.0"
     assert found[0]["url"].startswith("https://ja.wikipedia.org/wiki/%E9%A7%85")
     assert dropped == {"length": 1, "link": 1, "symbols": 1}
-    assert isinstance(row_of(found[0], "f:1", "s"), Row)
+    assert isinstance(sample_of(found[0], "f:1", "s"), Sample)
 
 
 def test_a_jsonl_dump_and_a_damaged_one(tmp_path: Path) -> None:

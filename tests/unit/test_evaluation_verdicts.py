@@ -9,15 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from so8t.card import DecidedRows
 from so8t.evaluation import evaluate
-from so8t.evaluation.verdicts import (
-    Bootstrap,
-    Judged,
-    curve,
-    probability_metrics,
-    readouts,
-    split_metrics,
-)
+from so8t.evaluation.verdicts import Bootstrap, curve, probability_metrics, readouts, split_metrics
 from so8t.metrics import Scores, softmax
 
 BOOT = Bootstrap(200, 7)
@@ -40,13 +34,13 @@ def one_hot(codes, strength=4.0):
     return np.eye(3)[np.array(codes, dtype=np.int64)] * strength
 
 
-def judged_of(gold, predicted, **kwargs):
+def decided_of(gold, predicted, **kwargs):
     scores = scores_of(gold, one_hot(predicted), **kwargs)
-    return Judged(scores, softmax(scores.logits), np.array(predicted, dtype=np.int64))
+    return DecidedRows(scores, softmax(scores.logits), np.array(predicted, dtype=np.int64))
 
 
 def test_rates_are_counts_over_their_own_denominators():
-    found = split_metrics(judged_of([0, 0, 1, 2, 2], [0, 1, 0, 2, 2]), BOOT)
+    found = split_metrics(decided_of([0, 0, 1, 2, 2], [0, 1, 0, 2, 2]), BOOT)
     assert (found["false_allow_rate"]["k"], found["false_allow_rate"]["n"]) == (1, 3)
     assert found["false_allow_rate_deny_only"]["value"] == 0.0
     assert found["allow_rate_on_allow"]["value"] == 0.5
@@ -57,7 +51,7 @@ def test_rates_are_counts_over_their_own_denominators():
 
 def test_the_worst_domain_is_named_for_safety_and_for_usefulness():
     found = split_metrics(
-        judged_of([0, 1, 0, 1], [0, 1, 1, 0], domains=["good", "good", "bad", "bad"]), BOOT
+        decided_of([0, 1, 0, 1], [0, 1, 1, 0], domains=["good", "good", "bad", "bad"]), BOOT
     )
     assert found["worst_domain"]["false_allow_rate"]["domain"] == "bad"
     assert found["worst_domain"]["allow_rate_on_allow"]["domain"] == "bad"
@@ -65,13 +59,13 @@ def test_the_worst_domain_is_named_for_safety_and_for_usefulness():
 
 def test_rows_without_readable_numbers_are_counted_and_left_out_of_probabilities():
     scores = scores_of([0, 1], [[np.nan, 0, 0], [0, 4, 0]])
-    found = split_metrics(Judged(scores, softmax(scores.logits), np.array([1, 1])), BOOT)
+    found = split_metrics(DecidedRows(scores, softmax(scores.logits), np.array([1, 1])), BOOT)
     assert found["unparsed_rate"]["k"] == 1
     assert found["calibrated"]["nll"]["n"] == 1
 
 
 def test_an_empty_split_gives_nulls_not_zeros_and_never_fails():
-    found = split_metrics(judged_of([], []), BOOT)
+    found = split_metrics(decided_of([], []), BOOT)
     assert found["accuracy"]["value"] is None
     assert found["macro_f1"] == {"value": None, "n": 0, "ci95": None}
     assert found["worst_domain"] == {"false_allow_rate": None, "allow_rate_on_allow": None}
@@ -85,9 +79,9 @@ def test_intervals_over_groups_widen_when_rows_repeat_each_other():
         np.repeat(random.integers(0, 3, 60), 5),
     )
     grouped = split_metrics(
-        judged_of(gold, predicted, groups=[f"g{i // 5}" for i in range(300)]), BOOT
+        decided_of(gold, predicted, groups=[f"g{i // 5}" for i in range(300)]), BOOT
     )["ci95_groups"]["accuracy"]
-    single = split_metrics(judged_of(gold, predicted), BOOT)["ci95_groups"]["accuracy"]
+    single = split_metrics(decided_of(gold, predicted), BOOT)["ci95_groups"]["accuracy"]
     assert grouped[1] - grouped[0] > 1.6 * (single[1] - single[0])
 
 
@@ -106,7 +100,7 @@ def test_the_curve_goes_from_allow_nothing_to_allow_everything():
     random = np.random.default_rng(4)
     gold = random.integers(0, 3, 500)
     scores = scores_of(gold, random.normal(size=(500, 3)) + np.eye(3)[gold] * 2)
-    points = curve(Judged(scores, softmax(scores.logits), np.zeros(500, dtype=np.int64)))
+    points = curve(DecidedRows(scores, softmax(scores.logits), np.zeros(500, dtype=np.int64)))
     assert (
         points[0]["false_allow_rate"],
         points[-1]["false_allow_rate"],
@@ -146,12 +140,12 @@ def test_the_cues_residual_mass_is_over_the_rows_that_have_it():
 
 
 def test_tables_hold_what_the_figures_draw(tmp_path):
-    judged = {
-        name: judged_of([0, 1, 2, 0], [0, 1, 2, 1], domains=["x", "x", "y", "y"])
+    decided = {
+        name: decided_of([0, 1, 2, 0], [0, 1, 2, 1], domains=["x", "x", "y", "y"])
         for name in ("test_iid", "test_cells")
     }
     made = evaluate.make_tables(
-        judged, headline="test_iid", threshold=0.25, delta=0.05, latencies=[0.2, 0.1]
+        decided, headline="test_iid", threshold=0.25, delta=0.05, latencies=[0.2, 0.1]
     )
     evaluate.write_tables(tmp_path / "plots", made)
     read = {

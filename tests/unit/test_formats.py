@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from so8t.data.formats import TEMPLATES, Row, row_of
+from so8t.data.formats import TEMPLATES, Sample, sample_of
 from so8t.data.hygiene import clean
 from so8t.data.ingest import read
 from so8t.errors import DataError
@@ -16,18 +16,18 @@ EXAMPLES = ROOT / "data" / "examples"
 DATA = load(ROOT / "params.yaml").data
 
 
-def rows(name: str) -> list[Row]:
-    found = [row_of(raw, where, name) for where, raw in read(EXAMPLES / f"{name}.jsonl")]
-    assert all(isinstance(row, Row) for row in found)
+def rows(name: str) -> list[Sample]:
+    found = [sample_of(raw, where, name) for where, raw in read(EXAMPLES / f"{name}.jsonl")]
+    assert all(isinstance(row, Sample) for row in found)
     return found  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.jsonl")), ids=lambda p: p.stem)
 def test_every_example_file_is_kept_whole(path: Path) -> None:
     for where, raw in read(path):
-        row = row_of(raw, where, str(path))
-        assert isinstance(row, Row)
-        assert isinstance(clean(row, DATA), Row)
+        row = sample_of(raw, where, str(path))
+        assert isinstance(row, Sample)
+        assert isinstance(clean(row, DATA), Sample)
 
 
 def test_every_example_is_named_in_their_readme() -> None:
@@ -59,7 +59,7 @@ def test_input_is_put_below_the_instruction() -> None:
 def test_a_conversation_of_one_exchange_is_taken_and_a_longer_one_is_not() -> None:
     assert [r.verdict for r in rows("chat_messages")] == [None, Verdict.DENY, None]
     turns = [{"role": r, "content": "あ"} for r in ("user", "assistant", "user", "assistant")]
-    assert row_of({"messages": turns}, "f:1", "s") == "several_turns"
+    assert sample_of({"messages": turns}, "f:1", "s") == "several_turns"
 
 
 def test_four_classes_become_three_and_the_original_is_kept() -> None:
@@ -84,15 +84,15 @@ def test_rows_already_in_a_thinking_format_are_taken_apart(name: str) -> None:
 
 def test_a_whole_chat_text_as_output_is_taken_apart() -> None:
     text = "<|system|>\n丁寧に<|end|>\n<|user|>\n質問<|end|>\n<|assistant|>\n# 思考ステップ\n考え\n\n# 最終回答\n答え<|end|>"
-    row = row_of({"instruction": "質問です", "output": text}, "f:1", "s")
-    assert isinstance(row, Row)
+    row = sample_of({"instruction": "質問です", "output": text}, "f:1", "s")
+    assert isinstance(row, Sample)
     assert (row.thinking, row.final) == ("考え", "答え")
 
 
 def test_an_answer_is_never_cut_into_thinking_and_answer() -> None:
     long = "一つ目の段落です。\n\n二つ目の段落です。\n\n三つ目の段落です。"
-    row = row_of({"instruction": "説明して", "output": long}, "f:1", "s")
-    assert isinstance(row, Row)
+    row = sample_of({"instruction": "説明して", "output": long}, "f:1", "s")
+    assert isinstance(row, Sample)
     assert (row.thinking, row.final) == (None, long)
 
 
@@ -100,7 +100,7 @@ def test_plain_text_asks_for_what_follows_its_first_sentence() -> None:
     row = rows("plain_text")[0]
     assert row.text.endswith("港の朝は早い。")
     assert row.final.startswith("漁船")
-    assert row_of({"text": "一文だけ。"}, "f:1", "s") == "plain_text_too_short"
+    assert sample_of({"text": "一文だけ。"}, "f:1", "s") == "plain_text_too_short"
 
 
 def test_own_fields_are_kept() -> None:
@@ -129,8 +129,8 @@ def test_prepared_rows_can_be_read_again() -> None:
         "source": "s",
         "license": None,
     }
-    row = row_of(raw, "f:1", "other")
-    assert isinstance(row, Row)
+    row = sample_of(raw, "f:1", "other")
+    assert isinstance(row, Sample)
     assert (row.thinking, row.final, row.source) == ("考え", "答え", "s")
 
 
@@ -159,7 +159,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_a_contradiction_is_refused_with_its_place_and_without_its_text(name: str) -> None:
     with pytest.raises(DataError) as caught:
-        row_of(CONTRADICTIONS[name], "rows.jsonl:7", "s")
+        sample_of(CONTRADICTIONS[name], "rows.jsonl:7", "s")
     assert caught.value.where == "rows.jsonl:7"
     assert caught.value.fix
     assert "考え" not in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 from so8t import params
 from so8t.errors import ArtifactError
 from so8t.files import sha256_file, write_json
-from so8t.gguf.convert import keys
+from so8t.gguf.convert import key_values, keys
 from so8t.identity import changes_behaviour
 from tests.fakes import tiny_models
 
@@ -62,7 +62,7 @@ def test_the_nineteen_founding_keys_keep_names_and_types() -> None:
 def test_a_base_model_claims_no_training(model: Path, settings: params.Params) -> None:
     values = {
         name: item.value
-        for name, item in keys.true_keys(model, settings, base=model, bake=None).items()
+        for name, item in key_values.true_keys(model, settings, base=model, bake=None).items()
     }
     assert (
         values["so8t.group_structure"],
@@ -82,7 +82,7 @@ def test_a_baked_model_carries_its_report(
     write_json(tmp_path / "bake.json", REPORT)
     values = {
         n: i.value
-        for n, i in keys.true_keys(
+        for n, i in key_values.true_keys(
             model, settings, base=tmp_path / "absent", bake=tmp_path / "bake.json"
         ).items()
     }
@@ -100,12 +100,12 @@ def test_heads_in_other_tokens_than_params_names_are_refused(
 ) -> None:
     write_json(tmp_path / "bake.json", REPORT | {"head_token_ids": [9, 8, 7, 6, 5]})
     with pytest.raises(ArtifactError, match="baked into tokens"):
-        keys.true_keys(model, settings, base=tmp_path, bake=tmp_path / "bake.json")
+        key_values.true_keys(model, settings, base=tmp_path, bake=tmp_path / "bake.json")
 
 
 def test_a_missing_role_token_is_named(model: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no token <\|reserved\|>"):
-        keys.token_id(model, "<|reserved|>")
+        key_values.token_id(model, "<|reserved|>")
 
 
 def test_a_key_outside_the_table_is_refused() -> None:

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from so8t.data import vocabulary as words
-from so8t.data.grammar import factor_lines, phrase_counts
-from so8t.data.policy import RULES, Cell, cells, decide
-from so8t.data.probe import ngram, score, single_factor
-from so8t.data.probe import verdict as keyword_verdict
+from so8t.data.probe import keyword_verdict, ngram, score, single_factor
 from so8t.data.splits import place
-from so8t.data.synthesize import BALANCED, _is_held_out, generate
 from so8t.errors import ParamsError
 from so8t.files import sha256_json
 from so8t.params import load
-from so8t.rows import SPLITS
-from so8t.verdict import VERDICTS
+from so8t.rows import SPLITS, Row
+from so8t.synthetic import vocabulary
+from so8t.synthetic.grammar import factor_lines, phrase_counts
+from so8t.synthetic.policy import RULES, Cell, cells, decide
+from so8t.synthetic.synthesize import BALANCED, _is_held_out, generate
+from so8t.verdict import VERDICTS, Authority, Verdict
 from tools.policy_page import page
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +36,20 @@ def make(rows: int = 4999, seed: int = 42, domains: list[str] | None = None) -> 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     return make()
+
+
+def prepared(row: dict) -> Row:
+    """A generated row as `prepare` would keep it, without its response."""
+    kept = ("id", "text", "domain", "thinking", "final", "group", "pair")
+    return Row(
+        **{name: row[name] for name in kept},
+        verdict=Verdict(row["verdict"]),
+        authority=Authority(row["authority"]),
+        response="",
+        factors=row["factors"],
+        source=row["source"],
+        license=row["license"],
+    )
 
 
 def cell_of(row: dict) -> Cell:
@@ -65,7 +78,7 @@ def test_classes_are_balanced_in_every_domain(rows: list[dict]) -> None:
 
 def test_two_fresh_processes_give_the_same_bytes(tmp_path: Path) -> None:
     code = (
-        "import json,sys;from so8t.data.synthesize import generate;"
+        "import json,sys;from so8t.synthetic.synthesize import generate;"
         "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1)]"
     )
     digests = set()
@@ -93,7 +106,10 @@ def test_every_row_says_what_the_policy_says(rows: list[dict]) -> None:
             rule.authority,
             rule.id,
         )
-        assert row["thinking"].split("\n")[-1] == f"{words.RULES[rule.verdict]}{rule.id}: {rule.ja}"
+        assert (
+            row["thinking"].split("\n")[-1]
+            == f"{vocabulary.RULES[rule.verdict]}{rule.id}: {rule.ja}"
+        )
 
 
 def test_the_first_words_of_rule_and_answer_tell_the_verdict(rows: list[dict]) -> None:
@@ -171,30 +187,32 @@ def test_held_out_cells_and_phrasings_occur_nowhere_else(rows: list[dict]) -> No
 
 
 def test_held_out_phrasings_are_other_words() -> None:
-    for table in (words.INTENTS, words.AUTHORISATIONS, words.CONTEXTS):
+    for table in (vocabulary.INTENTS, vocabulary.AUTHORISATIONS, vocabulary.CONTEXTS):
         for _, phrasings in table.values():
             assert phrasings[-1] not in phrasings[:-1]
 
 
 def test_no_single_factor_gives_the_verdict_away(rows: list[dict]) -> None:
-    assert single_factor(rows)["largest"] <= 0.5
+    assert single_factor([prepared(row) for row in rows])["largest"] <= 0.5
 
 
 def test_a_leaking_factor_would_be_seen(rows: list[dict]) -> None:
-    leaky = [{**r, "factors": {**r["factors"], "leak": r["verdict"]}} for r in rows[:300]]
+    leaky = [prepared({**r, "factors": {**r["factors"], "leak": r["verdict"]}}) for r in rows[:300]]
     assert single_factor(leaky)["largest"] == 1.0
 
 
 def test_keywords_are_near_chance(rows: list[dict]) -> None:
-    assert score(rows, [keyword_verdict(r["text"]) for r in rows])["accuracy"] <= 0.45
+    kept = [prepared(row) for row in rows]
+    assert score(kept, [keyword_verdict(row.text) for row in kept])["accuracy"] <= 0.45
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 7])
 def test_ngrams_stay_under_95_percent_and_fall_on_held_out_splits(seed: int) -> None:
-    splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in make(4999, seed):
-        splits[place(row["group"], "auto", row["held_out"], seed, PARAMS.data.split)].append(row)
+        split = place(row["group"], "auto", row["held_out"], seed, PARAMS.data.split)
+        splits[split].append(prepared(row))
     found = ngram(splits)
     assert found is not None
     assert found["test_iid"]["accuracy"] < 0.95
@@ -250,15 +268,17 @@ def test_every_row_carries_provenance_and_its_digest(rows: list[dict]) -> None:
 
 def test_denials_refuse_and_never_help(rows: list[dict]) -> None:
     for row in rows:
-        refuses = "お受けできません" in row["final"] and not row["final"].startswith(words.ASSENT)
+        refuses = "お受けできません" in row["final"] and not row["final"].startswith(
+            vocabulary.ASSENT
+        )
         assert refuses == (row["verdict"] == "DENY")
 
 
 def test_all_eight_domains_can_be_generated() -> None:
-    assert {r["domain"] for r in make(400, 3, list(words.ASSETS))} == set(words.ASSETS)
+    assert {r["domain"] for r in make(400, 3, list(vocabulary.ASSETS))} == set(vocabulary.ASSETS)
     assert all(
         {level for _, level in listed} == {0, 1, 2} and len(listed) == 8
-        for listed in words.ASSETS.values()
+        for listed in vocabulary.ASSETS.values()
     )
 
 

@@ -1,4 +1,4 @@
-"""dvc.yaml lists the code that gives each stage's result its meaning: no more, no less."""
+"""dvc.yaml names the code that gives each stage's result its meaning: the folders it runs, and the shared floor."""
 
 import re
 from pathlib import Path
@@ -9,17 +9,9 @@ import pytest
 from so8t.params import Params, read_yaml
 
 ROOT = Path(__file__).parents[2]
-GROUND = {
-    "so8t",
-    "so8t.operations",
-    "so8t.progress",
-    "so8t.errors",
-    "so8t.files",
-    "so8t.progress",
-    "so8t.quiet",
-    "so8t.stage",
-}  # plumbing: a reworded error re-runs nothing
-GROUND_PACKAGES = ("so8t.params", "so8t.records")
+# Plumbing: how files are written, progress shown and errors worded. A change there re-runs nothing.
+PLUMBING = {"so8t", "so8t.errors", "so8t.files", "so8t.progress", "so8t.quiet", "so8t.stage"}
+PLUMBING_PACKAGES = ("so8t.params", "so8t.records")
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 GRAPH = grimp.build_graph("so8t", "stages", include_external_packages=False, cache_dir=None)
 
@@ -29,44 +21,80 @@ def _body(name: str) -> dict:
     return stage.get("do", stage)
 
 
-def _module_file(module: str) -> str:
-    path = ROOT / module.replace(".", "/")
-    return (
-        f"{module.replace('.', '/')}.py"
-        if path.with_suffix(".py").is_file()
-        else f"{module.replace('.', '/')}/__init__.py"
-    )
+def place_of(module: str) -> str:
+    """The folder of a module of a package, the file of a module that stands alone."""
+    path = Path(*module.split("."))
+    if (ROOT / path).is_dir():
+        return path.as_posix()
+    if len(path.parts) > 2:
+        return path.parent.as_posix()
+    return path.with_suffix(".py").as_posix()
 
 
 def code_of(script: str) -> set[str]:
-    """Files of the import closure of a stage script, without the ground and empty files."""
+    """What a stage script imports, directly or not, as folders and files; plumbing and bare packages left out."""
     module = f"stages.{script}"
     chain = GRAPH.find_upstream_modules(module) | {module}
-    chain = {
-        m for m in chain if m not in GROUND and not m.startswith(GROUND_PACKAGES) and m != "stages"
-    }
-    return {file for file in map(_module_file, chain) if _says_more_than_its_docstring(ROOT / file)}
+    found = set()
+    for name in chain:
+        is_plumbing = name in PLUMBING or name.startswith(PLUMBING_PACKAGES)
+        if is_plumbing or name == "stages" or _says_only_what_it_is(name):
+            continue
+        found.add(place_of(name))
+    return {place for place in found if not any(place.startswith(f"{other}/") for other in found)}
 
 
-def _says_more_than_its_docstring(path: Path) -> bool:
-    import ast
+def _says_only_what_it_is(module: str) -> bool:
+    init = ROOT.joinpath(*module.split("."), "__init__.py")
+    return init.is_file() and len(init.read_text(encoding="utf-8").splitlines()) <= 3
 
-    return any(
-        not isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body
-    )
+
+def listed_by(name: str) -> set[str]:
+    """The code that dvc.yaml names for a stage."""
+    return {dep for dep in _body(name)["deps"] if dep.startswith(("so8t/", "stages/"))}
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
-def test_a_stage_depends_on_exactly_the_code_it_imports(name: str) -> None:
+def test_a_stage_depends_on_exactly_the_code_it_runs(name: str) -> None:
     script = re.search(r"stages/(\w+)\.py", _body(name)["cmd"])[1]
-    listed = {dep for dep in _body(name)["deps"] if dep.endswith(".py")}
-    assert listed == code_of(script)
+    assert listed_by(name) == code_of(script)
+
+
+def test_conversion_and_quantisation_do_not_run_each_other_again() -> None:
+    assert "so8t/gguf/quantize" not in listed_by("convert")
+    assert "so8t/gguf/convert" not in listed_by("quantize")
+
+
+def test_making_the_release_knows_no_ollama_client() -> None:
+    assert not {place for place in code_of("release") if "ollama" in place or "server" in place}
 
 
 def test_every_section_of_params_belongs_to_a_stage() -> None:
     used = {str(key).split(".")[0] for name in STAGES for key in _body(name).get("params", [])}
     assert used - {"profiles"} <= set(Params.model_fields)
     assert set(Params.model_fields) - {"profile"} <= used
+
+
+def test_a_stage_that_reads_a_section_reads_what_the_profile_changes_in_it() -> None:
+    for name in STAGES:
+        params = [str(key) for key in _body(name).get("params", [])]
+        for section in ("names", "base", "scratch", "loss", "train"):
+            reads = [key for key in params if key == section or key.startswith(f"{section}.")]
+            own = f"profiles.${{profile}}.{section}"
+            assert bool(reads) == any(key.startswith(own) for key in params), (name, section)
+
+
+def test_every_plotted_file_is_the_output_of_a_stage() -> None:
+    plots = read_yaml(ROOT / "dvc.yaml")["plots"]
+    plotted = {str(path) for plot in plots for body in plot.values() for path in body["y"]}
+    written = set()
+    for name in STAGES:
+        body = _body(name)
+        for out in [*body.get("outs", []), *body.get("metrics", [])]:
+            written.add(next(iter(out)) if isinstance(out, dict) else out)
+    patterns = [re.sub(r"\\\$\\\{.*?\\\}", ".*", re.escape(path)) for path in written]
+    for path in plotted:
+        assert any(re.fullmatch(rf"{pattern}(/.*)?", path) for pattern in patterns), path
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

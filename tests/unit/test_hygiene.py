@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from so8t.data import hygiene, summary
-from so8t.data.formats import Row, row_of
-from so8t.data.hygiene import clean, is_forbidden_target, is_japanese
-from so8t.data.page import page as write_page
+from so8t.data import summary
+from so8t.data.census import census
+from so8t.data.formats import Sample, sample_of
+from so8t.data.hygiene import clean, is_forbidden_target, is_japanese, personal_data
+from so8t.data.page import page_text
 from so8t.data.prepare import prepare
-from so8t.data.summary import census
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
@@ -155,9 +155,9 @@ LOOK_ALIKES = [
 ]
 
 
-def a_row(**changes: object) -> Row:
-    row = row_of({"text": "資料の見方を教えてください。", "label": "ALLOW"}, "f:1", "s")
-    assert isinstance(row, Row)
+def a_row(**changes: object) -> Sample:
+    row = sample_of({"text": "資料の見方を教えてください。", "label": "ALLOW"}, "f:1", "s")
+    assert isinstance(row, Sample)
     return replace(row, **changes)
 
 
@@ -170,7 +170,7 @@ def test_there_are_sixty_of_each() -> None:
     ("kind", "text"), [(kind, text) for kind, texts in PERSONAL.items() for text in texts]
 )
 def test_personal_data_is_found_and_the_row_dropped(kind: str, text: str) -> None:
-    assert kind in hygiene.find(text)
+    assert kind in personal_data(text)
     for place in ("text", "final", "thinking"):
         assert str(clean(a_row(**{place: f"この依頼は次のとおりです。{text}"}), DATA)).startswith(
             "personal_data:"
@@ -179,8 +179,8 @@ def test_personal_data_is_found_and_the_row_dropped(kind: str, text: str) -> Non
 
 @pytest.mark.parametrize("text", LOOK_ALIKES)
 def test_a_look_alike_is_kept(text: str) -> None:
-    assert hygiene.find(text) == []
-    assert isinstance(clean(a_row(text=f"次の件です。{text}"), DATA), Row)
+    assert personal_data(text) == []
+    assert isinstance(clean(a_row(text=f"次の件です。{text}"), DATA), Sample)
 
 
 def test_sixty_rows_with_personal_data_go_sixty_look_alikes_stay_and_the_page_counts_them(
@@ -226,7 +226,7 @@ def test_sixty_rows_with_personal_data_go_sixty_look_alikes_stay_and_the_page_co
         {f"personal_data:{kind}" for kind in PERSONAL},
     )
     assert metrics["dropped"]["no_license"] == 1
-    shown = write_page(
+    shown = page_text(
         metrics | {"census": census(tmp_path / "out"), "tokens": None}, tmp_path / "out", {}
     )
     assert all(f"| {reason} | {n} |" in shown for reason, n in metrics["dropped"].items())
@@ -238,10 +238,10 @@ def test_a_collected_row_needs_a_licence() -> None:
         "output": "順に読みます。",
         "url": "https://example.org/a",
     }
-    row = row_of(raw, "f:1", "s")
-    assert isinstance(row, Row)
+    row = sample_of(raw, "f:1", "s")
+    assert isinstance(row, Sample)
     assert clean(row, DATA) == "no_license"
-    assert isinstance(clean(replace(row, license="CC-BY-4.0"), DATA), Row)
+    assert isinstance(clean(replace(row, license="CC-BY-4.0"), DATA), Sample)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +271,17 @@ def test_japanese_is_recognised(text: str) -> None:
 )
 def test_other_languages_are_dropped_unless_any_is_allowed(text: str) -> None:
     assert clean(a_row(text=text), DATA) == "not_japanese"
-    assert isinstance(clean(a_row(text=text), DATA.model_copy(update={"language": "any"})), Row)
+    assert isinstance(clean(a_row(text=text), DATA.model_copy(update={"language": "any"})), Sample)
 
 
 def test_a_long_row_is_dropped() -> None:
     assert clean(a_row(text="あ" * (DATA.max_chars + 1)), DATA) == "too_long"
-    assert isinstance(clean(a_row(text="あ" * DATA.max_chars), DATA), Row)
+    assert isinstance(clean(a_row(text="あ" * DATA.max_chars), DATA), Sample)
 
 
 def test_control_text_is_broken_up_in_every_part() -> None:
     row = clean(a_row(text="あ<|end|>い", final="か<|assistant|>き", thinking="さ</s>し"), DATA)
-    assert isinstance(row, Row)
+    assert isinstance(row, Sample)
     assert (row.text, row.final, row.thinking) == (
         "あ< |end|>い",
         "か< |assistant|>き",
@@ -294,7 +294,7 @@ HAZARD = "爆弾の作り方を教えて。"
 
 def test_a_hazardous_request_may_be_refused_but_never_answered() -> None:
     refused = clean(a_row(text=HAZARD, verdict=Verdict.DENY, final="お断りします。"), DATA)
-    assert isinstance(refused, Row)
+    assert isinstance(refused, Sample)
     assert refused.text == HAZARD
     assert clean(a_row(text=HAZARD, verdict=Verdict.ALLOW), DATA) == "hazard"
     assert clean(a_row(text=HAZARD, verdict=None), DATA) == "hazard"
@@ -311,12 +311,12 @@ def test_a_refusal_that_tells_the_hazard_is_replaced_by_the_fixed_one() -> None:
         ),
         DATA,
     )
-    assert isinstance(row, Row)
+    assert isinstance(row, Sample)
     assert not is_forbidden_target(row.final)
     assert row.thinking is None
 
 
 def test_the_same_words_without_a_how_are_kept() -> None:
     assert isinstance(
-        clean(a_row(text="爆弾処理の歴史について、公開資料の要点を教えて。"), DATA), Row
+        clean(a_row(text="爆弾処理の歴史について、公開資料の要点を教えて。"), DATA), Sample
     )

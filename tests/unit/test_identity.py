@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from so8t import identity
+from so8t import gguf_file, gguf_header, identity
 from so8t.errors import ArtifactError
 from so8t.gguf.convert.keys import typed
 from so8t.release.rewrite import rewrite_keys
@@ -49,9 +49,9 @@ def test_an_intact_file_passes(tmp_path: Path) -> None:
 
 
 def test_keys_come_back_with_types_and_values(tmp_path: Path) -> None:
-    keys = identity.read_typed(sealed(tmp_path / "a.gguf"))
+    keys = gguf_file.read_typed(sealed(tmp_path / "a.gguf"))
     assert keys["tokenizer.ggml.tokens"].value == ["あ", "b"]
-    assert keys["so8t.safety_threshold"] == identity.KeyValue(0.25, gguf.GGUFValueType.FLOAT32)
+    assert keys["so8t.safety_threshold"] == gguf_file.KeyValue(0.25, gguf.GGUFValueType.FLOAT32)
 
 
 def test_the_digest_ignores_tensor_order_and_calibration_but_not_the_template(
@@ -67,14 +67,14 @@ def test_the_digest_ignores_tensor_order_and_calibration_but_not_the_template(
         )
         == first
     )
-    assert identity.read_keys(tmp_path / "c.gguf")["so8t.calibration.temperature"] == 2.0
+    assert gguf_file.read_keys(tmp_path / "c.gguf")["so8t.calibration.temperature"] == 2.0
     assert identity.semantic_digest(sealed(tmp_path / "d.gguf", key="y")) != first
 
 
 def test_the_digest_sees_one_changed_weight(tmp_path: Path) -> None:
     first = write_tiny(tmp_path / "a.gguf")
     data = bytearray(first.read_bytes())
-    data[identity.tensor_table(first)[3].offset] ^= 1
+    data[gguf_file.tensor_table(first)[3].offset] ^= 1
     (tmp_path / "b.gguf").write_bytes(data)
     assert identity.semantic_digest(tmp_path / "b.gguf") != identity.semantic_digest(first)
 
@@ -152,9 +152,9 @@ def text(value: str) -> bytes:
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, data: bytes, problem: str) -> None:
     (tmp_path / "a.gguf").write_bytes(data)
     with pytest.raises(ArtifactError, match=problem):
-        identity.parse(tmp_path / "a.gguf")
+        gguf_header.parse(tmp_path / "a.gguf")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not found"):
-        identity.parse(tmp_path / "no.gguf")
+        gguf_header.parse(tmp_path / "no.gguf")

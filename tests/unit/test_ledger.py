@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from so8t.errors import ArtifactError, DataError
 from so8t.records import cli
-from so8t.records.ledger import TABLES, Ledger, Session, TensorRow, conversion
+from so8t.records.ledger import Ledger, Session, TensorRow, conversion
+from so8t.records.schema import TABLES
 
 ROOT = Path(__file__).parents[2]
 ROW = TensorRow(

@@ -46,7 +46,7 @@ def test_counts_are_those_of_phi_3_5_mini():
 
 @pytest.mark.parametrize(("batch", "gib"), [(1, 4.4), (2, 5.1), (4, 6.6)])
 def test_the_estimate_agrees_with_the_research_table(batch, gib):
-    assert estimate(PHI35, train(batch_size=batch))["gib"] == pytest.approx(gib, rel=0.12)
+    assert estimate(PHI35, train(batch_size=batch)).gib == pytest.approx(gib, rel=0.12)
 
 
 def test_qlora_of_phi_3_5_mini_fits_six_gibibytes_as_the_budget_says():
@@ -54,7 +54,7 @@ def test_qlora_of_phi_3_5_mini_fits_six_gibibytes_as_the_budget_says():
 
 
 def test_a_large_vocabulary_costs_embeddings_and_logits():
-    small, large = estimate(PHI35, train())["parts"], estimate(PHI4, train())["parts"]
+    small, large = estimate(PHI35, train()).parts, estimate(PHI4, train()).parts
     assert large["logits"] > 6 * small["logits"]
     assert large["embeddings"] == 2 * 200064 * 3072
 
@@ -80,7 +80,7 @@ def test_every_advice_fits_and_keeps_the_effective_batch(gib):
     }
     typed = {key: kinds.get(key, int)(value) for key, value in changes.items()}
     changed = wanted.model_copy(update=typed)
-    assert estimate(PHI35, changed)["total"] <= gib * GIB
+    assert estimate(PHI35, changed).total <= gib * GIB
     assert changed.batch_size * changed.accumulation == 16
 
 
@@ -95,5 +95,5 @@ def test_the_error_names_the_command_and_hopeless_cases_say_so():
 
 def test_full_fine_tuning_counts_every_number_four_times_over():
     full = estimate(PHI35, train(quantization="full", lora_r=0))
-    assert full["parts"]["trained"] > 16 * 3.8e9
-    assert full["parts"]["weights"] == 0
+    assert full.parts["trained"] > 16 * 3.8e9
+    assert full.parts["weights"] == 0

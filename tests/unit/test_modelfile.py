@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from so8t.chat import render
 from so8t.errors import ArtifactError, ParamsError
-from so8t.ollama.smoke_test import CASES, judge, loops
+from so8t.ollama.smoke_test import CASES, check_reply, loops
 from so8t.release import gotemplate, modelfile
 from tests.fakes.tiny_gguf import TEMPLATE
 
@@ -157,8 +157,12 @@ def test_conditions_and_trim_marks_follow_go() -> None:
         (5, "  ", False, True),
     ],
 )
-def test_the_six_prompts_are_judged(number: int, said: str, passed: bool, empty: bool) -> None:
-    found = judge(CASES[number], "p", lambda *_: said, fmt="heading", answer_tokens=9, stops=[])
+def test_the_replies_to_the_six_prompts_are_checked(
+    number: int, said: str, passed: bool, empty: bool
+) -> None:
+    found = check_reply(
+        CASES[number], "p", lambda *_: said, fmt="heading", answer_tokens=9, stops=[]
+    )
     assert (found.passed, found.empty) == (passed, empty)
 
 

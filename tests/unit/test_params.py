@@ -1,13 +1,15 @@
 """params.yaml is checked whole, as YAML 1.2, and every mistake is named."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from so8t.errors import ParamsError
-from so8t.params import Params, load, read_yaml
+from so8t.params import Params, load, read_yaml, refuse_hidden_changes
+from so8t.params.profiles import keys_set_by, value_at
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "params.yaml"
@@ -42,8 +44,9 @@ def test_every_shipped_profile_loads(tmp_path: Path, profile: str) -> None:
         ("data.sources", []),
         ("data.split.train", 0.9),
         ("release.type", "Q6_K"),
-        ("profiles.demo.base.kind", "local"),
-        ("profiles.demo.scratch.hidden_size", 100),
+        ("profiles.demo.base", {"kind": "local"}),
+        ("profiles.demo.scratch", {"hidden_size": 100}),
+        ("profiles.h200.train", {"lora_rank": 8}),  # a slip in a profile that is not active
     ],
 )
 def test_a_wrong_or_unknown_key_is_named(tmp_path: Path, key: str, value: object) -> None:
@@ -95,7 +98,63 @@ def test_no_value_has_a_default_in_code() -> None:
 
 
 def test_real_profiles_register_under_the_founding_names() -> None:
-    held = load(ROOT / "params.yaml")
-    found = {name: (profile.names.a, profile.names.b) for name, profile in held.profiles.items()}
+    found = {}
+    for name in load(SHIPPED).profiles:
+        names = load(SHIPPED, profile=name).names
+        found[name] = (names.a, names.b)
     assert found.pop("demo") == ("so8t-base", "so8t-retrained")
     assert set(found.values()) == {("borea-phi35-so8t-base", "borea-phi35-so8t-retrained")}
+
+
+def test_a_profile_says_only_what_differs() -> None:
+    raw = read_yaml(SHIPPED)
+    for name, differences in raw["profiles"].items():
+        for key in keys_set_by(differences):
+            assert value_at(differences, key) != value_at(raw, key), f"{name}: {key}"
+
+
+def test_what_a_profile_leaves_out_is_the_value_above(tmp_path: Path) -> None:
+    path = edited(tmp_path, ("profile", "rtx3060"), ("train.keep", 7))
+    params = load(path)
+    assert params.train.keep == 7
+    assert params.train.lora_r == 32
+    assert params.scratch is None
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    path = edited(tmp_path, ("profile", "rtx3060"))
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "params.yaml"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "x"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    return path
+
+
+def change(path: Path, key: str, value: object) -> None:
+    raw = read_yaml(path)
+    *parents, last = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    YAML().dump(raw, path)
+
+
+def test_a_change_that_the_profile_hides_is_an_error_that_says_what_to_type(committed) -> None:
+    change(committed, "train.lr", 1e-4)
+    with pytest.raises(ParamsError, match=r"train\.lr") as caught:
+        refuse_hidden_changes(committed)
+    assert "-S profiles.rtx3060.train.lr=" in caught.value.fix
+
+
+@pytest.mark.parametrize("key", ["train.keep", "profiles.rtx3060.train.lr", "pet.lambda"])
+def test_a_change_that_takes_effect_is_none(committed, key: str) -> None:
+    change(committed, key, 3)
+    refuse_hidden_changes(committed)
+
+
+def test_without_git_nothing_is_hidden(tmp_path: Path) -> None:
+    refuse_hidden_changes(edited(tmp_path, ("profile", "rtx3060"), ("train.lr", 0.5)))

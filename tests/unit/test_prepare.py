@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from so8t.data import summary
+from so8t.data.census import census, token_lengths
 from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
-from so8t.data.page import page
+from so8t.data.page import page_text
 from so8t.data.prepare import Counts, prepare
 from so8t.data.splits import DRAWN, split_of
-from so8t.data.summary import census, token_lengths
-from so8t.data.synthesize import generate
 from so8t.errors import DataError
 from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
-from so8t.rows import SPLITS
+from so8t.rows import SPLITS, read_rows
+from so8t.synthetic.synthesize import generate
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
 DATA = PARAMS.data
@@ -302,7 +302,7 @@ def test_directories_globs_and_compressed_files_are_read_and_listed(tmp_path: Pa
     (folder / "notes.txt").write_text("not data")
     sources = [Source(path=str(folder), weight=1.0, use="auto")]
     counts = prepare(DATA.model_copy(update={"sources": sources}), 1, None, Progress("test"))
-    assert list(counts.sources[0]["files"].values()) == [20, 20, 20]
+    assert list(counts.sources[0].files.values()) == [20, 20, 20]
     assert sum(counts.kept.values()) == 60
     glob = [Source(path=str(folder / "*.gz"), weight=1.0, use="auto")]
     assert (
@@ -463,8 +463,8 @@ def test_a_factor_of_many_values_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_path: Path) -> None:
+    from so8t.base.batches import example_of
     from so8t.template import Template
-    from so8t.training.batches import example_of
     from tests.fakes.tiny_models import train_bpe
 
     splits, counts = run(tmp_path, (synthetic[:60], "auto", 1.0))
@@ -473,12 +473,15 @@ def test_tokens_are_counted_as_training_renders_them(synthetic: list[dict], tmp_
     train_bpe(tmp_path, vocab_size=400)
     found = token_lengths(tmp_path / "prepared", tmp_path, DATA.system)
     template = Template.of(tmp_path)
-    wanted = [example_of(row, template, DATA.system) for rows in splits.values() for row in rows]
+    wanted = []
+    for split in splits:
+        for row in read_rows(tmp_path / "prepared" / f"{split}.jsonl"):
+            wanted.append(example_of(row, template, DATA.system))
     assert found is not None
     assert found["conversation"] == dict(sorted(Counter(len(e.ids) for e in wanted).items()))
     assert found["prompt"] == dict(sorted(Counter(e.prompt for e in wanted).items()))
     assert found["rows"] == len(wanted)
-    shown = page(
+    shown = page_text(
         {
             **summary.metrics_of(counts),
             "census": census(tmp_path / "prepared"),

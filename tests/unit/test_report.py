@@ -15,8 +15,8 @@ from so8t import params
 from so8t.errors import GateError
 from so8t.files import read_json
 from so8t.report import build, document, figures, sources, texts
+from so8t.report.context import Context
 from so8t.report.document import Document, Figure, Heading, Paragraph, Table, row
-from so8t.report.page import Page
 from so8t.report.sources import Number, Sources
 from tests.fakes.results import ROOT, edit, write_results
 
@@ -188,7 +188,17 @@ def test_an_uncertified_file_says_so_first(copy):
 
 
 def test_words_hold_no_literal_numbers():
-    for name in ("texts", "sections", "conclusion", "targets"):
+    for name in (
+        "texts",
+        "sentences",
+        "labels",
+        "released_sections",
+        "pair_sections",
+        "type_sections",
+        "origin_sections",
+        "conclusion",
+        "targets",
+    ):
         tree = ast.parse((ROOT / f"so8t/report/{name}.py").read_text(encoding="utf-8"))
         found = [
             node.value
@@ -227,7 +237,7 @@ def test_every_number_on_the_page_is_in_the_twin(report):
         *(
             number["shown"].translate(document.SPECIAL)
             for number in twin["numbers"]
-            if number["style"] in ("text", "digest")
+            if number["style"] == "text"
         ),
     ):
         page = page.replace(word, "")
@@ -371,9 +381,9 @@ def test_the_page_is_one_file_without_scripts_or_links_outside(report):
 
 def test_a_request_cannot_break_out_of_its_cell():
     evil = Number("f", "/k", "text", "x", "<script>|`a`\n# b</script>")
-    document = Document("ja", [Heading(1, "t"), Paragraph(("p",)), Table(["a"], [row((evil,))])])
-    assert "<script>" not in document.to_html(document, figures={})
-    text = document.to_markdown(document, figures="f")
+    made = Document("ja", [Heading(1, "t"), Paragraph(("p",)), Table(["a"], [row((evil,))])])
+    assert "<script>" not in document.to_html(made, figures={})
+    text = document.to_markdown(made, figures="f")
     assert "<script>" not in text
     assert "\n# b" not in text
     assert text.count("|") == 2 + 2 + 2 + 1  # head, rule, cell, and one that is escaped
@@ -411,8 +421,8 @@ def test_both_languages_fill_the_same_slots():
 
 
 def test_a_figure_without_data_is_a_line_that_says_so(empty):
-    page = Page.of(Sources(empty, "en"))
-    document, _ = build.compose(page, {})
+    context = Context.of(Sources(empty, "en"))
+    document, _ = build.compose(context, {})
     assert not any(isinstance(block, Figure) for block in document.blocks)
     assert not Path(empty / "en/figures").is_dir() or list((empty / "en/figures").iterdir()) == []
-    assert json.dumps([one.name for one in build.compose(page, {})[1]])
+    assert json.dumps([one.name for one in build.compose(context, {})[1]])

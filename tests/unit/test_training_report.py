@@ -5,7 +5,7 @@ import json
 import pytest
 
 from so8t.errors import DataError
-from so8t.report.training import POINTS, read_log, speed, summarise, thin, to_csv
+from so8t.training.report import POINTS, read_log, speed, summarise, thin, to_csv
 
 HEAD = (
     "step,progress,lr,loss,lm,safety,authority,label,pet,pet_raw,lambda,grad_norm_lora,grad_norm_gate,grad_norm_head,max_angle,"

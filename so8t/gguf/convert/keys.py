@@ -1,33 +1,45 @@
-"""Every `so8t.*` key of a GGUF file: its type, its meaning and where the value comes from.
+"""The table of every `so8t.*` key of a GGUF file: its type, its meaning and its origin.
 
-The nineteen founding keys keep their names and types and carry true values (the founders' files carried constants).
-`docs/gguf-keys.md` is generated from this table. Times and commits are not here: they go to the ledger and the card,
-so that equal inputs give equal files.
+`docs/gguf-keys.md` is generated from this table. Times and commits are not here: they go to the
+conversion ledger and the card, so that equal inputs give equal files. What `convert` writes into
+the keys: so8t.gguf.convert.key_values.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gguf import GGUFValueType
 
-from so8t import __version__, identity
+from so8t import identity
 from so8t.errors import ArtifactError
-from so8t.files import read_json, sha256_file
-from so8t.gguf.convert.source import read_config
-from so8t.identity import KeyValue, Value
-from so8t.params import Params, spare_row
+from so8t.gguf_file import Keys, KeyValue
+from so8t.gguf_header import Value
 
 Kind = Literal["founding", "lineage", "readout", "calibration", "seal"]
-ROLES = ("allow", "escalate", "deny", "handle", "human")
-VERDICT_IDS, AUTHORITY_IDS = "so8t.verdict.token_ids", "so8t.authority.token_ids"
-CLASSES = "ALLOW,ESCALATE,DENY"
-_T = GGUFValueType
+VERDICT_IDS = "so8t.verdict.token_ids"
+AUTHORITY_IDS = "so8t.authority.token_ids"
+TITLES: dict[Kind, str] = {
+    "founding": "Founding keys",
+    "lineage": "Lineage",
+    "readout": "Readout",
+    "calibration": "Calibration (written by `release`)",
+    "seal": "Seal",
+}
+_T = GGUFValueType  # short, because it is in every row of the table
 
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        name: full name of the key.
+        type: its GGUF type.
+        kind: which part of the page it belongs to.
+        meaning: what the value says.
+        source: where the value comes from.
+        sub: item type of an array.
+    """
 
     name: str
     type: GGUFValueType
@@ -38,6 +50,9 @@ class KeySpec:
 
 
 KEYS: tuple[KeySpec, ...] = (
+    # The nineteen keys of the project's founders, with their names and types, which is why truth
+    # values are texts. PET and triality are ways of training: a penalty on the second difference
+    # of hidden states, and verdict heads that share their weights by a symmetry of SO(8).
     KeySpec(
         "so8t.group_structure",
         _T.STRING,
@@ -52,6 +67,7 @@ KEYS: tuple[KeySpec, ...] = (
         "width of a rotation block; 0 = no rotations",
         "bake report, layers",
     ),
+    # Weights of the losses in training; 0 in a base model, which was not trained.
     KeySpec(
         "so8t.pet_lambda",
         _T.FLOAT32,
@@ -87,6 +103,7 @@ KEYS: tuple[KeySpec, ...] = (
         "verdicts, in the order of so8t.verdict.token_ids",
         "so8t.verdict",
     ),
+    # For readers that know only the founders' keys. The closed values stand until `release`.
     KeySpec(
         "so8t.safety_threshold",
         _T.FLOAT32,
@@ -101,6 +118,7 @@ KEYS: tuple[KeySpec, ...] = (
         "p(ESCALATE) + p(DENY) from which nothing is allowed; 0 until calibrated",
         "release, from the card",
     ),
+    # The founders planned images and a memory. Nothing of it is in the file, and the keys say so.
     KeySpec("so8t.multimodal", _T.STRING, "founding", "false: text only", "constant"),
     KeySpec("so8t.ocr_enabled", _T.STRING, "founding", "false: text only", "constant"),
     KeySpec("so8t.ocr.language", _T.STRING, "founding", "empty: no OCR", "constant"),
@@ -117,6 +135,7 @@ KEYS: tuple[KeySpec, ...] = (
         "false: a file has no memory",
         "constant",
     ),
+    # Of the software, and yet outside the digest: a new version makes no other model.
     KeySpec(
         "so8t.version",
         _T.STRING,
@@ -131,6 +150,7 @@ KEYS: tuple[KeySpec, ...] = (
         "stock architecture of the weights",
         "config.json",
     ),
+    # Where the file comes from.
     KeySpec(
         "so8t.base_model", _T.STRING, "lineage", "name of the base model", "params.yaml, base.path"
     ),
@@ -163,6 +183,7 @@ KEYS: tuple[KeySpec, ...] = (
         "digest of the bake report; absent for an untrained model",
         "bake report",
     ),
+    # What a reader needs to find the verdict: which rows of the vocabulary the heads became.
     KeySpec(
         VERDICT_IDS,
         _T.ARRAY,
@@ -179,6 +200,8 @@ KEYS: tuple[KeySpec, ...] = (
         "params.yaml, base.tokens",
         _T.INT32,
     ),
+    # Written by `release`, from the card, in which calibration says how a verdict's numbers
+    # become a decision. None of them is in the semantic digest, or the card would not fit its file.
     KeySpec(
         "so8t.calibration.status",
         _T.STRING,
@@ -214,7 +237,9 @@ KEYS: tuple[KeySpec, ...] = (
         "ALLOW only below this p(ESCALATE) + p(DENY)",
         "release, from the card",
     ),
-    KeySpec("so8t.card_sha256", _T.STRING, "calibration", "digest of the card", "release"),
+    KeySpec(
+        "so8t.calibration.card_sha256", _T.STRING, "calibration", "digest of the card", "release"
+    ),
     KeySpec(
         "so8t.calibration.semantic_digest",
         _T.STRING,
@@ -222,6 +247,7 @@ KEYS: tuple[KeySpec, ...] = (
         "semantic digest of the file that was calibrated",
         "release, from the card",
     ),
+    # The last key of every file.
     KeySpec(
         identity.SEAL,
         _T.STRING,
@@ -233,151 +259,51 @@ KEYS: tuple[KeySpec, ...] = (
 BY_NAME = {spec.name: spec for spec in KEYS}
 
 
-def typed(values: dict[str, Value]) -> dict[str, KeyValue]:
+def typed(values: dict[str, Value]) -> Keys:
     """Give each value the type of the table.
+
+    Args:
+        values: by the key's full name.
 
     Raises:
         ArtifactError: a key that is not in the table.
     """
-    if unknown := sorted(set(values) - set(BY_NAME)):
+    unknown = sorted(set(values) - set(BY_NAME))
+    if unknown:
         raise ArtifactError(
             f"unknown keys {unknown}",
             where="so8t.gguf.convert.keys",
             fix="add them to the table with type and meaning",
         )
-    return {
-        name: KeyValue(value, BY_NAME[name].type, BY_NAME[name].sub)
-        for name, value in values.items()
-    }
-
-
-def true_keys(
-    source: Path, params: Params, *, base: Path, bake: Path | None
-) -> dict[str, KeyValue]:
-    """The keys that `convert` writes.
-
-    Args:
-        source: the Hugging Face directory that is converted.
-        params: for the names of the reserved tokens and of the base model.
-        base: directory of the base stage (for its digest), read only where there is no bake report.
-        bake: the bake report of a retrained model; None for the base model itself.
-    """
-    report = read_json(bake, fix="dvc repro bake") if bake else {}
-    values: dict[str, Value] = {
-        "so8t.group_structure": "SO8" if report.get("layers") else "none",
-        "so8t.rotation_dim": 8 if report.get("layers") else 0,
-        "so8t.pet_lambda": float(report.get("pet_lambda", 0.0)),
-        "so8t.safety_weight": float(report.get("safety_weight", 0.0)),
-        "so8t.cmd_weight": float(report.get("cmd_weight", 0.0)),
-        "so8t.triality_enabled": str((report.get("heads") or {}).get("mode") == "triality").lower(),
-        "so8t.safety_classes": CLASSES,
-        "so8t.safety_threshold": 1.0,
-        "so8t.escalation_threshold": 0.0,
-        "so8t.multimodal": "false",
-        "so8t.ocr_enabled": "false",
-        "so8t.ocr.language": "",
-        "so8t.ocr.config": "",
-        "so8t.image.max_width": 0,
-        "so8t.image.max_height": 0,
-        "so8t.memory.sql_enabled": "false",
-        "so8t.memory.conversation_history": "false",
-        "so8t.version": __version__,
-        "so8t.architecture": str((read_config(source).get("architectures") or ["?"])[0]),
-        **_lineage(params, report, base, bake),
-        **_readout(source, params, report),
-    }
-    return typed(values)
-
-
-def _lineage(
-    params: Params, report: dict[str, Any], base: Path, bake: Path | None
-) -> dict[str, Value]:
-    name = (
-        Path(params.active.base.path).name if params.active.base.path else f"so8t-{params.profile}"
-    )
-    values: dict[str, Value] = {"so8t.base_model": name}
-    values["so8t.base_sha256"] = str(report["base_sha256"]) if report else base_digest(base)
-    if report.get("layers"):  # GGUF knows no empty arrays
-        values["so8t.baked_layers"] = [int(i) for i in report["layers"]]
-    if bake:
-        values |= {
-            "so8t.data_sha256": str(report["data_sha256"]),
-            "so8t.bake_sha256": sha256_file(bake),
-        }
-    return values
-
-
-def base_digest(base: Path) -> str:
-    """Digest of the base model: of its description (local models) or of its weights (made from scratch)."""
-    manifest = base / "so8t_base.json"
-    return sha256_file(manifest if manifest.is_file() else base / "model.safetensors")
-
-
-def _readout(source: Path, params: Params, report: dict[str, Any]) -> dict[str, Value]:
-    """Ids of the five role tokens; those of a baked model must be the ones that were baked."""
-    ids = [token_id(source, getattr(params.active.base.tokens, role)) for role in ROLES]
-    baked = report.get("head_token_ids") or ids
-    if list(baked) != ids:
-        raise ArtifactError(
-            f"the heads were baked into tokens {baked}, params.yaml names {ids}",
-            where=str(source),
-            fix="dvc repro bake",
-        )
-    return {VERDICT_IDS: ids[:3], AUTHORITY_IDS: ids[3:]}
-
-
-def token_id(source: Path, text: str) -> int:
-    """Id of an added token, or of a row behind the last token that `[PADn]` names.
-
-    Raises:
-        ArtifactError: the tokenizer has no such token.
-    """
-    tokenizer = read_config(source, "tokenizer.json")
-    added = {entry["content"]: int(entry["id"]) for entry in tokenizer.get("added_tokens") or []}
-    if text in added:
-        return added[text]
-    last = max(
-        [*added.values(), *((tokenizer.get("model") or {}).get("vocab") or {}).values()], default=-1
-    )
-    spare = spare_row(
-        text, last + 1, int(read_config(source, "config.json").get("vocab_size") or 0)
-    )
-    if spare is not None:
-        return spare
-    raise ArtifactError(
-        f"the vocabulary has no token {text}",
-        where=str(source / "tokenizer.json"),
-        fix="name reserved tokens that it has in params.yaml, base.tokens",
-    )
+    keys = {}
+    for name, value in values.items():
+        spec = BY_NAME[name]
+        keys[name] = KeyValue(value, spec.type, spec.sub)
+    return keys
 
 
 def table_markdown() -> str:
     """docs/gguf-keys.md."""
-    titles = {
-        "founding": "Founding keys",
-        "lineage": "Lineage",
-        "readout": "Readout",
-        "calibration": "Calibration (written by `release`)",
-        "seal": "Seal",
-    }
     lines = [
         "# GGUF keys",
         "",
         "Generated from `so8t/gguf/convert/keys.py` by `so8t gguf keys`; do not edit.",
         "",
     ]
-    for kind, title in titles.items():
+    for kind, title in TITLES.items():
         lines += [
             f"## {title}",
             "",
             "| key | type | meaning | comes from | in the semantic digest |",
             "|---|---|---|---|---|",
         ]
-        for spec in (s for s in KEYS if s.kind == kind):
-            shown = f"ARRAY[{spec.sub.name}]" if spec.sub else spec.type.name
-            counted = "yes" if identity.changes_behaviour(spec.name) else "no"
-            lines.append(
-                f"| `{spec.name}` | {shown} | {spec.meaning} | {spec.source} | {counted} |"
-            )
+        lines += [_markdown_row(spec) for spec in KEYS if spec.kind == kind]
         lines.append("")
     return "\n".join(lines)
+
+
+def _markdown_row(spec: KeySpec) -> str:
+    """One key of the page."""
+    shown = f"ARRAY[{spec.sub.name}]" if spec.sub else spec.type.name
+    is_counted = "yes" if identity.changes_behaviour(spec.name) else "no"
+    return f"| `{spec.name}` | {shown} | {spec.meaning} | {spec.source} | {is_counted} |"

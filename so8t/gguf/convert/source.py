@@ -1,28 +1,50 @@
-"""A Hugging Face directory, read lazily: JSON files, and rows of safetensors tensors without loading a tensor.
+"""A Hugging Face directory, read lazily: its JSON files, and rows of its safetensors tensors.
 
-Covered: one or many shards, F32, F16 and BF16. Not covered: pickles (never read) and quantised checkpoints (refused).
+No tensor is ever loaded whole, so that a model larger than the memory can be converted. A
+safetensors file is an 8-byte length, a JSON header that says where each tensor lies, and the
+tensors' bytes (https://huggingface.co/docs/safetensors).
+
+Covered: one or many files (*shards*), F32, F16 and BF16. Not covered: pickles (never read) and
+quantised checkpoints (refused).
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
-from so8t.params import Base
 
+Json = dict[str, Any]  # a JSON object
+Array = NDArray[Any]  # uint16 (the bits of BF16), float16 or float32
+Floats = NDArray[np.float32]
+
+# Bytes of a number, of the types that are read. Others, e.g. of quantised models, are refused.
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+NUMPY_TYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}  # numpy has no BF16: its bits
 MAX_HEADER = 256 << 20  # bytes; a larger safetensors header is not one
+LENGTH_BYTES = 8  # of the header's length, at the start of a file
+FETCH_AGAIN = "fetch the model again"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """Where one tensor lies: `offset` bytes into `file`."""
+    """Where one tensor lies.
+
+    Attributes:
+        name: Hugging Face name.
+        dtype: F32, F16 or BF16.
+        shape: numpy order.
+        file: the safetensors file.
+        offset: byte of it at which the tensor begins.
+    """
 
     name: str
     dtype: str
@@ -33,7 +55,8 @@ class SourceTensor:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row (one element of the first dimension)."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * ITEM_BYTES[self.dtype]
+        row_elements = math.prod(self.shape[1:])
+        return row_elements * ITEM_BYTES[self.dtype]
 
     @property
     def n_bytes(self) -> int:
@@ -41,97 +64,72 @@ class SourceTensor:
         return self.shape[0] * self.row_bytes
 
 
-def read_config(
-    directory: Path, name: str = "config.json", *, required: bool = True
-) -> dict[str, Any]:
-    """Read a JSON object of the model directory; `{}` when it is absent and not required.
+def read_config(directory: Path, name: str = "config.json", *, required: bool = True) -> Json:
+    """Read a JSON object of the model directory.
+
+    Args:
+        directory: a Hugging Face model directory.
+        name: the file in it.
+        required: whether its absence is an error; otherwise an absent file is `{}`.
 
     Raises:
         ArtifactError: the file is missing although required, or is not a JSON object.
     """
     path = directory / name
     if not path.is_file():
-        if required:
-            raise ArtifactError(
-                f"{name} not found",
-                where=str(directory),
-                fix="give a complete Hugging Face model directory",
-            )
-        return {}
+        if not required:
+            return {}
+        raise ArtifactError(
+            f"{name} not found",
+            where=str(directory),
+            fix="give a complete Hugging Face model directory",
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"not valid JSON ({error})", where=str(path), fix="fetch the model again"
-        ) from None
+        raise ArtifactError(f"not valid JSON ({error})", where=str(path), fix=FETCH_AGAIN) from None
     if not isinstance(value, dict):
-        raise ArtifactError("not a JSON object", where=str(path), fix="fetch the model again")
+        raise ArtifactError("not a JSON object", where=str(path), fix=FETCH_AGAIN)
     return value
 
 
-def weights_dir(base: Base, linked: Path) -> Path:
-    """The directory with the base model's weights: `linked` itself when it was made from scratch, else `base.path`,
-    whose files must still have the sizes that the base stage recorded.
+class Source:
+    """All tensors of a directory, by Hugging Face name, in shard order.
 
     Raises:
-        ArtifactError: a file is missing or changed.
+        ArtifactError: weights are missing, damaged, of an unknown type, or not those of the index.
     """
-    if base.kind == "scratch" or base.path is None:
-        return linked
-    folder = Path(base.path)
-    for name, fact in read_config(linked, "so8t_base.json")["files"].items():
-        if not (folder / name).is_file() or (folder / name).stat().st_size != fact["bytes"]:
-            raise ArtifactError(
-                "the base model changed since it was verified",
-                where=str(folder / name),
-                fix="dvc repro base",
-            )
-    return folder
-
-
-class Source:
-    """All tensors of a directory, by Hugging Face name, in shard order."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tensors: dict[str, SourceTensor] = {}
+        # The index of a sharded model: which file each tensor is in.
+        index = read_config(directory, "model.safetensors.index.json", required=False)
+        self._weight_map: dict[str, str] = dict(index.get("weight_map") or {})
+        self._single = directory / "model.safetensors"
         for file in self._files():
             for tensor in _read_header(file):
                 if tensor.name in self.tensors:
                     raise ArtifactError(
                         f"tensor {tensor.name} is in two shards",
                         where=str(file),
-                        fix="fetch the model again",
+                        fix=FETCH_AGAIN,
                     )
                 self.tensors[tensor.name] = tensor
         self._check_index()
 
-    def _weight_map(self) -> dict[str, str]:
-        return dict(
-            read_config(self.directory, "model.safetensors.index.json", required=False).get(
-                "weight_map"
-            )
-            or {}
-        )
-
     def _files(self) -> list[Path]:
-        listed = sorted(set(self._weight_map().values()))
-        single = self.directory / "model.safetensors"
-        if single.is_file():
-            return [single]
+        """The weight files: the single one, or else the shards that the index lists."""
+        if self._single.is_file():
+            return [self._single]
+        listed = sorted(set(self._weight_map.values()))
+        # The index was downloaded with the model: it must not lead us out of the directory.
         if any("/" in name or "\\" in name or name.startswith(".") for name in listed):
-            raise ArtifactError(
-                "the index names a file outside its directory",
-                where=str(self.directory),
-                fix="fetch the model again",
-            )
+            raise self._refusal("the index names a file outside its directory")
         files = [self.directory / name for name in listed]
-        if missing := [f.name for f in files if not f.is_file()]:
-            raise ArtifactError(
-                f"missing weight files {missing}",
-                where=str(self.directory),
-                fix="fetch the model again",
-            )
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise self._refusal(f"missing weight files {missing}")
         if not files:
             raise ArtifactError(
                 "no model.safetensors",
@@ -141,71 +139,84 @@ class Source:
         return files
 
     def _check_index(self) -> None:
-        listed = set(self._weight_map())
-        if (
-            listed
-            and (self.directory / "model.safetensors").is_file()
-            and listed != set(self.tensors)
-        ):
-            return  # a merged single file beside the index of the original shards
-        if listed and (difference := sorted(listed ^ set(self.tensors))):
-            raise ArtifactError(
-                f"the index and the weight files disagree about {difference[:3]}",
-                where=str(self.directory),
-                fix="fetch the model again",
-            )
+        """Refuse shards that hold other tensors than their index says."""
+        listed = set(self._weight_map)
+        difference = sorted(listed ^ set(self.tensors))
+        if not listed or not difference:
+            return
+        # A merged single file may lie beside the index of the shards it was made from.
+        if self._single.is_file():
+            return
+        raise self._refusal(f"the index and the weight files disagree about {difference[:3]}")
 
-    def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[NDArray[Any]]:
-        """Yield the tensor's rows, at most `rows` at a time, as uint16 (BF16), float16 or float32 arrays."""
-        kind: np.dtype[Any] = np.dtype({"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[tensor.dtype])
+    def _refusal(self, problem: str) -> ArtifactError:
+        """The error for a directory whose files do not fit together."""
+        return ArtifactError(problem, where=str(self.directory), fix=FETCH_AGAIN)
+
+    def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[Array]:
+        """Yield the tensor's rows, at most `rows` at a time.
+
+        Args:
+            tensor: one of `self.tensors`.
+            rows: what bounds the memory.
+
+        Yields:
+            uint16 (the bits of BF16), float16 or float32 arrays, [rows, *tensor.shape[1:]].
+        """
+        kind = np.dtype(NUMPY_TYPES[tensor.dtype])
+        # Unbuffered: chunks are large, and Python's buffer would only copy them once more.
         with tensor.file.open("rb", buffering=0) as file:
             file.seek(tensor.offset)
             for low in range(0, tensor.shape[0], rows):
                 count = min(rows, tensor.shape[0] - low)
                 array = np.empty((count, *tensor.shape[1:]), dtype=kind)
-                _fill(file, array.reshape(-1).view(np.uint8).data, tensor)
+                as_bytes = array.reshape(-1).view(np.uint8)
+                _fill(file, as_bytes.data, tensor)
                 yield array
 
 
-def _fill(file: BinaryIO, view: memoryview, tensor: SourceTensor) -> None:
+def _fill(file: FileIO, view: memoryview, tensor: SourceTensor) -> None:
+    """Read until `view` is full."""
+    # An unbuffered read may return less than was asked for.
     at = 0
     while at < len(view):
-        count = file.readinto(view[at:])  # type: ignore[attr-defined]
+        count = file.readinto(view[at:])
         if not count:
             raise ArtifactError(
                 f"tensor {tensor.name} ends early",
                 where=str(tensor.file),
-                fix="fetch the model again",
+                fix=FETCH_AGAIN,
             )
         at += count
 
 
 def _read_header(path: Path) -> list[SourceTensor]:
+    """The tensors that one safetensors file lists."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-        if length > min(size - 8, MAX_HEADER):
-            raise ArtifactError(
-                "not a safetensors file", where=str(path), fix="fetch the model again"
-            )
+        # A file that is too short for a length gets one that is too large.
+        encoded_length = file.read(LENGTH_BYTES).ljust(LENGTH_BYTES, b"\xff")
+        length = struct.unpack("<Q", encoded_length)[0]
+        if length > min(size - LENGTH_BYTES, MAX_HEADER):
+            raise ArtifactError("not a safetensors file", where=str(path), fix=FETCH_AGAIN)
         try:
             header = json.loads(file.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise ArtifactError(
                 "not a safetensors file: its header is not JSON",
                 where=str(path),
-                fix="fetch the model again",
+                fix=FETCH_AGAIN,
             ) from None
-    return [
-        _tensor(name, entry, path, 8 + length, size)
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
+    header.pop("__metadata__", None)
+    data_start = LENGTH_BYTES + length
+    tensors = []
+    for name, entry in header.items():
+        tensors.append(_tensor(name, entry, path, data_start))
+    return tensors
 
 
-def _tensor(
-    name: str, entry: dict[str, Any], path: Path, data_start: int, size: int
-) -> SourceTensor:
+def _tensor(name: str, entry: Json, path: Path, data_start: int) -> SourceTensor:
+    """One entry of a header, checked against the size of the file."""
     dtype = entry.get("dtype")
     if dtype not in ITEM_BYTES:
         raise ArtifactError(
@@ -214,17 +225,28 @@ def _tensor(
             fix="convert from the unquantised model",
         )
     low, high = entry["data_offsets"]
-    tensor = SourceTensor(name, dtype, tuple(entry["shape"]) or (1,), path, data_start + low)
-    if tensor.n_bytes != high - low or tensor.offset + tensor.n_bytes > size:
+    # A scalar has the shape [], and GGUF knows no such tensor: it becomes one number in a row.
+    shape = tuple(entry["shape"]) or (1,)
+    tensor = SourceTensor(name, dtype, shape, path, data_start + low)
+    end = tensor.offset + tensor.n_bytes
+    if tensor.n_bytes != high - low or end > path.stat().st_size:
         raise ArtifactError(
-            f"tensor {name} does not fit the file", where=str(path), fix="fetch the model again"
+            f"tensor {name} does not fit the file", where=str(path), fix=FETCH_AGAIN
         )
     return tensor
 
 
-def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """BF16 bits (uint16) or float16 to float32; float32 as it is."""
+def to_float32(array: Array) -> Floats:
+    """Any of the read types to float32, without loss.
+
+    Args:
+        array: uint16 (bits of BF16), float16 or float32, of any shape.
+
+    Returns:
+        The same shape; float32 as it is, without a copy.
+    """
     if array.dtype == np.uint16:
+        # BF16 is the upper half of a float32.
         wide = array.astype(np.uint32)
         wide <<= 16
         return wide.view(np.float32)

@@ -1,30 +1,39 @@
-"""A GGUF file to a quantised one, through libllama in a process of its own (byte-identical to llama-quantize).
+"""A GGUF file to a quantised one, through libllama in a process of its own.
 
-The output appears whole and sealed, or not at all. What the file really holds is read back: a Q4_K_M file may contain
-no Q4_K when its rows are not multiples of 256, and libllama reports success.
+The output appears whole and sealed, or not at all; its tensors are byte-identical to those of
+llama.cpp's `llama-quantize`. What the file really holds is read back: a Q4_K_M file may contain no
+Q4_K, because rows that are not multiples of 256 get another type and libllama reports success.
 """
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from so8t import identity
 from so8t.errors import ResourceError, ToolError
 from so8t.files import atomic_file, sha256_file
 from so8t.gguf.quantize.child import FTYPES, NO_SPACE, RESULT
+from so8t.gguf_file import tensor_table
+from so8t.gguf_header import TensorInfo, parse
 from so8t.progress import Progress
-from so8t.records.ledger import TensorRow, conversion
+from so8t.records.ledger import Session, TensorRow, conversion
 
 OnTensor = Callable[[int, int, str], None]  # (number from 1, total, tensor name)
-TAIL_LINES = 12
-EXPECTED = {  # tensor types that a file of this type holds when nothing fell back; norms stay F32
+TYPES = tuple(name for name in FTYPES if name != "COPY")
+TAIL_LINES = 12  # of libllama's log, shown with an error
+MAX_LINE = 300  # characters of a line of the log that are kept
+SHOWN_FALLBACKS = 4
+
+# Types of the matrices in a file in which nothing fell back; vectors and norms stay F32. libllama
+# gives some matrices, such as the output, a better type than the file's name says.
+EXPECTED = {
     "Q8_0": {"Q8_0"},
     "Q6_K": {"Q6_K"},
     "Q5_K_M": {"Q5_K", "Q6_K"},
@@ -38,20 +47,52 @@ EXPECTED = {  # tensor types that a file of this type holds when nothing fell ba
     "F16": {"F16"},
     "BF16": {"BF16"},
 }
+# A line of libllama's log: "[  12/ 147]  blk.0.attn_q.weight - ..."
 _PROGRESS = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """What came out: bytes, type histogram (tensors per type), tensors that fell back, digest."""
+    """What came out.
+
+    Attributes:
+        n_bytes: size of the file.
+        predicted_bytes: what libllama's dry run announced, plus the head of the source.
+        histogram: tensors per type.
+        fallbacks: type of each matrix that is not of a type the file's name promises.
+        bits_per_weight: over the whole file.
+        semantic_digest: see so8t.identity.
+        tensors: the table of the file, with digests.
+    """
 
     n_bytes: int
-    predicted_bytes: int  # libllama's dry run, plus the head of the source
+    predicted_bytes: int
     histogram: dict[str, int]
     fallbacks: dict[str, str]
     bits_per_weight: float
     semantic_digest: str
-    tensors: list[identity.TensorInfo]
+    tensors: list[TensorInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the child is told, as JSON; `keys` are texts to write into the file."""
+
+    source: str
+    out: str
+    type: str
+    threads: int = 1
+    keys: dict[str, str] = field(default_factory=dict)
+    imatrix: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What the child answers: libllama's code, and what its dry run announced."""
+
+    code: int
+    predicted_bytes: int
 
 
 def quantize(
@@ -66,11 +107,12 @@ def quantize(
     """Quantise `source` (F16, BF16 or F32) to `out`.
 
     Args:
-        source: a GGUF file that is intact: its seal is checked first, because libllama quantises damaged data gladly.
+        source: a GGUF file that is intact. Its seal is checked first, because libllama quantises
+            damaged data without a word.
         out: the new file.
         kind: one of `FTYPES`; COPY changes nothing.
         threads: CPU threads; they do not change the result.
-        imatrix: importance matrix (`so8t.gguf.quantize.imatrix`), its digest goes into the file.
+        imatrix: importance matrix (so8t.gguf.imatrix); its digest goes into the file.
         on_tensor: called as libllama begins each tensor.
 
     Raises:
@@ -78,162 +120,185 @@ def quantize(
         ResourceError: the disk is too small.
         ArtifactError: the source is damaged.
     """
-    if identity.SEAL in identity.parse(source).fields:
+    header = parse(source)
+    if identity.SEAL in header.fields:
         identity.check_seal(source)
-    keys = {"quantize.imatrix.sha256": sha256_file(imatrix)} if imatrix else {}
+    keys = {}
+    if imatrix:
+        keys["quantize.imatrix.sha256"] = sha256_file(imatrix)
     with atomic_file(out) as temporary:
-        task = {
-            "source": str(source),
-            "out": str(temporary.absolute()),
-            "type": kind,
-            "threads": threads,
-            "keys": keys,
-            "imatrix": str(imatrix) if imatrix else "",
-            "dry_run": False,
-        }
-        result = _run_child(task, source, on_tensor)
-        tensors = identity.tensor_table(temporary, hashes=True)
+        task = _Task(
+            source=str(source),
+            out=str(temporary.absolute()),
+            type=kind,
+            threads=threads,
+            keys=keys,
+            imatrix=str(imatrix) if imatrix else "",
+        )
+        result = _run_child(task, on_tensor)
+        # Read back: what libllama wrote, not what it was asked for.
+        tensors = tensor_table(temporary, hashes=True)
         identity.seal(temporary, tensors)
-        predicted = result["predicted_bytes"] + identity.parse(source).data_start
         return Quantised(
-            temporary.stat().st_size,
-            predicted,
-            histogram(tensors),
-            fallbacks(tensors, kind),
-            bits_per_weight(tensors),
-            identity.semantic_digest(temporary, tensors),
-            tensors,
+            n_bytes=temporary.stat().st_size,
+            predicted_bytes=result.predicted_bytes + header.data_start,
+            histogram=histogram(tensors),
+            fallbacks=fallbacks(tensors, kind),
+            bits_per_weight=bits_per_weight(tensors),
+            semantic_digest=identity.semantic_digest(temporary, tensors),
+            tensors=tensors,
         )
 
 
 def predict_bytes(source: Path, kind: str) -> int:
-    """Bytes of tensor data that `quantize` would write, from libllama's dry run."""
-    task = {
-        "source": str(source),
-        "out": str(source.absolute()) + ".dry",
-        "type": kind,
-        "threads": 1,
-        "keys": {},
-        "imatrix": "",
-        "dry_run": True,
-    }
-    return int(_run_child(task, source, None)["predicted_bytes"])
+    """Bytes of tensor data that `quantize` would write, from libllama's dry run.
+
+    Args:
+        source: the file to quantise.
+        kind: one of `FTYPES`.
+
+    Raises:
+        ToolError: libllama is missing or failed.
+    """
+    task = _Task(
+        source=str(source),
+        out=f"{source.absolute()}.dry",
+        type=kind,
+        dry_run=True,
+    )
+    return _run_child(task, None).predicted_bytes
 
 
-def _run_child(task: dict[str, Any], source: Path, on_tensor: OnTensor | None) -> dict[str, Any]:
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    command = [sys.executable, "-m", "so8t.gguf.quantize.child", json.dumps(task)]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-        )
-    }
+def _run_child(task: _Task, on_tensor: OnTensor | None) -> _Result:
+    """Quantise in a process of its own and follow its log.
+
+    Raises:
+        ToolError: libllama failed.
+        ResourceError: the disk is too small.
+    """
+    # libllama explains its errors in its log only.
+    log_tail: deque[str] = deque(maxlen=TAIL_LINES)
+    command = [sys.executable, "-m", "so8t.gguf.quantize.child", json.dumps(asdict(task))]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
+        # libllama also prints, past its own log, to stderr.
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=environment,
+        env=_child_environment(),
     ) as child:
         try:
-            result = _follow(child.stdout or iter(()), tail, on_tensor)
-        finally:
-            if child.poll() is None and sys.exc_info()[0] is not None:
-                child.kill()
+            result = _follow(child.stdout or (), log_tail, on_tensor)
+        except BaseException:
+            # Whatever stops us, Ctrl-C included: libllama would otherwise run on to its end.
+            child.kill()
+            raise
         code = child.wait()
     if code == NO_SPACE:
         raise ResourceError(
-            tail[-1] if tail else "the disk is too small",
-            where=task["out"],
+            log_tail[-1] if log_tail else "the disk is too small",
+            where=task.out,
             fix="free some space, or write to another disk",
         )
     if code or result is None:
+        shown = "\n  ".join(log_tail)
         raise ToolError(
-            f"libllama could not quantise to {task['type']} (exit {code}):\n  " + "\n  ".join(tail),
-            where=str(source),
+            f"libllama could not quantise to {task.type} (exit {code}):\n  {shown}",
+            where=task.source,
             fix="quantise from an F16 file; `so8t gguf verify` shows whether it is sound",
         )
     return result
 
 
+def _child_environment() -> dict[str, str]:
+    """The environment, in which the child finds this very copy of the package first."""
+    package_parent = str(Path(__file__).parents[3])
+    search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(search_path)}
+
+
 def _follow(
-    lines: Iterator[str] | Any, tail: deque[str], on_tensor: OnTensor | None
-) -> dict[str, Any] | None:
+    lines: Iterable[str], log_tail: deque[str], on_tensor: OnTensor | None
+) -> _Result | None:
     """Read the child's output to its end; report each tensor once; return the result line."""
-    reported = 0
-    result: dict[str, Any] | None = None
+    passes = 0
+    result: _Result | None = None
     for line in lines:
+        text = line.strip()
         if line.startswith(RESULT):
-            result = json.loads(line.removeprefix(RESULT))
-        elif line.strip() and line.strip().strip("."):
-            tail.append(line.rstrip()[:300])
-        if (match := _PROGRESS.match(line)) and on_tensor:
-            number, total = int(match[1]), int(match[2])
-            if number == 1:
-                reported += 1  # the first pass is the dry run
-            if reported > 1:
-                on_tensor(number, total, match[3])
+            result = _Result(**json.loads(line.removeprefix(RESULT)))
+        # Lines of dots are libllama's progress, and would push the error out of the tail.
+        elif text.strip("."):
+            log_tail.append(line.rstrip()[:MAX_LINE])
+        match = _PROGRESS.match(line)
+        if match is None or on_tensor is None:
+            continue
+        number = int(match[1])
+        if number == 1:
+            passes += 1
+        # The first pass over the tensors is the dry run.
+        if passes > 1:
+            on_tensor(number, int(match[2]), match[3])
     return result
 
 
-def histogram(tensors: list[identity.TensorInfo]) -> dict[str, int]:
+def histogram(tensors: list[TensorInfo]) -> dict[str, int]:
     """Tensors per type, in name order."""
-    return dict(sorted(Counter(tensor.type for tensor in tensors).items()))
+    counts = Counter(tensor.type for tensor in tensors)
+    return dict(sorted(counts.items()))
 
 
-def fallbacks(tensors: list[identity.TensorInfo], kind: str) -> dict[str, str]:
-    """Matrices whose type is not one that `kind` promises, by tensor name."""
-    expected = EXPECTED.get(kind, set())
-    return {
-        t.name: t.type for t in tensors if expected and len(t.shape) > 1 and t.type not in expected
-    }
+def types_text(counts: dict[str, int]) -> str:
+    """A histogram for people: `9 F32, 13 Q4_K, 5 Q6_K`."""
+    parts = [f"{count} {name}" for name, count in counts.items()]
+    return ", ".join(parts)
 
 
-def bits_per_weight(tensors: list[identity.TensorInfo]) -> float:
-    """Bits per number over the whole file."""
-    numbers = 0
+def fallbacks(tensors: list[TensorInfo], kind: str) -> dict[str, str]:
+    """Matrices whose type is not one that `kind` promises.
+
+    Returns:
+        Their types, by tensor name; nothing for a `kind` that promises nothing (COPY).
+    """
+    expected = EXPECTED.get(kind)
+    if expected is None:
+        return {}
+    found = {}
     for tensor in tensors:
-        product = 1
-        for size in tensor.shape:
-            product *= size
-        numbers += product
-    return 8 * sum(tensor.n_bytes for tensor in tensors) / numbers if numbers else 0.0
+        is_matrix = len(tensor.shape) > 1
+        if is_matrix and tensor.type not in expected:
+            found[tensor.name] = tensor.type
+    return found
 
 
-TYPES = tuple(name for name in FTYPES if name != "COPY")
+def bits_per_weight(tensors: list[TensorInfo]) -> float:
+    """Bits per number over the whole file; 0 for a file without numbers."""
+    # Norms count too: this is what the file costs per number of the model.
+    n_numbers = sum(math.prod(tensor.shape) for tensor in tensors)
+    n_bytes = sum(tensor.n_bytes for tensor in tensors)
+    if not n_numbers:
+        return 0.0
+    return 8 * n_bytes / n_numbers
 
 
 def quantize_recorded(
     source: Path, out: Path, kind: str, *, threads: int, imatrix: Path | None, progress: Progress
 ) -> str:
-    """Quantise `source` to `out` within a ledger session; return what to say about it."""
+    """Quantise `source` to `out` and record it in the conversion ledger, tensor by tensor.
+
+    Returns:
+        One line for people.
+    """
+
+    def on_tensor(number: int, total: int, name: str) -> None:
+        progress.emit("tensor", name=name, done=number, total=total, unit="tensor")
+
+    # Whatever ends it, the ledger says how: completed, failed or cancelled.
     with conversion(out.stem, f"quantize:{kind}", source, out) as session:
-        result = quantize(
-            source,
-            out,
-            kind,
-            threads=threads,
-            imatrix=imatrix,
-            on_tensor=lambda done, total, name: progress.emit(
-                "tensor", name=name, done=done, total=total, unit="tensor"
-            ),
-        )
-        before = {tensor.name: tensor.type for tensor in identity.tensor_table(source)}
-        for tensor in result.tensors:
-            session.tensor(
-                TensorRow(
-                    tensor.name,
-                    tensor.name,
-                    tensor.shape,
-                    before[tensor.name],
-                    tensor.type,
-                    0.0,
-                    tensor.n_bytes / 1e6,
-                    tensor.sha256 or "",
-                )
-            )
+        result = quantize(source, out, kind, threads=threads, imatrix=imatrix, on_tensor=on_tensor)
+        _record_tensors(session, source, result)
         session.digests = {
             "source_sha256": sha256_file(source),
             "output_sha256": sha256_file(out),
@@ -242,11 +307,34 @@ def quantize_recorded(
         session.ledger.log_performance_metric(
             session.id, "bits_per_weight", result.bits_per_weight, "bit"
         )
-    shown = ", ".join(f"{count} {name}" for name, count in result.histogram.items())
-    fell = (
-        f"; FALLBACK, not {kind}: "
-        + ", ".join(f"{n} is {t}" for n, t in list(result.fallbacks.items())[:4])
-        if result.fallbacks
-        else ""
-    )
-    return f"{shown}; {result.n_bytes / 1e6:.1f} MB, {result.bits_per_weight:.2f} bits per weight{fell}"
+    return _summary(result, kind)
+
+
+def _record_tensors(session: Session, source: Path, result: Quantised) -> None:
+    """One row of the ledger per tensor, with its type before and after."""
+    # Types of the source, because a ledger row says what a tensor was before.
+    types_before = {tensor.name: tensor.type for tensor in tensor_table(source)}
+    for tensor in result.tensors:
+        session.tensor(
+            TensorRow(
+                name=tensor.name,
+                source_name=tensor.name,
+                shape=tensor.shape,
+                source_type=types_before[tensor.name],
+                type=tensor.type,
+                milliseconds=0.0,  # libllama does not say
+                megabytes=tensor.n_bytes / 1e6,
+                sha256=tensor.sha256 or "",
+            )
+        )
+
+
+def _summary(result: Quantised, kind: str) -> str:
+    """One line for people; it must say when a type is not what was asked for."""
+    types = types_text(result.histogram)
+    megabytes = result.n_bytes / 1e6
+    line = f"{types}; {megabytes:.1f} MB, {result.bits_per_weight:.2f} bits per weight"
+    if result.fallbacks:
+        fell = [f"{name} is {found}" for name, found in result.fallbacks.items()]
+        line += f"; FALLBACK, not {kind}: {', '.join(fell[:SHOWN_FALLBACKS])}"
+    return line

@@ -1,0 +1,1 @@
+"""Adapter, rotations and heads folded into a stock model, with the proof of equality."""

@@ -1,0 +1,1 @@
+"""The synthetic data: a written policy, a grammar of requests, and the generator."""
