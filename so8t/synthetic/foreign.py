@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from so8t.data.long_tail import expanded
+from so8t.synthetic.long_tail import expanded
 from so8t.files import sha256_json
 from so8t.verdict import Authority, Verdict
 
