@@ -19,7 +19,7 @@ Covered: signals of the text, p-values, the index file. Not covered: the likelih
 
 import base64
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

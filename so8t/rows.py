@@ -16,7 +16,17 @@ from so8t.errors import DataError
 from so8t.files import read_jsonl
 from so8t.verdict import Authority, Verdict
 
-SPLITS = ("train", "valid", "calibration", "test_iid", "test_cells", "test_phrases")
+SPLITS = (
+    "train",
+    "valid",
+    "calibration",
+    "test_iid",
+    "test_cells",
+    "test_phrases",
+    "test_foreign",
+    "test_evasion",
+    "probe",
+)
 PREPARE_AGAIN = "run `dvc repro prepare`"
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from so8t.synthetic.long_tail import expanded
 from so8t.files import sha256_json
+from so8t.synthetic.long_tail import expanded
 from so8t.verdict import Authority, Verdict
 
 DOMAIN: Final = "foreign"
