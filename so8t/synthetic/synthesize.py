@@ -259,8 +259,8 @@ class Generator:
             changed = self.pick((1, 2))
             for slot in self.random.sample(slots, changed):
                 chosen[slot] = self.counts[slot] - 1
-        for place, slot in enumerate(SLOTS):
-            rare = len(wordings(slot, getattr(cell, slot)))
+        for place, factor in enumerate(SLOTS):
+            rare = len(wordings(factor, getattr(cell, factor)))
             is_held_out = chosen[place] == self.counts[place] - 1
             # What is held out stays the one new wording of its row.
             if rare and not is_held_out and self.random.random() < self.tail:
