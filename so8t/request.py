@@ -1,12 +1,14 @@
-"""One canonical form of a request, and its parts: what every reader of a request sees, and nothing else.
+"""One canonical form of a request, and its parts: what every reader of a request sees.
 
-Two texts that look alike to a person must be one text to the model, to the detectors of personal data and hazards, and
-to the familiarity index; otherwise a zero-width joiner between the characters is enough to walk around all three (78 of
-90 refused requests of the demo were allowed that way). The same function is used for training data, scoring and serving.
+Two texts that look alike to a person must be one text to the model, to the detectors of personal
+data and hazards, and to the familiarity index. Otherwise a zero-width joiner between the characters
+walks around all three: 78 of 90 refused requests of the demo were allowed that way. The same
+function is used for training data, scoring and serving.
 
-Covered: Unicode compatibility forms, invisible and control characters, stacked combining marks, look-alike letters,
-letters spelled out with spaces or dots, text that imitates the assistant's own format, requests without content, parts.
-Not covered: what a request means, and whether it is familiar (familiarity).
+Covered: Unicode compatibility forms, invisible and control characters, stacked combining marks,
+look-alike letters, letters spelled out with spaces or dots, text that imitates the assistant's own
+format, requests without content, parts. Not covered: what a request means, and whether it is
+familiar (familiarity).
 """
 
 import re
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 
 from so8t.errors import DataError
 
-# Code points that draw nothing but are letters or marks to Unicode, so that their category does not give them away:
-# combining grapheme joiner, Hangul fillers, Khmer inherent vowels, Mongolian and other variation selectors, blank braille.
+# Code points that draw nothing but are letters or marks to Unicode, so that their category does not
+# give them away: combining grapheme joiner, Hangul fillers, Khmer inherent vowels, Mongolian and
+# other variation selectors, blank braille.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
@@ -24,8 +27,8 @@ _INVISIBLE = re.compile(
 _MARKED_SCRIPTS = re.compile(
     "[\u0590-\u08ff\u0900-\u109f\u1780-\u17ff\u1a00-\u1aff\ua800-\ua8ff\uaa00-\uaaff]"
 )
-# Cyrillic and Greek letters that print like Latin ones. Read as Latin only inside a word that also has Latin letters:
-# a word wholly in another script is that script's word.
+# Cyrillic and Greek letters that print like Latin ones. Read as Latin only inside a word that also
+# has Latin letters: a word wholly in another script is that script's word.
 _LOOKALIKES = str.maketrans(
     "аеорсухіјѕԁһԛԝӏАВЕЗКМНОРСТУХІЈЅԌοαεικνρτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "aeopcyxijsdhqwlABE3KMHOPCTYXIJSGoaeiknptuxABEZHIKMNOPTYX",
@@ -35,7 +38,8 @@ _LATIN = re.compile("[A-Za-z]")
 _CJK = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 # Japanese is written without spaces, so a space between two of its characters is never content.
 _CJK_SPACE = re.compile(rf"(?<=[{_CJK}、。])[^\S\n]+(?=[{_CJK}、。])")
-# One character, a separator, one character, the same separator, ...: at least four characters spelled out.
+# One character, a separator, one character, the same separator, ...: at least four characters
+# spelled out.
 _SPELLED = re.compile(
     r"(?<![^\W_])\S(?P<by>[\s.・･·,、_\-‐–—*|/\\+~=^'`:;]{1,3})(?:\S(?P=by)){2,}\S(?![^\W_])"
 )
@@ -70,7 +74,8 @@ _ASKS = re.compile(
     r"(?:ください|下さい|くださ[いる]|お?願い|願います|ほしい|欲しい|頂け|いただけ|もらえ|もらい|貰え|くれ(?:る|ない|ませんか|よ|$)"
     r"|ちょうだい|頼[むみ]|なさい|せよ|しろ|(?:て|で|といて|ておいて)$|(?:か|かな|の)$|[?？]$)"
 )
-# What tells something, in Japanese. Every other sentence counts as a request, which is the careful side.
+# What tells something, in Japanese. Every other sentence counts as a request, which is the careful
+# side.
 _TELLS = re.compile(
     r"(?:です|ます|ました|ません|ませんでした|でした|でしょう|である|であった|だった|だ|した|いる|ある|ない|なる|った|んだ)(?:が|けど|ので|から|ね|よ)?$"
 )
@@ -84,7 +89,8 @@ class Request:
     Attributes:
         text: the canonical form.
         parts: the parts to be judged beside the whole; empty where the whole is the only one.
-        refusal: why nobody needs to ask the model (nothing in it, or an imitation of the assistant's format), or None.
+        refusal: why nobody needs to ask the model (nothing in it, or an imitation of the
+            assistant's format), or None.
     """
 
     text: str
@@ -92,12 +98,17 @@ class Request:
     refusal: str | None
 
 
+# Counts the changes of what `canonical_form` and `parts_of` give; scores and cards carry it.
+CANONICAL_FORM = 1
 EMPTY = "the request says nothing"
 IMITATION = "the request imitates the assistant's own format"
 
 
-def read_request(text: str) -> Request:
-    """A user's text as everything reads it. A request with a `refusal` is ESCALATE, whatever a model would say."""
+def request_of(text: str) -> Request:
+    """A user's text as everything reads it.
+
+    A request with a `refusal` is ESCALATE, whatever a model would say.
+    """
     canonical = canonical_form(text)
     refusal = None
     if not any(character.isalnum() for character in canonical):
@@ -122,9 +133,13 @@ def decoded(data: bytes, where: str) -> str:
 
 
 def canonical_form(text: str) -> str:
-    """The one spelling of everything that looks like `text`; the canonical form of a canonical form is itself."""
-    # Each step can uncover work for one before it (a joined word that NFKC composes), so they run until nothing changes;
-    # every step shortens the text or maps into a smaller alphabet, so this ends.
+    """The one spelling of everything that looks like `text`;
+
+    the canonical form of a canonical form is itself.
+    """
+    # Each step can uncover work for one before it (a joined word that NFKC composes), so they run
+    # until nothing changes; every step shortens the text or maps into a smaller alphabet, so this
+    # ends.
     previous = None
     while text != previous:
         previous = text
@@ -138,7 +153,9 @@ def canonical_form(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Without control, format, private and unassigned characters, and without letters that draw nothing."""
+    """Without control, format, private and unassigned characters, and without letters that draw
+    nothing.
+    """
     text = (
         text.replace("\r\n", "\n")
         .replace("\r", "\n")
@@ -153,7 +170,10 @@ def _visible(text: str) -> str:
 
 
 def _without_decoration(text: str) -> str:
-    """Without combining marks that belong to no spelling: those NFKC left on Latin, Greek, Cyrillic, kana, kanji."""
+    """Without combining marks that belong to no spelling:
+
+    those NFKC left on Latin, Greek, Cyrillic, kana, kanji.
+    """
     kept: list[str] = []
     carrier = ""
     for character in text:
@@ -174,13 +194,18 @@ def _without_lookalikes(text: str) -> str:
 
 
 def _joined(spelled: re.Match[str]) -> str:
-    """The characters of a spelled-out run; a version number or an address (1.2.3.4) is none and stays."""
+    """The characters of a spelled-out run;
+
+    a version number or an address (1.2.3.4) is none and stays.
+    """
     characters = spelled[0][:: len(spelled["by"]) + 1]
     return characters if any(character.isalpha() for character in characters) else spelled[0]
 
 
 def imitates_format(canonical: str) -> bool:
-    """Whether a canonical text holds a heading, tag, control token, label line or speaker's name of a conversation."""
+    """Whether a canonical text holds a heading, tag, control token, label line or speaker's name of
+    a conversation.
+    """
     return any(pattern.search(canonical) for pattern in _IMITATIONS)
 
 
@@ -191,7 +216,10 @@ def sentences_of(canonical: str) -> list[str]:
 
 
 def asks(sentence: str) -> bool:
-    """Whether a sentence asks for something. Only what plainly tells something, in Japanese, does not."""
+    """Whether a sentence asks for something.
+
+    Only what plainly tells something, in Japanese, does not.
+    """
     bare = _TRAILING.sub("", sentence)
     return bool(_ASKS.search(bare)) or not _TELLS.search(bare)
 
@@ -199,8 +227,8 @@ def asks(sentence: str) -> bool:
 def parts_of(canonical: str) -> tuple[str, ...]:
     """The text once for each sentence that asks, without the other sentences that ask.
 
-    What a sentence tells (an approval, a purpose) belongs to every part: it decides what may be done with what is asked.
-    A text that asks once has no parts beside itself.
+    What a sentence tells (an approval, a purpose) belongs to every part: it decides what may be
+    done with what is asked. A text that asks once has no parts beside itself.
     """
     sentences = sentences_of(canonical)
     asking = [index for index, sentence in enumerate(sentences) if asks(sentence)]

@@ -132,11 +132,19 @@ def gate(
 @click.argument("card", type=File)
 @click.argument("scores", type=Folder)
 @click.argument("out", type=File)
+@click.option(
+    "--train",
+    type=File,
+    default=Path("data/prepared/train.jsonl"),
+    show_default=True,
+    help="the prepared training rows that the scores were made with",
+)
 @click.option("--labels", type=File, default=None, help='reviewed verdicts, JSONL {"id", "label"}')
 def recalibrate(
     card: Path,
     scores: Path,
     out: Path,
+    train: Path,
     labels: Path | None,
 ) -> None:
     """Make a new card OUT for CARD's file from SCORES/calibration.jsonl, without training; CARD is
@@ -157,6 +165,7 @@ def recalibrate(
         card,
         scores,
         out,
+        train=train,
         labels=reviewed,
         limits=values.calibration,
         seed=values.seed,

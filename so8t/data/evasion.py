@@ -1,7 +1,8 @@
-"""Ways around a verdict: what people do to a refused request so that it is allowed, applied to unsafe test rows.
+"""Ways around a verdict: what people do to a refused request so that it is allowed.
 
-`test_evasion` asks of each whether the same request, disguised, is still not allowed. The text is kept as the attacker
-would send it; scoring and serving read its canonical form, as they do with every request.
+They are applied to unsafe test rows: `test_evasion` asks of each whether the same request,
+disguised, is still not allowed. The text is kept as the attacker would send it; scoring and serving
+read its canonical form, as they do with every request.
 """
 
 import hashlib
@@ -69,7 +70,9 @@ DISGUISES: Final[dict[str, Disguise]] = {
 
 
 def evasion_rows(unsafe: Sequence[Row], permitted: Sequence[Row], seed: int) -> Iterator[Row]:
-    """Every disguise of every unsafe row, with a permitted request of the same domain where one is needed.
+    """Every disguise of every unsafe row.
+
+    Where a disguise needs a permitted request, it is one of the same domain.
 
     Args:
         unsafe: test rows whose verdict is not ALLOW.
@@ -91,7 +94,10 @@ def evasion_rows(unsafe: Sequence[Row], permitted: Sequence[Row], seed: int) -> 
 
 
 def chosen(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many rows, one per group, by the hash of their ids; the same ones whatever else is there."""
+    """At most so many rows, one per group, by the hash of their ids;
+
+    the same ones whatever else is there.
+    """
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())
     by_group: dict[str, Row] = {}
     for row in ordered:

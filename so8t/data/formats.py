@@ -337,7 +337,11 @@ def _authority(raw: dict[str, Any], where: str) -> Authority | None:
 def _held_out(raw: dict[str, Any], where: str) -> str:
     value = raw.get("held_out") or ""
     if value not in HELD_OUT:
-        raise DataError("unknown held_out", where=where, fix=f"held_out is one of {sorted(HELD_OUT)[1:]}, or absent")
+        raise DataError(
+            "unknown held_out",
+            where=where,
+            fix=f"held_out is one of {sorted(HELD_OUT)[1:]}, or absent",
+        )
     return str(value)
 
 

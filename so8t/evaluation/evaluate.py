@@ -16,15 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from so8t import metrics
 from so8t.card import Card, DecidedRows, decide_rows, require_match
 from so8t.errors import ArtifactError
+from so8t.evaluation.unfamiliar import unfamiliar
 from so8t.evaluation.verdicts import Bootstrap, curve, readouts, split_metrics
 from so8t.files import atomic_dir, csv_text, write_json
 from so8t.generated import HEADLINE, SPLITS, Served, rounded
 from so8t.identity import semantic_digest
 from so8t.metrics import read_meta, read_scores
 from so8t.metrics.intervals import upper_bound
+from so8t.metrics.quality import ALLOW
 from so8t.params import Params
 from so8t.records.looks import look
 from so8t.verdict import VERDICTS
@@ -114,6 +118,7 @@ def write(
     served: Served,
     params: Params,
     *,
+    prepared: Path,
     out: Path,
     plots: Path,
 ) -> str:
@@ -124,6 +129,7 @@ def write(
         decided: of `decide_splits`.
         served: what running the file gave.
         params: for the bootstrap and the level of the limits per domain.
+        prepared: the prepared splits, which name the kinds of unfamiliar requests.
         out: the metrics file.
         plots: the directory of tables; it is replaced.
 
@@ -144,6 +150,8 @@ def write(
         "file_bytes": job.file.stat().st_size,
         "splits": splits,
         "readouts": _both_readouts(job),
+        "familiar": _familiar(decided),
+        "unfamiliar": unfamiliar(job.card, job.scores, prepared),
         **served.sections,
     }
     # The card keeps every bit, because its numbers are applied; these are only read.
@@ -157,6 +165,20 @@ def write(
     )
     write_tables(plots, tables)
     return summary(splits[HEADLINE])
+
+
+def _familiar(decided: Splits) -> dict[str, Any]:
+    """How many rows of each split the familiarity gate stops, and of those that may be allowed."""
+    found = {}
+    for split, rows in decided.items():
+        permitted = rows.scores.gold == ALLOW
+        found[split] = {
+            "n": len(rows.scores),
+            "unfamiliar": int(np.count_nonzero(~rows.familiar)),
+            "n_allow": int(np.count_nonzero(permitted)),
+            "unfamiliar_allow": int(np.count_nonzero(permitted & ~rows.familiar)),
+        }
+    return found
 
 
 def _both_readouts(job: Job) -> dict[str, Any]:

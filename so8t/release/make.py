@@ -15,12 +15,21 @@ import numpy as np
 
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
+from so8t.familiarity import read_index, write_index
 from so8t.files import atomic_dir, read_json, write_json, write_text
 from so8t.gguf_file import read_keys
 from so8t.identity import semantic_digest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
-from so8t.release.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
+from so8t.release.manifest import (
+    CARD,
+    FAMILIARITY,
+    MODELFILE,
+    SCHEMA,
+    Manifest,
+    Texts,
+    write_manifest,
+)
 from so8t.release.modelfile import Entry, recipe_of
 
 # (source, copy with calibrated keys) -> semantic digest of the copy
@@ -36,12 +45,14 @@ class Parts:
     Attributes:
         file: the GGUF file.
         card: its calibration card as JSON.
+        index: its familiarity index.
         sentence: what `so8t gate` says of the card.
         metrics: the directory of the metrics files.
     """
 
     file: Path
     card: Mapping[str, Any]
+    index: Path
     sentence: str
     metrics: Path
 
@@ -67,6 +78,13 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
         raise ArtifactError(
             "the card is of another file", where=parts.file.name, fix="run `dvc repro calibrate`"
         )
+    index = read_index(parts.index)
+    if index.digest != parts.card["familiarity"]["index"]:
+        raise ArtifactError(
+            "the familiarity index is of another card",
+            where=str(parts.index),
+            fix="run `dvc repro calibrate`",
+        )
     entry = _entry(parts.file, params)
     with atomic_dir(out) as folder:
         if rewrite(parts.file, folder / parts.file.name) != digest:
@@ -74,6 +92,7 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
                 "writing the calibrated keys changed what the file does", where=parts.file.name
             )
         write_json(folder / CARD, parts.card)
+        write_index(folder / FAMILIARITY, index)
         write_manifest(folder, _manifest(parts, entry, params))
         commands = _commands(entry, parts.card)
         missing = _write_modelfile(folder, entry)

@@ -1,9 +1,9 @@
 """The long tail of phrasing: what people write beside the few usual ways, each wording rare.
 
-Real requests are worded in a few common ways and in very many rare ones. Without that tail every wording of the
-calibration rows would occur in the training rows too, the familiarity gate would learn that nothing new is ever normal,
-and it would send every new wording to a person. Each template below stands for all combinations of its alternatives:
-`[公開|内部]の資料` is two wordings.
+Real requests are worded in a few common ways and in very many rare ones. Without that tail every
+wording of the calibration rows would occur in the training rows too, the familiarity gate would
+learn that nothing new is ever normal, and it would send every new wording to a person. Each
+template below stands for all combinations of its alternatives: `[公開|内部]の資料` is two wordings.
 """
 
 import re
