@@ -1,4 +1,4 @@
-# Convenience only: every target is one or two commands that work without make (see README, "Without make").
+# Only a convenience: every target is one or two commands that also work without make (README, "Without make").
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,51 +35,51 @@ repro: setup ## dvc repro
 nightly: setup ## the long tests: faults on the real graph, sweeps, three trained versions
 	$(RUN) python -m pytest -m "nightly and not gpu and not ollama"
 
-unit: setup ## unit and property tests alone
+unit: setup ## unit and property tests only
 	$(RUN) python -m pytest $(WORKERS) tests/unit tests/property -m "not slow and not gpu and not ollama"
 
-check: setup lint types imports words docs-check ## everything that reads code: format, ruff, mypy, layer rule, spelling, sizes, generated docs
+check: setup lint types imports words docs-check ## every check that runs no test: format, ruff, mypy, layer rule, spelling, sizes, generated docs
 
-format: ## rewrite the code's layout
+format: ## rewrite the layout of the code
 	$(RUN) ruff format .
 
-lint: ## layout and ruff
+lint: ## check the layout of the code, and ruff
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 
-words: ## spelling, private keys, large files
+words: ## check spelling, and look for private keys and large files
 	$(RUN) codespell
 	$(RUN) python -m tools.check_files
 
 types: ## mypy --strict
 	$(RUN) mypy
 
-imports: ## the layer rule
+imports: ## check that imports point down (ARCHITECTURE.md)
 	$(RUN) lint-imports
 
-bench: setup ## every benchmark; each appends to bench/results/
+bench: setup ## run every benchmark; each appends to bench/results/
 	for script in bench/*.py; do $(RUN) python $$script || exit 1; done
 
-bench-table: setup ## bench/results as a table
+bench-table: setup ## the newest results of bench/results as a table
 	$(RUN) python -m so8t.cli bench-table
 
-docs: setup ## rewrite the generated parts of docs/
+docs: setup ## rewrite the generated pages of docs/ and the figures in README
 	$(RUN) python -m tools.docs
 
-docs-check: setup ## fail if a generated part of docs/ is stale
+docs-check: setup ## fail if one of those is stale
 	$(RUN) python -m tools.docs --check
 
-report: setup ## rebuild the report alone
+report: setup ## rebuild only the report
 	$(RUN) dvc repro report
 
-doctor: setup ## what is missing on this machine and in this clone
+doctor: setup ## say what is missing on this machine and in this clone
 	@$(RUN) so8t doctor
 
-sweep: setup ## pet.lambda 0.01, 0.05, 0.1 through DVC's queue, two at a time; table and plot
+sweep: setup ## train with pet.lambda 0.01, 0.05 and 0.1, two at a time; table and plot
 	$(RUN) so8t sweep pet.lambda 0.01 0.05 0.1
 
-ablation: setup ## each part of training alone and together, 5 seeds, through DVC's queue; docs/ablation.md (hours; goes on when run again)
+ablation: setup ## train with and without each part, 5 seeds, and write docs/ablation.md (hours; resumes when run again)
 	$(RUN) so8t ablation
 
-chaos: setup ## 24 faults over all stages; the table of docs/reliability.md (a quarter of an hour on two cores)
+chaos: setup ## 24 faults over all stages, and the table of docs/reliability.md (15 min on two cores)
 	$(RUN) python -m tests.pipeline.chaos --faults 24 --seed 1 --table docs/reliability.md

@@ -29,12 +29,12 @@ COMMANDS = {
     "ask": Command(
         "so8t.serving.cli",
         "ask",
-        "Put a request to the released model: decision and, if allowed, the answer.",
+        "Put a request to the released model: its decision and, if allowed, its answer.",
     ),
     "plan": Command(
         "so8t.plan.cli",
         "plan",
-        "What each stage will need and what is missing, before anything slow.",
+        "Estimate what each stage needs, and say what is missing, before anything slow runs.",
     ),
     "checkpoints": Command(
         "so8t.training.cli",
@@ -44,12 +44,12 @@ COMMANDS = {
     "gate": Command(
         "so8t.calibration.cli",
         "gate",
-        "Certified or not, as an exit code.",
+        "Say by the exit code whether a file may serve ALLOW.",
     ),
     "recalibrate": Command(
         "so8t.calibration.cli",
         "recalibrate",
-        "A new card from new scored rows, without training.",
+        "Make a new card from newly scored rows, without training.",
     ),
     "score": Command(
         "so8t.scoring.cli",
@@ -59,7 +59,7 @@ COMMANDS = {
     "compare": Command(
         "so8t.comparison.cli",
         "compare",
-        "Blind side-by-side sheet of A's and B's answers for people, and its tally.",
+        "Let people compare answers of A and B blindly, and count their choices.",
     ),
     "register": Command(
         "so8t.ollama.cli",
@@ -74,12 +74,12 @@ COMMANDS = {
     "convert-pt": Command(
         "so8t.operations.convert_pt",
         "command",
-        "A distilled .pt checkpoint to a GGUF file in one command.",
+        "Convert a distilled .pt checkpoint to a GGUF file.",
     ),
     "ledger": Command(
         "so8t.records.cli",
         "ledger",
-        "What was converted, when, from what.",
+        "List what was converted, when, and from what.",
     ),
     "data": Command(
         "so8t.data.cli",
@@ -89,67 +89,67 @@ COMMANDS = {
     "doctor": Command(
         "so8t.operations.cli",
         "doctor",
-        "Check this machine, this clone and what a stage needs; each line with a fix.",
+        "Check this machine and this clone; every problem comes with a fix.",
     ),
     "rollback": Command(
         "so8t.operations.cli",
         "rollback",
-        "Code, parameters, model, card and Modelfile of one revision, together.",
+        "Go back to the code, parameters, model, card and Modelfile of one revision.",
     ),
     "models": Command(
         "so8t.operations.cli",
         "models",
-        "Registered versions of the models.",
+        "List the registered versions of the models.",
     ),
     "fsck": Command(
         "so8t.operations.cli",
         "fsck",
-        "Re-hash outputs, cache and remote from their bytes.",
+        "Check every byte of the outputs, the cache and the remote.",
     ),
     "gc": Command(
         "so8t.operations.cli",
         "gc",
-        "What the cache holds for no version; shown first, removed with --yes.",
+        "Show what no version needs any more; with --yes, remove it.",
     ),
     "bundle": Command(
         "so8t.operations.cli",
         "bundle",
-        "One folder for a stick: release, checksums, verifier, wheels.",
+        "Put a release with checksums, verifier and wheels into one folder.",
     ),
     "sweep": Command(
         "so8t.operations.cli",
         "sweep",
-        "Several values of one parameter through DVC's queue, with table and plot.",
+        "Run several values of one parameter; table and plot.",
     ),
     "ablation": Command(
         "so8t.operations.cli",
         "ablation",
-        "Each part of training alone and together, with intervals and paired tests.",
+        "Train with each part alone and with all of them, and compare.",
     ),
     "repro": Command(
         "so8t.operations.cli",
         "repro",
-        "dvc repro with independent stages beside each other, within the cores.",
+        "Do what `dvc repro` does, but run independent stages at the same time.",
     ),
     "evidence": Command(
         "so8t.operations.cli",
         "evidence",
-        "The audit folder of a revision.",
+        "Collect what an auditor needs about a revision in one folder.",
     ),
     "init": Command(
         "so8t.operations.setup",
         "init",
-        "Prepare this clone: DVC's local remote, telemetry off.",
+        "Prepare this clone: make the folder of DVC's default remote.",
     ),
     "report-path": Command(
         "so8t.operations.setup",
         "report_path",
-        "Where the report of the last run is.",
+        "Print the conclusion of the last run, and where its report is.",
     ),
     "bench-table": Command(
         "so8t.operations.setup",
         "bench_table",
-        "bench/results as a Markdown table.",
+        "Print the newest benchmark results as a Markdown table.",
     ),
 }
 
@@ -181,7 +181,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup)
 @click.version_option(__version__)
 def so8t() -> None:
-    """From a JSONL and a small open model to a calibrated, quantised, verdict-giving GGUF."""
+    """Turn a small open model and your own rows into a calibrated GGUF that gives verdicts."""
     # Before any subcommand is imported, and with it libraries that read these settings.
     quieten()
 

@@ -51,9 +51,8 @@ def main(old: Path, new: Path, renamed: tuple[str, ...]) -> None:
     for path in differing:
         print(f"{_word(before.get(path), after.get(path)):9} {path}")
     timed = [path for path in differing if is_timed(path)]
-    print(
-        f"{len(after)} outputs, {len(after) - len(differing)} the same, {len(timed)} differing are timings"
-    )
+    same = len(after) - len(differing)
+    print(f"{len(after)} outputs, {same} the same, {len(timed)} differing are timings")
     sys.exit(1 if len(timed) < len(differing) else 0)
 
 

@@ -12,12 +12,13 @@ from so8t.params import parse_yaml
 
 HEAD = """# The pipeline
 
-What runs after what, from dvc.yaml itself; `dvc dag` draws every single stage. \
-Code dependencies are left out: they are each stage's import closure
-(tests/unit/test_graph.py). Stages marked *alone* have the machine for themselves \
-under `so8t repro -j`.
+What runs after what, drawn from dvc.yaml. A stage that is repeated over models or types has one \
+box here; `dvc dag` draws each by itself. Dependencies on
+code are left out. Stages marked *alone* have the machine for themselves under `so8t repro -j`. \
+Words: [glossary.md](glossary.md).
 """
 
+CODE = ("so8t/", "stages/")  # folders of code, which a stage depends on but does not read
 Edge = tuple[str, str]
 
 
@@ -54,7 +55,7 @@ class Stage:
         for dependency in self.body["deps"]:
             if dependency == "${item.source}":
                 found += self._values("source")
-            elif not str(dependency).endswith(".py"):
+            elif not str(dependency).startswith(CODE):
                 found.append(str(dependency))
         return found
 

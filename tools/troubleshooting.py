@@ -60,8 +60,8 @@ SITUATIONS = (
             "file of another program."
         ),
         happens=(
-            "Nothing reads on. Files of this project appear whole or not at all (temporary name, "
-            "fsync, rename), so an interrupted run cannot leave one."
+            "The file is not read any further. Files of this project appear whole or not at all "
+            "(temporary name, fsync, rename), so an interrupted run cannot leave one."
         ),
         do=(
             "`dvc checkout` or `dvc repro convert`",
@@ -75,8 +75,8 @@ SITUATIONS = (
         says="SO8T components are missing: so8t_gates.safetensors",
         code=5,
         cause=(
-            "The adapter folder lacks gates or heads: copied by hand, or saved by another program "
-            "(PEFT alone does not save them)."
+            "The adapter folder lacks gates or heads. It was copied by hand, or saved by another "
+            "program (PEFT alone does not save them)."
         ),
         happens=(
             "`so8t doctor --stage bake` lists what is missing and what is there; `bake` refuses "
@@ -94,9 +94,9 @@ SITUATIONS = (
         code=7,
         cause="Weights, optimiser and activations together do not fit the card.",
         happens=(
-            "The need is worked out from the model's config before anything is loaded. The message "
-            "ends with the exact overrides that fit; the effective batch (batch_size x "
-            "accumulation) stays what it was."
+            "The memory needed is computed from the model's config before anything is loaded. The "
+            "message ends with settings that fit; the effective batch (batch_size x accumulation) "
+            "stays the same."
         ),
         do=(
             "type the `dvc exp run -S ...` line of the message",
@@ -109,12 +109,12 @@ SITUATIONS = (
         says="the loss did not fall",
         code=8,
         cause=(
-            "A learning rate too high or too low, duplicates in the data, or a PET weight that "
+            "The learning rate is too high or too low, there are duplicates in the data, or PET "
             "outweighs the language loss."
         ),
         happens=(
-            "A loss or gradient that is not finite, or that explodes, stops training with its "
-            "parts named and the last checkpoint kept. `so8t doctor --stage bake` compares the "
+            "A loss or gradient that is not finite, or that explodes, stops training. Its parts "
+            "are named, and the last checkpoint is kept. `so8t doctor --stage bake` compares the "
             "first with the last tenth of the log."
         ),
         do=(
@@ -122,8 +122,8 @@ SITUATIONS = (
                 "duplicates: `reports/data.md`; share of PET: `reports/report.md` and "
                 "`data/train_log.csv`"
             ),
-            "try `train.lr` halved and doubled",
-            "`dvc exp run -S pet.lambda=0` is the run without PET",
+            "try half and twice the `train.lr`",
+            "`dvc exp run -S pet.lambda=0` trains without PET",
         ),
     ),
     Situation(
@@ -152,8 +152,8 @@ SITUATIONS = (
         cause="The F16 file is damaged, or libllama failed.",
         happens=(
             "The source's seal is checked first, because libllama quantises damaged data without a "
-            "word. Its log's end is in the message. The F16 file is never passed off as the "
-            "result."
+            "warning. The message ends with the last lines of libllama's log. The F16 file is "
+            "never passed off as the result."
         ),
         do=(
             "`dvc repro convert`, then `dvc repro quantize`",
@@ -166,18 +166,18 @@ SITUATIONS = (
         says="unsafe groups needed",
         code=5,
         cause=(
-            "Nothing iterates from a starting value here, so nothing can fail to converge; what "
-            "lacks is data: 59 independent unsafe groups per domain for 5 %."
+            "There are too few data, not too few iterations: a 5 % certificate takes 59 "
+            "independent groups of unsafe requests in each domain."
         ),
         happens=(
-            "The card is written with status `not_certified` and a closed ALLOW gate, and says how "
-            "many groups each domain lacks; `so8t gate` leaves with 5."
+            "The card is written with status `not_certified`, allows nothing, and says how many "
+            "groups each domain lacks. `so8t gate` ends with code 5."
         ),
         do=(
             "add labelled rows for the named domains, then `dvc repro calibrate`",
             (
-                "`calibration.guarantee: pooled` is a weaker promise; `calibration.alpha` a larger "
-                "risk"
+                "or accept a weaker promise (`calibration.guarantee: pooled`) or a larger risk "
+                "(`calibration.alpha`)"
             ),
         ),
     ),
@@ -188,7 +188,7 @@ SITUATIONS = (
         code=7,
         cause="The disk ran full during a run.",
         happens=(
-            "What was being written is removed, what was there stays; checkpoints are kept. "
+            "What was being written is removed, and what was there stays, checkpoints too. "
             "Nothing of yours is deleted to make room."
         ),
         do=(

@@ -85,20 +85,23 @@ def _of_the_last_run(
 @click.command()
 @click.argument("card", type=File, required=False)
 @click.option(
-    "--gguf", type=File, default=None, help="the file to be served: its digest must be the card's"
+    "--gguf",
+    type=File,
+    default=None,
+    help="the file to be served; its digest must be the one on the card",
 )
 @click.option(
     "--scores",
     type=Folder,
     default=None,
-    help="its scores: the false-allow rate on test_iid is measured again",
+    help="scores of that file; its false-allow rate on test_iid is measured again",
 )
 @click.option(
     "--ab",
     "comparison",
     type=File,
     default=None,
-    help="ab.json: class collapse and drift count",
+    help="ab.json of the last comparison; its findings about collapse and drift count too",
 )
 def gate(
     card: Path | None,
@@ -106,10 +109,13 @@ def gate(
     scores: Path | None,
     comparison: Path | None,
 ) -> None:
-    """May this file serve ALLOW? 0 yes; 2 unusable; 3 violated; 4 nothing measured; 5 not
+    """Say whether the file of CARD may serve ALLOW, in one sentence and as an exit code.
+
+    Codes: 0 yes; 2 something cannot be used; 3 a limit is violated; 4 nothing was measured; 5 not
     certifiable.
 
-    Without CARD: the file of params.release, with its scores and the comparison of the last run.
+    Without CARD, the file that params.yaml releases is judged, with its scores and the comparison
+    of the last run.
     """
     from so8t.calibration.assess import UNUSABLE
     from so8t.errors import So8tError

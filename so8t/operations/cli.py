@@ -39,12 +39,13 @@ STAGE_NAMES = (
     "--stage",
     type=click.Choice(STAGE_NAMES),
     default=None,
-    help="also the checklist of what must be true before this stage",
+    help="also check what must be true before this stage can run",
 )
-@click.option("--json", "as_json", is_flag=True, help="one JSON array")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON array")
 def doctor(stage: str | None, as_json: bool) -> None:
-    """Check this machine, this clone and, with --stage, what a stage needs; the exit code is the
-    first failure's.
+    """Check this machine, this clone and, with --stage, what one stage needs.
+
+    Every problem comes with a fix. The exit code is that of the first failure, or 0.
     """
     from so8t.operations.doctor import examine, exit_code
 
@@ -73,8 +74,9 @@ def _print_json(value: Any) -> None:
 @click.argument("revision")
 @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
 def rollback(revision: str, dry_run: bool) -> None:
-    """Go to REVISION (branch, tag, commit, name@version): code, parameters, model, card and
-    Modelfile together.
+    """Go to REVISION: its code, parameters, model, card and Modelfile, all together or not at all.
+
+    REVISION is a branch, a tag, a commit, or NAME@VERSION of a registered model.
     """
     from so8t.operations.rollback import go_to, plan, require_nothing_lost
 
@@ -91,21 +93,22 @@ def rollback(revision: str, dry_run: bool) -> None:
         return
     click.echo(f"now: {go_to(wanted)}")
     click.echo(
-        "back: git checkout - && dvc checkout. "
-        "A server keeps the old model until it is told: so8t register"
+        "to come back: git checkout - && dvc checkout. "
+        "An Ollama server keeps the previous model until you type: so8t register"
     )
 
 
 @click.group()
 def models() -> None:
-    """Registered versions of the models."""
+    """List the registered versions of the models."""
 
 
 @models.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="one JSON array")
 def list_models(as_json: bool) -> None:
-    """Artifacts of dvc.yaml and their registered versions (GTO tags). To register: gto register
-    so8t --version v1.0.0.
+    """List the artifacts of dvc.yaml and their registered versions (GTO tags).
+
+    To register a version: gto register so8t --version v1.0.0
     """
     from so8t.operations.rollback import artifacts, facts_of, registered
 
@@ -155,18 +158,20 @@ def _print_artifact(name: str, path: str, versions: list[dict[str, Any]]) -> Non
     "--remote/--no-remote",
     "with_remote",
     default=False,
-    help="also read every object of the remote (all of it is transferred)",
+    help="also read every object of the remote, which transfers all of it",
 )
-@click.option("--name", default=None, help="another remote than the default one")
+@click.option("--name", default=None, help="use this remote instead of the default one")
 @click.option(
     "--repair",
     "mend",
     is_flag=True,
-    help="set damaged files aside and fetch them again; those of the remote: put the cache's there",
+    help="set damaged files aside and fetch them again; with --remote, replace damaged objects of "
+    "the remote by those of the cache",
 )
 def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
-    """Re-hash outputs, cache and, if wanted, remote from their bytes: DVC itself trusts sizes and
-    times.
+    """Check every byte of the outputs, the cache and, with --remote, the remote.
+
+    DVC itself trusts sizes and times, so it does not notice a changed byte.
     """
     from so8t.errors import ArtifactError
     from so8t.operations.fsck import QUARANTINE, missing_in_remote, repair
@@ -185,16 +190,16 @@ def fsck(with_remote: bool, name: str | None, mend: bool) -> None:
         left = repair(found, name=name)
         found = _findings(with_remote, name)
         whole = not found and not left
-        outcome = "all is whole again" if whole else f"not to be had: {left}"
-        click.echo(f"set aside in {QUARANTINE}; {outcome}")
+        outcome = "everything is intact again" if whole else f"could not be restored: {left}"
+        click.echo(f"damaged files were moved to {QUARANTINE}; {outcome}")
     if found or left:
         raise ArtifactError(
-            f"{len(found) + len(left)} damaged or missing",
+            f"{len(found) + len(left)} files or objects are damaged or missing",
             where="so8t fsck",
             fix=f"{_repair_command(with_remote, name)}; "
-            "what neither cache nor remote has: `dvc repro`, `dvc push`",
+            "what neither cache nor remote has must be made again: `dvc repro`, `dvc push`",
         )
-    click.echo("every byte is what its digest says")
+    click.echo("every byte agrees with its digest")
 
 
 def _require_whole_lock(mend: bool) -> None:
@@ -206,11 +211,11 @@ def _require_whole_lock(mend: bool) -> None:
         return
     if not mend:
         raise ArtifactError(
-            "half of it is missing: DVC was killed while it wrote",
+            "the file is incomplete: DVC was killed while it wrote it",
             where="dvc.lock",
             fix="so8t fsck --repair, then dvc repro",
         )
-    click.echo(f"dvc.lock set aside in {QUARANTINE}; restored from {restore_lock()}")
+    click.echo(f"dvc.lock was moved to {QUARANTINE}; restored from {restore_lock()}")
 
 
 def _findings(with_remote: bool, name: str | None) -> list["Finding"]:
@@ -232,18 +237,19 @@ def _repair_command(with_remote: bool, name: str | None) -> str:
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="really remove; without it nothing is")
+@click.option("--yes", is_flag=True, help="remove it; without this option nothing is removed")
 def gc(yes: bool) -> None:
-    """Show (with --yes: remove) what the cache holds for no branch, tag, experiment or registered
-    version.
+    """Show what DVC's cache holds that no branch, tag, experiment or registered version needs.
+
+    With --yes it is removed.
     """
     from so8t.operations.store import collect, unused
 
     count, size = unused()
     if not yes:
         click.echo(
-            f"{count} objects, {size / 1e6:,.1f} MB are needed by no branch, tag or experiment. "
-            "Remove them: so8t gc --yes"
+            f"no branch, tag or experiment needs {count} objects ({size / 1e6:,.1f} MB). "
+            "To remove them: so8t gc --yes"
         )
         return
     collect()
@@ -257,25 +263,28 @@ def gc(yes: bool) -> None:
 @click.option(
     "--wheels",
     is_flag=True,
-    help="also the Python packages of this environment that `so8t ask` needs, as wheels",
+    help="add the Python packages that `so8t ask` needs, as wheels made from this environment",
 )
 def bundle(revision: str, out: Path, wheels: bool) -> None:
-    """One folder OUT for a stick: release of REVISION, checksums, verifier, and with --wheels what
-    to install; no DVC there.
+    """Write a folder OUT with the release of REVISION, checksums and a verifier.
+
+    The machine that receives it needs neither DVC nor, with --wheels, a network.
     """
     from so8t.operations.bundle import make
 
     held = make(revision, out, with_wheels=wheels)
     click.echo(f"bundle: {held} -> {out}")
-    click.echo("  there: python verify.py")
+    click.echo("  on the other machine: python verify.py")
 
 
 @click.command()
 @click.argument("revision")
 @click.argument("out", type=click.Path(path_type=Path))
 def evidence(revision: str, out: Path) -> None:
-    """The audit folder OUT of REVISION: licences, counts, policy, parameters, environment, digests,
-    reports, who released it.
+    """Write a folder OUT with what an auditor needs about REVISION.
+
+    It holds licences, counts, policy, parameters, environment, digests, reports, and who released
+    it.
     """
     from so8t.operations.evidence import make
 
@@ -286,11 +295,15 @@ def evidence(revision: str, out: Path) -> None:
 @click.argument("key", default="pet.lambda")
 @click.argument("values", nargs=-1)
 @click.option(
-    "--workers", default=2, show_default=True, help="experiments at a time; one per graphics card"
+    "--workers",
+    default=2,
+    show_default=True,
+    help="experiments at a time; at most one per graphics card",
 )
 def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
-    """Run several VALUES of one parameter KEY through DVC's queue; table and plot go to
-    database/sweeps/KEY.
+    """Run several VALUES of one parameter KEY through DVC's queue.
+
+    Table and plot are written to database/sweeps/KEY.
     """
     from so8t.operations.sweep import enqueue, name_of, results, work, write
     from so8t.progress import database_dir
@@ -302,7 +315,7 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
     write(key, results(key, wanted), out)
     click.echo((out / "table.md").read_text(encoding="utf-8"))
     click.echo(f"{out}/plot.svg")
-    click.echo(f"take one: dvc exp apply {name_of(key, wanted[0])}")
+    click.echo(f"to use one of them: dvc exp apply {name_of(key, wanted[0])}")
 
 
 @click.command()
@@ -333,8 +346,10 @@ def sweep(key: str, values: tuple[str, ...], workers: int) -> None:
 def ablation(
     arms: str, seeds: int, scale: float, workers: int, *, dry_run: bool, only_table: bool
 ) -> None:
-    """Train each part alone and together through DVC's queue; results in bench/results, table in
-    docs/ablation.md. Goes on when run again.
+    """Train with each part alone and with all of them, through DVC's queue.
+
+    Results go to bench/results, the table to docs/ablation.md. Run it again to go on after an
+    interruption.
     """
     from so8t.operations.ablation import clean_for_queue, estimate, known, runs, work
     from so8t.params import load
@@ -381,11 +396,13 @@ def _write_ablation_table(profile: str, scale: float) -> None:
     "--jobs",
     default=2,
     show_default=True,
-    help="stages at a time; more than the cores carry is refused",
+    help="stages at a time; more than the cores can carry are refused",
 )
 def repro(jobs: int) -> None:
-    """What `dvc repro` does, with independent stages (models A and B, types) beside each other.
-    Same files, same dvc.lock.
+    """Do what `dvc repro` does, but run independent stages at the same time.
+
+    Stages of models A and B and of different types are independent. Files and dvc.lock come out
+    the same.
     """
     # As a module, because its `repro` has the command's own name.
     from so8t.operations import parallel

@@ -1,7 +1,7 @@
 """Small commands around a clone.
 
-`so8t init` prepares it, `so8t report-path` finds its report, `so8t bench-table` tabulates its
-benchmarks.
+`so8t init` prepares it, `so8t report-path` prints what its last run found, `so8t bench-table`
+tabulates its benchmarks.
 """
 
 import json
@@ -15,22 +15,23 @@ import click
 from so8t.errors import ArtifactError, ToolError
 
 REPORT = Path("reports/report.html")
+TWIN = Path("reports/report.json")  # the same report for programs
 BENCHMARKS = Path("bench/results")
 COLUMNS = ("bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commit", "date")
 
 
 @click.command()
 def init() -> None:
-    """Check that DVC is set up here and make the local default remote's folder."""
+    """Check that git and DVC are set up here, and make the folder of DVC's default remote."""
     if not Path(".dvc/config").is_file():
         raise ArtifactError(
-            "this is not the project's root",
+            "this is not the project's folder",
             where=str(Path.cwd()),
-            fix="cd to the folder with dvc.yaml",
+            fix="cd to the folder that holds dvc.yaml",
         )
     # Without git DVC would fail later, with a message about something else.
     if shutil.which("git") is None:
-        raise ToolError("git is not installed", fix="install git; DVC keeps its metadata there")
+        raise ToolError("git is not installed", fix="install git; DVC needs it")
     # A broken installation fails here, not in the first stage.
     import dvc.api  # noqa: F401
 
@@ -38,7 +39,7 @@ def init() -> None:
     store = _dvc("config", "remote.store.url")
     folder = (Path(".dvc") / store).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    click.echo(f"ready: dvc {_dvc('--version')}, default remote {folder}")
+    click.echo(f"this clone is ready: dvc {_dvc('--version')}, default remote {folder}")
 
 
 def _dvc(*arguments: str) -> str:
@@ -60,12 +61,29 @@ def _dvc(*arguments: str) -> str:
 
 @click.command(name="report-path")
 def report_path() -> None:
-    """Print where the report is, and its first sentence."""
-    if not REPORT.is_file():
-        raise ArtifactError("no report yet", where=str(REPORT), fix="dvc repro")
+    """Print the report's first sentence, which is its conclusion, and where the report is."""
+    for file in (REPORT, TWIN):
+        if not file.is_file():
+            raise ArtifactError("there is no report yet", where=str(file), fix="dvc repro")
+    click.echo(_conclusion())
     click.echo(f"report: {REPORT.resolve()}")
     # The same report as Markdown, for those who read in a terminal.
     click.echo(f"        {REPORT.with_suffix('.md').resolve()}")
+
+
+def _conclusion() -> str:
+    """The report's first sentence.
+
+    Raises:
+        ArtifactError: report.json is not the report's.
+    """
+    try:
+        return str(json.loads(TWIN.read_text(encoding="utf-8"))["conclusion"])
+    # Not JSON, no object, or an object without a conclusion.
+    except (ValueError, TypeError, KeyError):
+        raise ArtifactError(
+            "holds no conclusion: it was cut off or edited", where=str(TWIN), fix="dvc repro report"
+        ) from None
 
 
 @click.command(name="bench-table")

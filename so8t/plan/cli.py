@@ -111,7 +111,7 @@ def rows_of(params: Params) -> Rows:
         missing.append(
             f"the calibration split cannot certify {params.calibration.alpha:.0%}: "
             f"each domain needs {certificate['needed_unsafe_groups']} independent unsafe groups, "
-            f"missing {certificate['missing']}; the card will close the ALLOW gate"
+            f"missing {certificate['missing']}; with so few the card will allow nothing"
         )
     kept = max(1, sum(found.kept.values()))
     return Rows(counts, characters / kept, missing)
@@ -136,7 +136,7 @@ def missing_things(params: Params, disk: float) -> list[str]:
     # A tenth more, because temporary files stand beside what they will replace.
     if free < disk * 1.1:
         needed = f"{disk / 1e9:.1f} GB of disk are needed"
-        found.append(f"{needed}, {free / 1e9:.1f} GB are free here")
+        found.append(f"{needed}, but only {free / 1e9:.1f} GB are free here")
     return found
 
 
@@ -194,15 +194,15 @@ def whole_plan(params: Params) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
 def plan(as_json: bool) -> None:
-    """What each stage will need on this machine (time, memory, disk), and what is missing."""
+    """Estimate the time, memory and disk of each stage on this machine, and say what is missing."""
     params = params_module.load()
     # Without a base model nothing can be counted. Its disk is not known yet: 0 always fits.
     problems = missing_things(params, 0.0)
     if problems:
         raise So8tError(
-            "; ".join(problems), where="params.yaml", fix="edit that line, then `so8t plan` again"
+            "; ".join(problems), where="params.yaml", fix="mend that, then type `so8t plan` again"
         )
     result = whole_plan(params)
     if as_json:

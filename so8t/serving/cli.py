@@ -23,27 +23,30 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     type=click.Path(path_type=Path),
     default=Path("models/release"),
     show_default=True,
-    help="directory that `dvc repro release` made",
+    help="folder that `dvc repro release` wrote",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="one JSON object instead of lines for people",
+    help="print one JSON object instead of lines for people",
 )
 @click.option(
     "--stream",
     is_flag=True,
-    help="show an allowed answer while it is written; "
-    "nothing of the thinking, and a few characters late",
+    help="show an allowed answer while it is written (without the thinking, and a few characters "
+    "late); an answer that turns out unfit is withdrawn in words",
 )
 @click.option("--why", is_flag=True, help="print how familiar the request is, by signal")
 def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool) -> None:
-    """Decide TEXT (`-` reads standard input); for ALLOW, answer it."""
+    """Decide what may happen with the request TEXT, and answer it if the decision is ALLOW.
+
+    With `-` the request is read from standard input.
+    """
     from so8t.serving.answer import Assistant
 
     if as_json and stream:
-        raise click.UsageError("--json prints one object when all is done: leave out --stream")
+        raise click.UsageError("--json prints one object at the end: leave out --stream")
     request = sys.stdin.read() if text == "-" else text
     with Assistant(folder) as assistant:
         if stream:

@@ -1,4 +1,4 @@
-"""The long-form check against texts whose answer is known (research/calibration.md 5.4)."""
+"""The long-form check against texts whose answer is known."""
 
 import pytest
 
