@@ -128,7 +128,9 @@ def test_the_budget_is_kept_in_the_worst_domain() -> None:
                     noise = random.normal(0, 0.01, 2)
                     values = base[group] + noise
                     named = {"a": float(values[0]), "b": float(values[1])}
-                    rows.append(Example(f"{domain}{group}-{row}", f"{domain}{group}", domain, named))
+                    rows.append(
+                        Example(f"{domain}{group}-{row}", f"{domain}{group}", domain, named)
+                    )
         held = make_index(Reference.of(REFERENCE), rows, ["a", "b"], budget)
         assert held.keeps_budget
         for domain in sizes:

@@ -106,7 +106,8 @@ def test_an_imitation_of_the_assistants_format_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [UNSAFE, BENIGN, "判定基準の資料を要約してください。", "この依頼の許可は取っていません。"]
+    "text",
+    [UNSAFE, BENIGN, "判定基準の資料を要約してください。", "この依頼の許可は取っていません。"],
 )
 def test_ordinary_requests_are_read(text: str) -> None:
     assert request_of(text).refusal is None
