@@ -290,8 +290,12 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _RefusedError(TemplateError):
+    """What a template says when it refuses a conversation (`raise_exception`)."""
+
+
 def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
+    raise _RefusedError(message)
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
@@ -333,6 +337,12 @@ def render(
             bos_token=bos,
             eos_token=eos,
         )
+    except _RefusedError as error:
+        raise ArtifactError(
+            f"the chat template refuses the conversation: {_own_words(error, template)}",
+            where="chat_template",
+            fix="use a model whose chat template takes a system prompt and one turn",
+        ) from None
     except (TemplateError, SecurityError, TypeError) as error:
         # The error's own words may quote the conversation.
         raise ArtifactError(
@@ -341,6 +351,16 @@ def render(
             fix="use the template of the model's own tokenizer",
         ) from None
     return str(text)
+
+
+def _own_words(error: TemplateError, template: str) -> str:
+    """What a refusal says as far as it is the template's own text; the rest may be a quotation."""
+    said = str(error.message or "")
+    for end in range(len(said), 0, -1):
+        if said[:end] in template:
+            rest = "" if end == len(said) else "..."
+            return said[:end] + rest
+    return "(no words of its own)"
 
 
 def prompt_of(template: str, system: str, text: str, *, bos: str = "", eos: str = "") -> str:

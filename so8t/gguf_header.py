@@ -190,6 +190,12 @@ def parse(path: Path) -> Header:
             where=str(path.resolve()),
             fix="run `dvc repro` or `dvc pull`",
         ) from None
+    except IsADirectoryError:
+        raise ArtifactError(
+            "a directory, not a GGUF file",
+            where=str(path),
+            fix="name a file in it; `so8t gguf convert DIRECTORY FILE` makes one of a model folder",
+        ) from None
     # mmap refuses an empty file with this error, before a byte of it is looked at.
     except ValueError:
         raise ArtifactError(

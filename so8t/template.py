@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from so8t.chat import neutralise, prompt_of, render
-from so8t.errors import DataError
-from so8t.files import read_json
+from so8t.errors import ArtifactError, DataError
+from so8t.model_folder import read_object, refuse_pointer
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+OWN_FILE = "chat_template.jinja"  # where newer releases of transformers write it
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +33,18 @@ class Template:
         """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` if there is one.
 
         Raises:
-            ArtifactError: no tokenizer files.
+            ArtifactError: no tokenizer files, or damaged ones.
             DataError: they hold no chat template.
         """
-        from tokenizers import Tokenizer
-
-        config = read_json(
-            folder / CONFIG, fix="the base model's folder must hold its tokenizer files"
-        )
-        chat = _chat(folder, config)
+        config = read_object(folder, CONFIG)
+        chat = chat_template(folder)
         if chat is None:
             raise DataError(
                 "the tokenizer has no chat template",
                 where=str(folder),
                 fix="use an instruct model",
             )
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        tokenizer = read_tokenizer(folder / TOKENIZER)
         bos = _text(config.get("bos_token"))
         eos = _text(config.get("eos_token"))
         return cls(tokenizer, chat, bos, eos)
@@ -58,7 +56,7 @@ class Template:
         # A demo's base folder is empty before the `base` stage has trained its tokenizer.
         if not (folder / TOKENIZER).is_file() or not config_file.is_file():
             return None
-        if _chat(folder, read_json(config_file)) is None:
+        if chat_template(folder) is None:
             return None
         return cls.of(folder)
 
@@ -90,13 +88,61 @@ class Template:
         return self.render(messages)
 
 
-def _chat(folder: Path, config: dict[str, Any]) -> str | None:
-    """The chat template's text; newer releases of transformers keep it in a file of its own."""
-    own_file = folder / "chat_template.jinja"
+def chat_template(folder: Path) -> str | None:
+    """The one chat template of a model folder; None where it has none.
+
+    A file of its own wins over the tokenizer's config, as in transformers. Of several templates
+    the one named `default` is taken, as transformers does without tools.
+
+    Raises:
+        ArtifactError: several templates, none of which is the default; a damaged config.
+    """
+    own_file = folder / OWN_FILE
     if own_file.is_file():
+        refuse_pointer(own_file)
         return own_file.read_text(encoding="utf-8")
-    chat = config.get("chat_template")
-    return chat if isinstance(chat, str) else None
+    stated = read_object(folder, CONFIG, required=False).get("chat_template")
+    if stated is None or isinstance(stated, str):
+        return stated
+    return _default_of(stated, folder / CONFIG)
+
+
+def _default_of(stated: Any, where: Path) -> str:
+    """The template named `default` of a list of named ones."""
+    named: dict[str, str] = {}
+    if isinstance(stated, dict):
+        named = {str(name): str(text) for name, text in stated.items()}
+    elif isinstance(stated, list):
+        entries = [entry for entry in stated if isinstance(entry, dict)]
+        named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
+    if DEFAULT not in named:
+        names = ", ".join(sorted(named)) or "nothing"
+        raise ArtifactError(
+            f"chat templates named {names}, and none named {DEFAULT}",
+            where=str(where),
+            fix=f"name the one that is to be used {DEFAULT}",
+        )
+    return named[DEFAULT]
+
+
+def read_tokenizer(path: Path) -> Any:
+    """A `tokenizers.Tokenizer` from tokenizer.json.
+
+    Raises:
+        ArtifactError: missing, cut off, or of a form that the library does not know.
+    """
+    from tokenizers import Tokenizer
+
+    # First as JSON: that says where a file was cut off.
+    read_object(path.parent, path.name)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 (the library raises no other class)
+        raise ArtifactError(
+            f"not a tokenizer ({error})",
+            where=str(path),
+            fix="copy the base model's tokenizer files unchanged",
+        ) from None
 
 
 def _text(token: Any) -> str:

@@ -204,6 +204,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "params.md": params_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "models.md": lambda: _page_of("tools.models_page"),
     "gguf-keys.md": lambda: _page_of("so8t.gguf.convert.keys", "table_markdown"),
 }
 

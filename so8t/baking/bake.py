@@ -21,10 +21,10 @@ from torch import Tensor
 from so8t import rotation
 from so8t.baking import parity
 from so8t.base.batches import Example
-from so8t.base.load import shard_names, small_files
+from so8t.base.load import small_files
 from so8t.errors import ArtifactError
 from so8t.files import atomic_dir, read_json, sha256_tree, write_json
-from so8t.model_folder import MANIFEST
+from so8t.model_folder import MANIFEST, read_object, weight_files
 from so8t.progress import Progress
 from so8t.training import adapter
 from so8t.training.streamed import Shards, Source
@@ -237,19 +237,21 @@ def bake_weights(base: Path, source: Source, recipe: Recipe, out: Path, progress
 
     output = _output_name(base)
     seen: set[str] = set()
-    for shard in progress.bar(shard_names(base), what="bake", unit="shard"):
+    for shard in progress.bar(weight_files(base), what="bake", unit="shard"):
         tensors = {}
-        for name, weight in _read_shard(base / shard):
-            baked = recipe.apply(name, source(name))
+        for name, weight in _read_shard(shard):
+            # A tied output matrix that is stored, too, stays the same as the embedding.
+            origin = output if name == "lm_head.weight" else name
+            baked = recipe.apply(origin, source(origin))
             _require_finite(name, baked)
             # The base's dtype, also where full fine-tuning has replaced it by float32 weights.
             baked = baked.to(weight.dtype)
-            if recipe.head_rows is not None and name == output:
+            if recipe.head_rows is not None and origin == output:
                 baked = recipe.head_rows.put_into(baked)
             tensors[name] = baked.contiguous()
         seen |= set(tensors)
         # transformers expects this entry in a file of weights.
-        save_file(tensors, out / shard, metadata={"format": "pt"})
+        save_file(tensors, out / shard.name, metadata={"format": "pt"})
     missing = recipe.names() - seen
     if missing:
         raise ArtifactError(
@@ -266,7 +268,7 @@ def bake_weights(base: Path, source: Source, recipe: Recipe, out: Path, progress
 
 def _output_name(base: Path) -> str:
     """The stored weight that is the output matrix: the embedding's, where the two are tied."""
-    config = read_json(base / "config.json")
+    config = read_object(base)
     if config.get("tie_word_embeddings", False):
         return "model.embed_tokens.weight"
     return "lm_head.weight"

@@ -1,4 +1,4 @@
-"""Loading base models, full precision or quantised; where their weights lie; their parts' names.
+"""Loading base models, full precision or quantised; their small files; their parts' names.
 
 `trust_remote_code` is never set, and an `auto_map` in a config (which names code that the model's
 author ships) is ignored: the class that transformers has for the architecture is used.
@@ -12,16 +12,11 @@ import torch
 from torch import nn
 
 from so8t.errors import ArtifactError, ParamsError
-from so8t.files import read_json
 from so8t.params import Train
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Parts of the names of parameters that PEFT adds and trains.
 OWN = (".lora_", ".oft_")
-# Describes a local base, whose weights stay where they are: names, sizes and digests of all its
-# files. It lies beside copies of the small ones (see so8t.base.local).
-# Says which of several safetensors files holds which weight.
-INDEX = "model.safetensors.index.json"
 # Endings of the small files that belong to a model: config, tokenizer, chat template, licence.
 SMALL_FILES = frozenset({".json", ".model", ".jinja", ".txt"})
 # What transformers raises for a folder that it cannot load, depending on what is wrong there.
@@ -44,18 +39,6 @@ def settle(threads: int) -> None:
 
 
 # --- folders ---
-
-
-def shard_names(folder: Path) -> list[str]:
-    """The names of the safetensors files of a model's folder, sorted.
-
-    Raises:
-        ArtifactError: the index is not JSON.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        return sorted(set(read_json(index)["weight_map"].values()))
-    return ["model.safetensors"]
 
 
 def small_files(folder: Path) -> Iterator[Path]:

@@ -11,7 +11,6 @@ from so8t import params
 from so8t.errors import ArtifactError, GateError
 from so8t.files import write_json
 from so8t.gguf.batch import read_batch, run_batch
-from so8t.gguf.convert.arch import ContextProfile
 from so8t.gguf.convert.keys import table_markdown
 from so8t.gguf.convert.write import FileType, Recipe, convert
 from so8t.gguf.describe import diff_files, inspect_file, render, render_diff
@@ -20,6 +19,7 @@ from so8t.gguf.quantize.quantize import quantize_recorded
 from so8t.gguf.verify.five_tests import five_tests
 from so8t.gguf.verify.verify import Subject, claimed_type, require, summary, verify
 from so8t.identity import check_seal
+from so8t.model_check import ContextProfile
 from so8t.progress import Progress
 from so8t.records.ledger import conversion
 

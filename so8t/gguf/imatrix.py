@@ -17,10 +17,10 @@ import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
+from so8t.architectures import read_model
 from so8t.errors import DataError
 from so8t.files import atomic_file
-from so8t.gguf.convert.arch import read_model
-from so8t.gguf.convert.source import read_config
+from so8t.model_folder import read_object
 from so8t.rows import Row, read_rows
 from so8t.template import Template
 
@@ -98,7 +98,7 @@ def _watch_layers(model: Any, model_dir: Path, counter: _Counter) -> dict[str, C
     """Put a hook on every linear layer; return the sums that the hooks fill, by GGUF name."""
     from torch.nn import Linear
 
-    described = read_model(read_config(model_dir), model_dir)
+    described = read_model(read_object(model_dir), model_dir)
     names = gguf.get_tensor_name_map(described.arch, model.config.num_hidden_layers)
     sums: dict[str, ColumnSums] = {}
     for name, module in model.named_modules():

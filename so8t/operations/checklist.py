@@ -6,16 +6,15 @@ in full (a GGUF is what answers requests), Hugging Face weights by their headers
 """
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from so8t.errors import ArtifactError, DataError, GateError
 from so8t.files import read_json
+from so8t.model_folder import tensors_in, weight_files
 from so8t.operations.line import Line, run_check
 from so8t.params import Params
 from so8t.rows import read_rows
@@ -84,13 +83,7 @@ def base(root: Path, params: Params) -> str:
         fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
         "or `dvc repro base`",
     )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ArtifactError(
-            "no safetensors file in the base model",
-            where=str(folder),
-            fix="copy the whole Hugging Face directory",
-        )
+    files = weight_files(folder)
     # For what it raises: a copy that was interrupted is cut short.
     for file in files:
         tensors_of(file)
@@ -106,40 +99,11 @@ def tensors_of(path: Path) -> list[str]:
         ArtifactError: missing, cut short, or not such a file.
     """
     try:
-        return _read_header(path)
+        return [tensor.name for tensor in tensors_in(path)]
     except FileNotFoundError:
         raise ArtifactError(
             "file not found", where=str(path), fix="`dvc pull`, or `dvc repro`"
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ArtifactError(
-            "not a whole safetensors file", where=str(path), fix="copy it again, or `dvc checkout`"
-        ) from None
-
-
-def _read_header(path: Path) -> list[str]:
-    """Names of the tensors, if the header is one and the file is as long as it says.
-
-    The file is 8 bytes of header length (little-endian), the header as JSON, and the data.
-
-    Raises:
-        ValueError: anything else; KeyError or TypeError where the header has another form.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        # A file of another kind gives an absurd length: reading it could exhaust the memory.
-        if not 0 < length < size:
-            raise ValueError("no header")
-        header: Any = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise TypeError("the header is not an object")
-    # Free text about the file, no tensor.
-    header.pop("__metadata__", None)
-    data_end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    if 8 + length + data_end != size:
-        raise ValueError("cut short")
-    return list(header)
 
 
 def adapter(root: Path, params: Params) -> str:

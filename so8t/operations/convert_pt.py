@@ -10,8 +10,10 @@ from pathlib import Path
 
 import click
 
-from so8t.files import read_json, write_json
+from so8t.architectures import read_model
+from so8t.files import disk_error, write_json
 from so8t.gguf.convert.write import FileType, Recipe, convert
+from so8t.model_folder import read_object
 from so8t.params import Params, load
 from so8t.records.ledger import conversion
 from so8t.template import Template
@@ -51,11 +53,14 @@ def convert_pt(
     found = distilled.read(checkpoint)
     beside = checkpoint.with_name(f"{checkpoint.stem}_config.json")
     write_json(info or beside, found.info())
-    n_rows = int(read_json(vocab_dir / "config.json")["vocab_size"])
+    # Checked before anything is written; the folder may lack weights, so not all of it is.
+    model = read_model(read_object(vocab_dir), vocab_dir)
+    n_rows = int(model.config["vocab_size"])
     base = params.active.base
     ids = role_token_ids(base.tokens, Template.of(vocab_dir).tokenizer, n_rows)
     file_type = FILE_TYPES[ftype]
     name = checkpoint.stem
+    _make_folder(out.parent)
     with (
         # Beside the output: the system's own place for temporary files may be too small.
         tempfile.TemporaryDirectory(dir=out.parent) as place,
@@ -70,6 +75,14 @@ def convert_pt(
         f"{len(manifest['tensors'])} tensors, {facts['base']} weights of the checkpoint, "
         f"safety head {head}, left out {dropped}"
     )
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the output's folder, as `so8t gguf convert` does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 @click.command(name="convert-pt")

@@ -14,7 +14,8 @@ import click
 
 from so8t import params as params_module
 from so8t.errors import So8tError
-from so8t.files import read_json
+from so8t.model_check import check_base
+from so8t.model_folder import read_object
 from so8t.params import Params
 from so8t.plan.costs import MODELS, Facts, matrix_rate, needs
 from so8t.progress import Progress
@@ -44,9 +45,7 @@ def config_of(params: Params) -> dict[str, Any]:
     """
     scratch = params.active.scratch
     if scratch is None:
-        path = Path(params.active.base.path or "") / "config.json"
-        fix = "set profiles.<profile>.base.path to a local Hugging Face directory"
-        return dict(read_json(path, fix=fix))
+        return read_object(Path(params.active.base.path or ""))
     return {
         "hidden_size": scratch.hidden_size,
         "intermediate_size": scratch.intermediate_size,
@@ -204,6 +203,10 @@ def plan(as_json: bool) -> None:
         raise So8tError(
             "; ".join(problems), where="params.yaml", fix="mend that, then type `so8t plan` again"
         )
+    base = params.active.base
+    if base.kind == "local":
+        # Here, where it costs a second, and not after hours of training.
+        check_base(Path(base.path or ""), base.context_profile)
     result = whole_plan(params)
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=1))

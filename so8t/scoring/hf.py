@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError
+from so8t.model_folder import read_object
 from so8t.prompts import LABELS, Prompt, Prompter
 from so8t.scoring.reader import Reading, mass_of, residual_of, summed_log_probability
+from so8t.template import TOKENIZER, chat_template
 from so8t.verdict import AUTHORITIES, VERDICTS
 
 FIX = "give a directory that `transformers` can load: config.json, safetensors, tokenizer files"
@@ -36,6 +38,8 @@ class HfVocabulary:
         from transformers import AutoTokenizer
 
         self.path = directory
+        # A cut-off file would end in an error without a class of its own.
+        read_object(directory, TOKENIZER, required=False)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 directory,
@@ -78,7 +82,7 @@ class HfVocabulary:
 
     def keys(self) -> dict[str, Any]:
         """Template, BOS and EOS under the names that a GGUF has."""
-        keys: dict[str, Any] = {"tokenizer.chat_template": self._tokenizer.chat_template}
+        keys: dict[str, Any] = {"tokenizer.chat_template": chat_template(self.path)}
         ids = {
             "tokenizer.ggml.bos_token_id": self._tokenizer.bos_token_id,
             "tokenizer.ggml.eos_token_id": self._tokenizer.eos_token_id,

@@ -103,8 +103,8 @@ def read(path: Path) -> Distilled:
     """Read a checkpoint with `weights_only=True`: tensors and plain values, never code.
 
     Raises:
-        ArtifactError: a missing or damaged file, one that needs code to be read, or one without
-            tensors.
+        ArtifactError: a missing or damaged file, one that needs code to be read, one without
+            tensors, or with tensors that are complex, sparse or quantised.
     """
     raw = _load(path)
     state = _first_dict(raw, STATES)
@@ -113,7 +113,7 @@ def read(path: Path) -> Distilled:
     tensors = {}
     for name, tensor in _flat(state):
         if not name.startswith(("optimizer", "scheduler")):
-            tensors[name] = tensor
+            tensors[name] = _plain(name, tensor, path)
     if not tensors:
         fix = f"put them under one of {STATES}, or at the top"
         raise ArtifactError("no tensors found", where=str(path), fix=fix)
@@ -168,11 +168,33 @@ def _flat(state: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor
     for key, value in state.items():
         name = f"{prefix}{key}"
         if isinstance(value, Tensor):
-            # Widening loses nothing, and later steps need not know about 16-bit types.
-            is_narrow = value.dtype in {torch.float16, torch.bfloat16}
-            yield name, value.float() if is_narrow else value
+            yield name, value
         elif isinstance(value, dict):
             yield from _flat(value, f"{name}.")
+
+
+def _plain(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """The tensor, widened if it is a 16-bit one.
+
+    Raises:
+        ArtifactError: it is complex, sparse or quantised, which no stock model's weights are.
+    """
+    kind = ""
+    if tensor.is_complex():
+        kind = "complex"
+    elif tensor.is_quantized:
+        kind = "quantised"
+    elif tensor.layout != torch.strided:
+        kind = "sparse"
+    if kind:
+        raise ArtifactError(
+            f"tensor {name} is {kind}; only plain tensors are read",
+            where=str(path),
+            fix="save it as a dense tensor of real numbers, or leave it out",
+        )
+    # Widening loses nothing, and later steps need not know about 16-bit types.
+    is_narrow = tensor.dtype in {torch.float16, torch.bfloat16}
+    return tensor.float() if is_narrow else tensor
 
 
 # --- what a stock model has a place for ---

@@ -17,60 +17,51 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from so8t.base.load import OWN, bare, decoder_layers
-from so8t.files import read_json
+from so8t.errors import ArtifactError
+from so8t.model_folder import FETCH_AGAIN, stored_tensors
 
 # Gives the tensor of a stock weight's name, such as `model.layers.0.self_attn.o_proj.weight`.
 Source = Callable[[str], Tensor]
 # dtype as safetensors writes it, such as `F32`, and shape.
 Kind = tuple[str, tuple[int, ...]]
-INDEX = "model.safetensors.index.json"
 
 
 class Shards:
     """The tensors of a safetensors folder by name, read on demand.
 
     A file is mapped into memory only while one of its tensors is in use.
+
+    Raises:
+        ArtifactError: weights are missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file_of: dict[str, str] = {}
-        for shard in shard_names(folder):
-            with self._open(shard) as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    self._file_of[name] = shard
-
-    def _open(self, shard: str) -> Any:
-        from safetensors import safe_open
-
-        return safe_open(self.folder / shard, framework="pt")
+        self._stored = stored_tensors(folder)
 
     def __call__(self, name: str) -> Tensor:
-        """The tensor as it is stored."""
-        with self._open(self._file_of[name]) as file:
+        """The tensor as it is stored.
+
+        Raises:
+            ArtifactError: the folder has none of that name.
+        """
+        from safetensors import safe_open
+
+        if name not in self._stored:
+            raise ArtifactError(
+                f"tensor {name} is missing", where=str(self.folder), fix=FETCH_AGAIN
+            )
+        with safe_open(self._stored[name].file, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
     def shapes(self) -> dict[str, Kind]:
         """(dtype, shape) of every tensor by name, in name order; no tensor is read."""
         found: dict[str, Kind] = {}
-        shards = sorted(set(self._file_of.values()))
-        for shard in shards:
-            with self._open(shard) as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    piece = file.get_slice(name)
-                    shape = tuple(piece.get_shape())
-                    found[name] = (piece.get_dtype(), shape)
-        return dict(sorted(found.items()))
-
-
-def shard_names(folder: Path) -> list[str]:
-    """The safetensors files of a folder, in name order."""
-    if not (folder / INDEX).is_file():
-        return ["model.safetensors"]
-    # A large model is cut into several files; its index says which tensor is in which.
-    index = read_json(folder / INDEX)
-    return sorted(set(index["weight_map"].values()))
+        for name in sorted(self._stored):
+            tensor = self._stored[name]
+            found[name] = (tensor.dtype, tensor.shape)
+        return found
 
 
 def skeleton(folder: Path) -> Any:

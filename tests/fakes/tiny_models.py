@@ -263,6 +263,35 @@ REFERENCE_MODELS = {  # name -> (builder, the split rule that the reference is t
     "qwen2": (lambda d: other(d, "qwen2"), "qwen2"),
     "qwen3": (lambda d: other(d, "qwen3", tie_word_embeddings=True), "qwen2"),
 }
+
+
+def by_scores(directory: Path) -> Path:
+    """A Phi-3 whose tokenizer merges by scores and falls back to bytes: the demo's own form."""
+    from so8t.base.tokenizer import train_tokenizer
+
+    path = phi3(directory)
+    train_tokenizer(path, TEXTS, 512)
+    return path
+
+
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+VARIANTS = {  # what the table of docs/models.md claims beyond the models that the reference has run
+    "phi3-scores": by_scores,
+    "llama-linear": lambda d: other(d, "llama", rope_parameters=LINEAR),
+    "mistral-yarn": lambda d: other(
+        d, "mistral", rope_parameters=YARN, max_position_embeddings=512
+    ),
+    "qwen2-yarn": lambda d: other(d, "qwen2", rope_parameters=YARN, max_position_embeddings=512),
+    "qwen3-linear": lambda d: other(d, "qwen3", rope_parameters=LINEAR),
+    "llama-biases": lambda d: other(d, "llama", attention_bias=True, mlp_bias=True),
+    "llama-head-dim": lambda d: other(d, "llama", head_dim=64),
+}
 OURS_ALONE = {
     "so8t.seal",
     "tokenizer.ggml.add_bos_token",

@@ -188,7 +188,7 @@ PLANTED: list[
     (lock_of_a_dead_process, None, "dvc locks", 6, "which is gone"),
     (no_training_rows, "train", "training rows", 4, "file not found"),
     (rows_of_two_verdicts, "train", "training rows", 4, "no row of ESCALATE"),
-    (weights_cut_short, "train", "base model", 5, "not a whole safetensors file"),
+    (weights_cut_short, "train", "base model", 5, "does not fit the file"),
     (gates_not_saved, "bake", "adapter", 5, "so8t_gates.safetensors"),
     (loss_that_does_not_fall, "bake", "training log", 8, "did not fall"),
     (one_bit_of_the_model, "score", "GGUF files", 5, "does not match its seal"),

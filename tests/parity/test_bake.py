@@ -180,6 +180,37 @@ def test_sharded_and_bf16_bases_keep_their_shards_and_dtype(tmp_path):
     } == {torch.bfloat16}
 
 
+def test_an_output_matrix_that_is_stored_beside_its_embedding_stays_the_same(bases, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from so8t.model_check import EMBEDDING, OUTPUT, check_model
+
+    base = shutil.copytree(bases["tied"], tmp_path / "base")
+    stored = load_file(base / "model.safetensors")
+    twice = stored | {OUTPUT: stored[EMBEDDING].clone()}
+    save_file(twice, base / "model.safetensors", metadata={"format": "pt"})
+    trained(base, tmp_path / "adapter")
+    bake(base, tmp_path / "adapter", tmp_path / "baked", TEXTS[:1], Progress("bake"))
+    baked = load_file(tmp_path / "baked" / "model.safetensors")
+    assert torch.equal(baked[OUTPUT], baked[EMBEDDING])
+    assert not torch.equal(baked[OUTPUT], stored[EMBEDDING])
+    # transformers would train and run the two apart, and conversion refuses that.
+    check_model(tmp_path / "baked", "short")
+
+
+def test_a_base_that_lost_a_tensor_is_an_error_that_names_it(bases, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base = shutil.copytree(bases["llama"], tmp_path / "base")
+    trained(base, tmp_path / "adapter")
+    stored = load_file(base / "model.safetensors")
+    stored.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"tensor model.layers.1.mlp.up_proj.weight is missing"):
+        bake(base, tmp_path / "adapter", tmp_path / "baked", TEXTS[:1], Progress("bake"))
+    assert not (tmp_path / "baked").exists()
+
+
 def test_two_bakes_of_one_adapter_are_the_same_bytes(bases, tmp_path):
     from so8t.files import sha256_tree
 

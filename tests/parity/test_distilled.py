@@ -1,6 +1,7 @@
 """Distilled .pt files: read without code, sorted by name, folded when they are linear, refused by name when they are not."""
 
 import pickle
+import shutil
 import zipfile
 
 import pytest
@@ -89,6 +90,21 @@ def test_damaged_and_empty_files_are_refused(base, tmp_path):
     for name in ("cut", "zip", "none", "list", "absent"):
         with pytest.raises(ArtifactError):
             distilled.read(tmp_path / f"{name}.pt")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(3, 64, dtype=torch.complex64), "complex"),
+        (torch.eye(64).to_sparse(), "sparse"),
+        (torch.eye(64).to_sparse_csr(), "sparse"),
+        (torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), "quantised"),
+    ],
+)
+def test_a_tensor_that_is_not_plain_is_refused_by_name(tmp_path, tensor, kind):
+    torch.save({"model_state_dict": {"safety_head.weight": tensor}}, tmp_path / "x.pt")
+    with pytest.raises(ArtifactError, match=f"safety_head.weight is {kind}"):
+        distilled.read(tmp_path / "x.pt")
 
 
 def test_base_and_linear_heads_become_a_stock_model_with_the_verdicts_in_our_order(base, tmp_path):
@@ -184,7 +200,7 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(
     command = [
         "convert-pt",
         str(tmp_path / "founders.pt"),
-        str(tmp_path / "out.gguf"),
+        str(tmp_path / "new" / "out.gguf"),
         "--ftype",
         "f16",
         "--vocab-dir",
@@ -198,7 +214,9 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(
         cli.main([*command, "--drop", "vision_tower"])
     assert not done.value.code
     assert "safety head folded" in capsys.readouterr().out
-    tensors = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    tensors = {
+        tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "new" / "out.gguf").tensors
+    }
     ids = [distilled_token(folder, f"<|placeholder{i}|>") for i in (1, 2, 3)]
     assert torch.equal(
         torch.from_numpy(tensors["output.weight"].copy())[ids].float(),
@@ -210,6 +228,26 @@ def test_one_command_makes_a_gguf_with_the_rows_and_a_line_in_the_ledger(
             ("founders", "completed"),
             ("founders", "failed"),
         ]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("tokenizer.json", "tokenizer.json: not valid JSON"), ("config.json", "not valid JSON")],
+)
+def test_a_cut_off_file_of_the_vocabulary_is_an_error_before_anything_is_written(
+    base, tmp_path, monkeypatch, name, match
+):
+    from so8t.operations.convert_pt import convert_pt
+    from tests.fakes.tuning import params
+
+    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "database"))
+    save(tmp_path / "d.pt", state_of(base))
+    folder = shutil.copytree(base, tmp_path / "vocab")
+    (folder / name).write_text((folder / name).read_text()[:-40])
+    out = tmp_path / "new" / "o.gguf"
+    with pytest.raises(ArtifactError, match=match):
+        convert_pt(tmp_path / "d.pt", out, "f16", folder, (), None, params())
+    assert not out.parent.exists()
 
 
 def distilled_token(folder, name):

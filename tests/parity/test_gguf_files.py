@@ -94,6 +94,20 @@ def test_an_unquantised_file_of_each_type_is_proved_against_its_source(
     )  # a BF16 source loses nothing
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_source_of_each_type_is_converted_without_loss(tmp_path: Path, dtype: str) -> None:
+    from safetensors import safe_open
+
+    source = tiny_models.phi3(tmp_path / "hf", dtype=dtype)
+    with safe_open(source / "model.safetensors", framework="np") as file:
+        stored = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    assert stored == {{"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]}
+    path = made(source, tmp_path / "m.gguf", "F32")
+    checks = list(against_hf(path, source, "short"))
+    assert len(checks) == 15
+    assert {check.nmse for check in checks} == {0}
+
+
 def test_q8_0_of_the_converter_is_what_libllama_makes_of_f32(model: Path, tmp_path: Path) -> None:
     ours = made(model, tmp_path / "ours.gguf", "Q8_0")
     quantize(made(model, tmp_path / "f32.gguf", "F32"), tmp_path / "theirs.gguf", "Q8_0", threads=1)

@@ -10,9 +10,9 @@ from so8t import __version__
 from so8t.errors import ArtifactError
 from so8t.files import read_json, sha256_file
 from so8t.gguf.convert.keys import AUTHORITY_IDS, VERDICT_IDS, typed
-from so8t.gguf.convert.source import Json, read_config
 from so8t.gguf_file import Keys
 from so8t.gguf_header import Value
+from so8t.model_folder import Json, read_object
 from so8t.params import Params, spare_row
 
 # The order of the token ids: three verdicts, then two authorities (who may act on a request).
@@ -39,7 +39,7 @@ def true_keys(source: Path, params: Params, *, base: Path, bake: Path | None) ->
     is_rotated = bool(report.get("layers"))
     heads = report.get("heads") or {}
     has_triality = heads.get("mode") == "triality"
-    architectures = read_config(source).get("architectures") or ["?"]
+    architectures = read_object(source).get("architectures") or ["?"]
     values: dict[str, Value] = {
         "so8t.group_structure": "SO8" if is_rotated else "none",
         "so8t.rotation_dim": ROTATION_DIM if is_rotated else 0,
@@ -119,7 +119,7 @@ def token_id(source: Path, text: str) -> int:
     Raises:
         ArtifactError: the tokenizer has no such token.
     """
-    tokenizer = read_config(source, "tokenizer.json")
+    tokenizer = read_object(source, "tokenizer.json")
     added: dict[str, int] = {}
     for entry in tokenizer.get("added_tokens") or []:
         added[entry["content"]] = int(entry["id"])
@@ -130,7 +130,7 @@ def token_id(source: Path, text: str) -> int:
     # Not the size of the vocabulary: ids may have gaps.
     last = max([*added.values(), *vocabulary.values()], default=-1)
     # Embeddings are often padded to a round number of rows, and the rows at the end are free.
-    n_rows = int(read_config(source).get("vocab_size") or 0)
+    n_rows = int(read_object(source).get("vocab_size") or 0)
     spare = spare_row(text, last + 1, n_rows)
     if spare is None:
         raise ArtifactError(

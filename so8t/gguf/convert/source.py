@@ -1,18 +1,10 @@
-"""A Hugging Face directory, read lazily: its JSON files, and rows of its safetensors tensors.
+"""Rows of a model's safetensors tensors, read in chunks.
 
-No tensor is ever loaded whole, so that a model larger than the memory can be converted. A
-safetensors file is an 8-byte length, a JSON header that says where each tensor lies, and the
-tensors' bytes (https://huggingface.co/docs/safetensors).
-
-Covered: one or many files (*shards*), F32, F16 and BF16. Not covered: pickles (never read) and
-quantised checkpoints (refused).
+No tensor is ever loaded whole, so that a model larger than the memory can be converted. Which files
+hold the weights, and what their headers say: so8t.model_folder.
 """
 
-import json
-import math
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,76 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from so8t.errors import ArtifactError
+from so8t.model_folder import FETCH_AGAIN, StoredTensor, stored_tensors
 
-Json = dict[str, Any]  # a JSON object
 Array = NDArray[Any]  # uint16 (the bits of BF16), float16 or float32
 Floats = NDArray[np.float32]
 
-# Bytes of a number, of the types that are read. Others, e.g. of quantised models, are refused.
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 NUMPY_TYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}  # numpy has no BF16: its bits
-MAX_HEADER = 256 << 20  # bytes; a larger safetensors header is not one
-LENGTH_BYTES = 8  # of the header's length, at the start of a file
-FETCH_AGAIN = "fetch the model again"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """Where one tensor lies.
-
-    Attributes:
-        name: Hugging Face name.
-        dtype: F32, F16 or BF16.
-        shape: numpy order.
-        file: the safetensors file.
-        offset: byte of it at which the tensor begins.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row (one element of the first dimension)."""
-        row_elements = math.prod(self.shape[1:])
-        return row_elements * ITEM_BYTES[self.dtype]
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return self.shape[0] * self.row_bytes
-
-
-def read_config(directory: Path, name: str = "config.json", *, required: bool = True) -> Json:
-    """Read a JSON object of the model directory.
-
-    Args:
-        directory: a Hugging Face model directory.
-        name: the file in it.
-        required: whether its absence is an error; otherwise an absent file is `{}`.
-
-    Raises:
-        ArtifactError: the file is missing although required, or is not a JSON object.
-    """
-    path = directory / name
-    if not path.is_file():
-        if not required:
-            return {}
-        raise ArtifactError(
-            f"{name} not found",
-            where=str(directory),
-            fix="give a complete Hugging Face model directory",
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"not valid JSON ({error})", where=str(path), fix=FETCH_AGAIN) from None
-    if not isinstance(value, dict):
-        raise ArtifactError("not a JSON object", where=str(path), fix=FETCH_AGAIN)
-    return value
 
 
 class Source:
@@ -102,58 +30,9 @@ class Source:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.tensors: dict[str, SourceTensor] = {}
-        # The index of a sharded model: which file each tensor is in.
-        index = read_config(directory, "model.safetensors.index.json", required=False)
-        self._weight_map: dict[str, str] = dict(index.get("weight_map") or {})
-        self._single = directory / "model.safetensors"
-        for file in self._files():
-            for tensor in _read_header(file):
-                if tensor.name in self.tensors:
-                    raise ArtifactError(
-                        f"tensor {tensor.name} is in two shards",
-                        where=str(file),
-                        fix=FETCH_AGAIN,
-                    )
-                self.tensors[tensor.name] = tensor
-        self._check_index()
+        self.tensors = stored_tensors(directory)
 
-    def _files(self) -> list[Path]:
-        """The weight files: the single one, or else the shards that the index lists."""
-        if self._single.is_file():
-            return [self._single]
-        listed = sorted(set(self._weight_map.values()))
-        # The index was downloaded with the model: it must not lead us out of the directory.
-        if any("/" in name or "\\" in name or name.startswith(".") for name in listed):
-            raise self._refusal("the index names a file outside its directory")
-        files = [self.directory / name for name in listed]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise self._refusal(f"missing weight files {missing}")
-        if not files:
-            raise ArtifactError(
-                "no model.safetensors",
-                where=str(self.directory),
-                fix="pickled weights are never read; save the model with safe_serialization=True",
-            )
-        return files
-
-    def _check_index(self) -> None:
-        """Refuse shards that hold other tensors than their index says."""
-        listed = set(self._weight_map)
-        difference = sorted(listed ^ set(self.tensors))
-        if not listed or not difference:
-            return
-        # A merged single file may lie beside the index of the shards it was made from.
-        if self._single.is_file():
-            return
-        raise self._refusal(f"the index and the weight files disagree about {difference[:3]}")
-
-    def _refusal(self, problem: str) -> ArtifactError:
-        """The error for a directory whose files do not fit together."""
-        return ArtifactError(problem, where=str(self.directory), fix=FETCH_AGAIN)
-
-    def chunks(self, tensor: SourceTensor, rows: int) -> Iterator[Array]:
+    def chunks(self, tensor: StoredTensor, rows: int) -> Iterator[Array]:
         """Yield the tensor's rows, at most `rows` at a time.
 
         Args:
@@ -175,7 +54,7 @@ class Source:
                 yield array
 
 
-def _fill(file: FileIO, view: memoryview, tensor: SourceTensor) -> None:
+def _fill(file: FileIO, view: memoryview, tensor: StoredTensor) -> None:
     """Read until `view` is full."""
     # An unbuffered read may return less than was asked for.
     at = 0
@@ -188,52 +67,6 @@ def _fill(file: FileIO, view: memoryview, tensor: SourceTensor) -> None:
                 fix=FETCH_AGAIN,
             )
         at += count
-
-
-def _read_header(path: Path) -> list[SourceTensor]:
-    """The tensors that one safetensors file lists."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        # A file that is too short for a length gets one that is too large.
-        encoded_length = file.read(LENGTH_BYTES).ljust(LENGTH_BYTES, b"\xff")
-        length = struct.unpack("<Q", encoded_length)[0]
-        if length > min(size - LENGTH_BYTES, MAX_HEADER):
-            raise ArtifactError("not a safetensors file", where=str(path), fix=FETCH_AGAIN)
-        try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise ArtifactError(
-                "not a safetensors file: its header is not JSON",
-                where=str(path),
-                fix=FETCH_AGAIN,
-            ) from None
-    header.pop("__metadata__", None)
-    data_start = LENGTH_BYTES + length
-    tensors = []
-    for name, entry in header.items():
-        tensors.append(_tensor(name, entry, path, data_start))
-    return tensors
-
-
-def _tensor(name: str, entry: Json, path: Path, data_start: int) -> SourceTensor:
-    """One entry of a header, checked against the size of the file."""
-    dtype = entry.get("dtype")
-    if dtype not in ITEM_BYTES:
-        raise ArtifactError(
-            f"tensor {name} has type {dtype}; F32, F16 and BF16 are known",
-            where=str(path),
-            fix="convert from the unquantised model",
-        )
-    low, high = entry["data_offsets"]
-    # A scalar has the shape [], and GGUF knows no such tensor: it becomes one number in a row.
-    shape = tuple(entry["shape"]) or (1,)
-    tensor = SourceTensor(name, dtype, shape, path, data_start + low)
-    end = tensor.offset + tensor.n_bytes
-    if tensor.n_bytes != high - low or end > path.stat().st_size:
-        raise ArtifactError(
-            f"tensor {name} does not fit the file", where=str(path), fix=FETCH_AGAIN
-        )
-    return tensor
 
 
 def to_float32(array: Array) -> Floats:

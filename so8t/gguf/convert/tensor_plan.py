@@ -5,19 +5,16 @@ Llama models are permuted (`Planned.heads`), and some rope tables are made here 
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import gguf
 import numpy as np
 
+from so8t.architectures import Model
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.arch import ContextProfile, Model
-from so8t.gguf.convert.source import Floats, Source, SourceTensor
-
-# Old checkpoints carry buffers that are computed again when the model is loaded.
-IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+from so8t.gguf.convert.source import Floats, Source
+from so8t.model_check import IGNORED_SUFFIXES, OUTPUT, ContextProfile
+from so8t.model_folder import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Planned:
     """
 
     name: str
-    source: SourceTensor | None
+    source: StoredTensor | None
     shape: tuple[int, ...]
     always_float32: bool
     heads: int = 0
@@ -47,22 +44,20 @@ def plan_tensors(model: Model, source: Source, profile: ContextProfile) -> list[
 
     Args:
         model: what the weights belong to.
-        source: the weights.
+        source: the weights, which so8t.model_check found complete.
         profile: which context the file promises; it decides about longrope's tables.
 
     Raises:
-        ArtifactError: a tensor that the architecture does not have, two for one name, or a missing
-            one.
+        ArtifactError: a tensor that llama.cpp has no name for.
     """
-    names = gguf.get_tensor_name_map(model.arch, model.config["num_hidden_layers"])
-    is_tied = bool(model.config.get("tie_word_embeddings"))
+    names = gguf.get_tensor_name_map(model.arch, model.layers)
     # First in the file, as llama.cpp's converter has them.
-    plan = _rope_tensors(model, profile, source.directory)
+    plan = _rope_tensors(model, profile)
     for tensor in source.tensors.values():
         if tensor.name.endswith(IGNORED_SUFFIXES):
             continue
         # A tied output matrix is the embedding again; llama.cpp uses that when there is no other.
-        if tensor.name == "lm_head.weight" and is_tied:
+        if tensor.name == OUTPUT and model.is_tied:
             continue
         name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
         if name is None:
@@ -75,8 +70,6 @@ def plan_tensors(model: Model, source: Source, profile: ContextProfile) -> list[
         always_float32 = len(tensor.shape) < 2 or name.endswith("_norm.weight")
         heads = _permuted_heads(model, tensor.name)
         plan.append(Planned(name, tensor, tensor.shape, always_float32, heads=heads))
-    _check_names(plan, source, is_tied=is_tied)
-    _check_sizes(plan, model, source)
     return plan
 
 
@@ -93,58 +86,14 @@ def _permuted_heads(model: Model, name: str) -> int:
     return 0
 
 
-def _check_names(plan: list[Planned], source: Source, *, is_tied: bool) -> None:
-    """Refuse a plan in which a name is taken twice or a needed one is missing."""
-    counts = Counter(item.name for item in plan)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise ArtifactError(
-            f"two tensors become {twice[0]}",
-            where=str(source.directory),
-            fix="save a stock model",
-        )
-    needed = {"token_embd.weight", "output_norm.weight"}
-    if not is_tied:
-        needed.add("output.weight")
-    missing = sorted(needed - set(counts))
-    if missing:
-        raise ArtifactError(
-            f"no tensor becomes {', '.join(missing)}",
-            where=str(source.directory),
-            fix="fetch the model again",
-        )
-
-
-def _check_sizes(plan: list[Planned], model: Model, source: Source) -> None:
-    """Refuse weights that do not have the layers and the vocabulary of config.json."""
-    by_name = {item.name: item for item in plan}
-    blocks = {name.split(".")[1] for name in by_name if name.startswith("blk.")}
-    n_layers = model.config["num_hidden_layers"]
-    if len(blocks) != n_layers:
-        raise ArtifactError(
-            f"{len(blocks)} layers in the weights, {n_layers} in config.json",
-            where=str(source.directory),
-            fix="fetch the model again",
-        )
-    # A fine-tuning that added tokens and saved an old config.json fails here.
-    embedding = by_name["token_embd.weight"]
-    vocab_size = model.config["vocab_size"]
-    if embedding.shape != (vocab_size, model.config["hidden_size"]):
-        raise ArtifactError(
-            f"the embedding is {embedding.shape}, config.json says vocab_size {vocab_size}",
-            where=str(source.directory),
-            fix="fetch the model again",
-        )
-
-
-def _rope_tensors(model: Model, profile: ContextProfile, where: Path) -> list[Planned]:
+def _rope_tensors(model: Model, profile: ContextProfile) -> list[Planned]:
     """Tables of frequency divisors, which Hugging Face keeps in config.json."""
     if model.rope_type == "llama3":
         return [_made("rope_freqs.weight", _llama3_factors(model))]
     if model.rope_type != "longrope":
         return []
-    long_factors = _longrope_factors(model, "long", where)
-    short_factors = _longrope_factors(model, "short", where)
+    long_factors = _longrope_factors(model, "long")
+    short_factors = _longrope_factors(model, "short")
     # llama.cpp takes the long table as soon as a long context is allocated. In a file for short
     # contexts both tables are the short one, so that this changes nothing.
     if profile == "short":
@@ -155,17 +104,9 @@ def _rope_tensors(model: Model, profile: ContextProfile, where: Path) -> list[Pl
     ]
 
 
-def _longrope_factors(model: Model, kind: str, where: Path) -> Floats:
+def _longrope_factors(model: Model, kind: str) -> Floats:
     """Frequency divisors from config.json, float32 of shape [rope_dims / 2]."""
-    factors = np.asarray(model.rope.get(f"{kind}_factor") or [], dtype=np.float32)
-    wanted = model.rope_dims // 2
-    if factors.shape != (wanted,):
-        raise ArtifactError(
-            f"{kind}_factor has {factors.size} numbers, {wanted} are needed",
-            where=str(where),
-            fix="give the model's own config.json",
-        )
-    return factors
+    return np.asarray(model.rope[f"{kind}_factor"], dtype=np.float32)
 
 
 def _made(name: str, values: Floats) -> Planned:
@@ -187,7 +128,7 @@ def _llama3_factors(model: Model) -> Floats:
     factor = float(rope["factor"])
     low = float(rope["low_freq_factor"])
     high = float(rope["high_freq_factor"])
-    length = float(rope["original_max_position_embeddings"])
+    length = float(model.original_context)
     divisors = []
     for frequency in frequencies:
         wavelength = 2 * math.pi / float(frequency)

@@ -16,9 +16,16 @@ from typing import NamedTuple
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
 from so8t.errors import ArtifactError, ToolError
-from so8t.gguf.convert.source import Json, read_config
-from so8t.gguf.convert.split_rules import refuse_normalizer, split_rule, upstream_fix
 from so8t.gguf_file import Keys, array, boolean, string, uint32
+from so8t.model_folder import Json, read_object
+from so8t.split_rules import (
+    TOKENIZER,
+    TOKENIZER_MODEL,
+    refuse_normalizer,
+    split_rule,
+    tokenizer_kind,
+)
+from so8t.template import chat_template
 
 # llama.cpp turns on its whitespace rule for Phi-3 by the model's name, and then fails to load a
 # file without the first four. The last tells Phi-3's vocabulary from Llama 2's.
@@ -99,23 +106,8 @@ def read_vocabulary(directory: Path, size: int, *, architecture: str) -> Vocabul
         ArtifactError: no tokenizer, or one that llama.cpp would not follow.
         ToolError: tokenizer.model is there and the package sentencepiece is not.
     """
-    tokenizer = read_config(directory, "tokenizer.json", required=False)
-    has_model = (directory / "tokenizer.model").is_file()
-    if not tokenizer and not has_model:
-        raise ArtifactError(
-            "neither tokenizer.json nor tokenizer.model",
-            where=str(directory),
-            fix="copy the base model's tokenizer files unchanged",
-        )
-    kind = (tokenizer.get("model") or {}).get("type", "BPE")
-    if kind != "BPE":
-        raise ArtifactError(
-            f"tokenizer model {kind!r} is not supported",
-            where=str(directory),
-            fix=upstream_fix(directory),
-        )
-    # Only SentencePiece vocabularies fall back to bytes; byte-level ones begin with them.
-    if has_model or tokenizer["model"].get("byte_fallback"):
+    tokenizer = read_object(directory, TOKENIZER, required=False)
+    if tokenizer_kind(tokenizer, directory) == "sentencepiece":
         is_phi3 = architecture == "Phi3ForCausalLM"
         return _sentencepiece(directory, tokenizer, size, is_phi3=is_phi3)
     return _byte_level(directory, tokenizer, size)
@@ -154,10 +146,10 @@ def _added_anywhere(directory: Path, tokenizer: Json) -> dict[int, AddedToken]:
     """Added tokens of all files by id; tokenizer.json wins over the older files."""
     added: dict[int, AddedToken] = {}
     # The oldest form does not say which tokens are special.
-    oldest = read_config(directory, "added_tokens.json", required=False)
+    oldest = read_object(directory, "added_tokens.json", required=False)
     for text, index in oldest.items():
         added[int(index)] = AddedToken(str(text), False)
-    config = read_config(directory, "tokenizer_config.json", required=False)
+    config = read_object(directory, "tokenizer_config.json", required=False)
     decoder = config.get("added_tokens_decoder") or {}
     for index, entry in decoder.items():
         special = bool(entry.get("special"))
@@ -181,7 +173,7 @@ def _require_in_range(ids: list[int], size: int, directory: Path) -> None:
 def _sentencepiece(directory: Path, tokenizer: Json, size: int, *, is_phi3: bool) -> Vocabulary:
     """A vocabulary whose texts are merged by score."""
     pieces = Pieces.blank(size)
-    model_file = directory / "tokenizer.model"
+    model_file = directory / TOKENIZER_MODEL
     if model_file.is_file():
         _pieces_from_model(model_file, pieces, size)
     else:
@@ -264,7 +256,7 @@ def _space_prefix(directory: Path, tokenizer: Json, *, is_phi3: bool) -> bool | 
 
     None where llama.cpp's default (a space) is right and its own converter writes nothing.
     """
-    config = read_config(directory, "tokenizer_config.json", required=False)
+    config = read_object(directory, "tokenizer_config.json", required=False)
     stated = config.get("add_prefix_space")
     if stated is not None and not is_phi3:
         return bool(stated)
@@ -335,15 +327,8 @@ def _special_keys(directory: Path, tokenizer: Json, size: int, *, merges: bool) 
     # The order of these keys is that of gguf's `SpecialVocab`.
     for kind, is_added in special.add_special_token.items():
         keys[f"tokenizer.ggml.add_{kind}_token"] = boolean(bool(is_added))
-    template = special.chat_template
-    if template is None:
-        return keys
-    # Some models come with several, e.g. one for calling tools; a file has room for one.
-    if not isinstance(template, str):
-        raise ArtifactError(
-            "several chat templates",
-            where=str(directory),
-            fix="keep the one that is used",
-        )
-    keys["tokenizer.chat_template"] = string(template)
+    # The one that training renders with; gguf's own reader looks into the files in another order.
+    template = chat_template(directory)
+    if template is not None:
+        keys["tokenizer.chat_template"] = string(template)
     return keys

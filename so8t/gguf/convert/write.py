@@ -22,15 +22,18 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import quant_shape_to_byte_shape
 
 from so8t import identity
+from so8t.architectures import Model
 from so8t.errors import ArtifactError, ResourceError
 from so8t.files import clear_left, disk_error, fsync_path, sha256_file, temporary_of
-from so8t.gguf.convert.arch import ContextProfile, Model, hyper_keys, read_model
-from so8t.gguf.convert.source import Json, Source, read_config
+from so8t.gguf.convert.arch import hyper_keys
+from so8t.gguf.convert.source import Source
 from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
 from so8t.gguf.convert.tensors import Parts, Report, Target, Written, write_file
 from so8t.gguf.convert.vocab import Vocabulary, read_vocabulary
 from so8t.gguf_file import Keys, string, uint32
 from so8t.gguf_header import TensorInfo
+from so8t.model_check import ContextProfile, check_model
+from so8t.model_folder import Json, read_object
 from so8t.progress import Progress
 from so8t.records.ledger import Session, TensorRow, conversion
 
@@ -90,9 +93,9 @@ def convert(source: Path, out: Path, recipe: Recipe, *, report: Report | None = 
         ArtifactError: the model is unknown, incomplete, not finite, or overflows float16.
         ResourceError: the disk is too small.
     """
-    config = read_config(source)
-    model = read_model(config, source)
-    vocabulary = read_vocabulary(source, int(config["vocab_size"]), architecture=model.architecture)
+    model = check_model(source, recipe.context_profile).model
+    n_rows = int(model.config["vocab_size"])
+    vocabulary = read_vocabulary(source, n_rows, architecture=model.architecture)
     # Only headers are read here; the weights follow chunk by chunk.
     tensors = Source(source)
     plan = plan_tensors(model, tensors, recipe.context_profile)
@@ -312,7 +315,7 @@ def convert_recorded(
     Returns:
         One line for people.
     """
-    names = read_config(source).get("architectures") or ["?"]
+    names = read_object(source).get("architectures") or ["?"]
     architecture = str(names[0])
     # Whatever ends the conversion, the ledger says how: completed, failed or cancelled.
     with conversion(name, architecture, source, out) as session:

@@ -16,13 +16,15 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
+from so8t.architectures import read_model
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.arch import ContextProfile, read_model
-from so8t.gguf.convert.source import Array, Floats, Source, read_config, to_float32
+from so8t.gguf.convert.source import Array, Floats, Source, to_float32
 from so8t.gguf.convert.tensor_plan import Planned, plan_tensors
 from so8t.gguf.convert.tensors import chunks_of
 from so8t.gguf_file import shards_of, tensor_table
 from so8t.gguf_header import TensorInfo, parse
+from so8t.model_check import ContextProfile
+from so8t.model_folder import read_object
 
 # Four times the error is far from the next coarser type, and above what real weights do, which are
 # not quite normally distributed.
@@ -183,7 +185,7 @@ def against_hf(path: Path, directory: Path, profile: ContextProfile) -> list[Ten
         ArtifactError: the file does not hold exactly the tensors that a conversion would write.
     """
     source = Source(directory)
-    model = read_model(read_config(directory), directory)
+    model = read_model(read_object(directory), directory)
     plan = plan_tensors(model, source, profile)
     found: dict[str, _Placed] = {}
     for file in shards_of(path):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import So8tError
-from so8t.gguf.convert.arch import ContextProfile
 from so8t.gguf.verify.contents import against_hf
 from so8t.gguf.verify.verify import key_problems
 from so8t.gguf_file import read_typed
 from so8t.gguf_header import parse
 from so8t.identity import check_seal
+from so8t.model_check import ContextProfile
 
 
 def five_tests(path: Path, source: Path, profile: ContextProfile) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.source import read_config
 from so8t.gguf_file import read_keys
 from so8t.llama import Engine
+from so8t.model_folder import read_object
+from so8t.template import read_tokenizer
 
 # What this project writes, then numbers, spaces of every kind, line ends, emoji, scripts, control
 # characters and code: each has been tokenised differently by some converter.
@@ -144,8 +145,6 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
     Raises:
         ArtifactError: the source has no tokenizer.json.
     """
-    from tokenizers import Tokenizer
-
     described_by = source / "tokenizer.json"
     if not described_by.is_file():
         raise ArtifactError(
@@ -153,8 +152,8 @@ def token_parity(path: Path, source: Path, texts: Iterable[str]) -> TokenParity:
             where=str(source),
             fix="copy it from the base model",
         )
-    described = read_config(source, "tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(described_by))
+    described = read_object(source, "tokenizer.json")
+    tokenizer = read_tokenizer(described_by)
     # llama.cpp normalises nothing; a tokenizer with NFC is compared on text that is NFC already.
     only_nfc = (described.get("normalizer") or {}).get("type") == "NFC"
     # Special tokens are mixed in, because what follows one is where whitespace rules act.

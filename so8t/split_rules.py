@@ -7,10 +7,14 @@ nothing, so a rule that is not in `SPLIT_RULES` is refused.
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from so8t.errors import ArtifactError
-from so8t.gguf.convert.source import Json
+from so8t.model_folder import Json
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_MODEL = "tokenizer.model"  # SentencePiece's own file
+TokenizerKind = Literal["sentencepiece", "byte-level"]
 
 # Parts of the split rules, letter by letter as the tokenizers write them: they are compared as
 # texts, since two regular expressions that mean the same cannot be told to do so.
@@ -50,6 +54,53 @@ def upstream_fix(directory: Path) -> str:
         "convert it with llama.cpp's own script: "
         f"python convert_hf_to_gguf.py {directory.name} --outtype f16"
     )
+
+
+def tokenizer_kind(tokenizer: Json, directory: Path) -> TokenizerKind:
+    """How a tokenizer merges: by score (SentencePiece), or bytes by rank.
+
+    Args:
+        tokenizer: tokenizer.json; empty where there is none.
+        directory: the model directory, which may hold tokenizer.model.
+
+    Raises:
+        ArtifactError: no tokenizer, a damaged one, or one of another model than BPE.
+    """
+    has_model = (directory / TOKENIZER_MODEL).is_file()
+    if not tokenizer and not has_model:
+        raise ArtifactError(
+            f"neither {TOKENIZER} nor {TOKENIZER_MODEL}",
+            where=str(directory),
+            fix="copy the base model's tokenizer files unchanged",
+        )
+    if not tokenizer:
+        return "sentencepiece"
+    model = tokenizer.get("model")
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if kind != "BPE":
+        raise ArtifactError(
+            f"tokenizer model {kind!r} is not supported; known: BPE, by scores or by bytes",
+            where=str(directory / TOKENIZER),
+            fix=upstream_fix(directory),
+        )
+    if not isinstance(tokenizer["model"].get("vocab"), dict):
+        raise ArtifactError(
+            "the tokenizer has no vocabulary",
+            where=str(directory / TOKENIZER),
+            fix="copy the base model's tokenizer files unchanged",
+        )
+    # Only SentencePiece vocabularies fall back to bytes; byte-level ones begin with them.
+    by_score = has_model or tokenizer["model"].get("byte_fallback")
+    return "sentencepiece" if by_score else "byte-level"
+
+
+def highest_id(tokenizer: Json) -> int:
+    """The highest token id of tokenizer.json; -1 where it has none."""
+    model = tokenizer.get("model") or {}
+    ids = list((model.get("vocab") or {}).values())
+    for entry in tokenizer.get("added_tokens") or []:
+        ids.append(int(entry["id"]))
+    return max(ids, default=-1)
 
 
 def _patterns(node: Any) -> list[str]:
