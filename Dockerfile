@@ -1,6 +1,6 @@
 # The whole project on a CPU:
 #   docker build -t so8t .
-#   docker run --rm -it -v so8t-work:/work -v so8t-store:/so8t-store so8t make demo
+#   docker run --rm -it -v so8t-work:/work -v so8t-store:/so8t-store -v so8t-key:/home/so8t/.config/so8t so8t make demo
 # CUDA: --build-arg TORCH=https://download.pytorch.org/whl/cu126, and run with --gpus all. Not built in CI; tests/unit/test_setup.py
 # checks that every path and version named here exists.
 FROM python:3.12.11-slim-bookworm
@@ -18,6 +18,7 @@ RUN .venv/bin/python -m pip install --no-cache-dir "pip>=25.1"
 RUN .venv/bin/python -m pip install --no-cache-dir torch==2.13.0 --index-url ${TORCH}
 COPY --chown=so8t . .
 RUN .venv/bin/python -m pip install --no-cache-dir -c constraints.txt --group dev -e . && touch .venv/.installed
-RUN .venv/bin/so8t init
+# `make demo` makes the key that signs releases when it runs: one in the image would be everybody's
+RUN SO8T_KEY=/tmp/build.key .venv/bin/so8t init && rm /tmp/build.key && git clean -fq release.pub && mkdir -p /home/so8t/.config/so8t
 ENV PATH=/work/.venv/bin:$PATH OMP_WAIT_POLICY=passive
 CMD ["so8t", "doctor"]

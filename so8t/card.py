@@ -43,6 +43,10 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
+# What the engine is opened with. A text where a number belongs would fail deep inside it.
+ENGINE_TYPES = {"n_ctx": int, "n_batch": int, "threads": int, "type_k": str, "type_v": str}
+
+
 class CardThresholds(_Part):
     """The two thresholds of the decision rule.
 
@@ -130,6 +134,11 @@ class Card(_Part):
         same_labels = self.labels == [verdict.value for verdict in Verdict]
         if not same_labels or self.rule != RULE:
             raise ValueError("labels or rule are not the ones this version applies")
+        # A card made over a server names other settings; only those that are there are looked at.
+        for name, kind in ENGINE_TYPES.items():
+            # Not isinstance: True is an int too.
+            if name in self.engine and type(self.engine[name]) is not kind:
+                raise ValueError(f"engine.{name} is {self.engine[name]!r}, no {kind.__name__}")
         return self
 
     def _check_certified(self) -> None:

@@ -11,7 +11,6 @@ Not covered: token ids (so8t.prompts), and what is done about a verdict (so8t.ca
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from so8t import markers
 from so8t.errors import ArtifactError, DataError
 from so8t.verdict import Verdict, verdict_of
 
@@ -36,13 +36,6 @@ ALLOW_PREFIX = f"{CUE}{Verdict.ALLOW}\n"
 THINKING_HEADING = "# 思考ステップ\n"
 FINAL_HEADING = "# 最終回答\n"
 QUADRUPLE_TAGS = ("think-task", "think-safety", "think-policy")
-
-# Markers and what a reader would take for one, in text that was folded by `_folded`.
-_TAG = re.compile(r"<\s*/?\s*(?:think|final\b)")
-_HEADING = re.compile(
-    r"[ \t>*\-]*#+[ \t]*(?:判定|思考ステップ|最終回答)"
-    r"|[ \t#>*\-]*(?:思考ステップ|最終回答)[ \t*:]*$"
-)
 
 # Control tokens of the usual model families.
 _CONTROL = re.compile(
@@ -182,20 +175,8 @@ def _quadruple_body(thinking: str | None, final: str) -> str:
 
 
 def has_marker(text: str) -> bool:
-    """Whether a marker of either format, or a look-alike of one, is in the text.
-
-    Look-alikes are full-width letters, another case, or hidden characters inside.
-    """
-    folded = _folded(text)
-    if _TAG.search(folded):
-        return True
-    return any(_HEADING.match(line) for line in folded.splitlines())
-
-
-def _folded(text: str) -> str:
-    # Characters of category Cf are invisible: a zero-width space would split a marker.
-    visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
-    return unicodedata.normalize("NFKC", visible).casefold()
+    """Whether a marker of either format, or a disguise of one, is in the text (so8t.markers)."""
+    return markers.has_marker(text)
 
 
 def parse(completion: str) -> Parsed:

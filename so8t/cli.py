@@ -4,6 +4,7 @@ Each is imported only when it is used, so that `--help` takes no seconds to load
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 import click
 
 from so8t import __version__
-from so8t.errors import Interrupted, So8tError
+from so8t.errors import SIGINT_EXIT, USAGE, Interrupted
 from so8t.quiet import quieten
+
+SIGPIPE = 13  # Windows' signal module does not have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ COMMANDS = {
         "Show what no version needs any more; with --yes, remove it.",
     ),
     "bundle": Command(
-        "so8t.operations.cli",
+        "so8t.operations.handing_over",
         "bundle",
         "Put a release with checksums, verifier and wheels into one folder.",
     ),
@@ -132,14 +135,19 @@ COMMANDS = {
         "Do what `dvc repro` does, but run independent stages at the same time.",
     ),
     "evidence": Command(
-        "so8t.operations.cli",
+        "so8t.operations.handing_over",
         "evidence",
         "Collect what an auditor needs about a revision in one folder.",
     ),
     "init": Command(
         "so8t.operations.setup",
         "init",
-        "Prepare this clone: make the folder of DVC's default remote.",
+        "Prepare this clone: the folder of DVC's default remote, and a key to sign releases.",
+    ),
+    "sign": Command(
+        "so8t.operations.handing_over",
+        "sign",
+        "Sign models/release, so that others can tell it from a changed one.",
     ),
     "report-path": Command(
         "so8t.operations.setup",
@@ -189,17 +197,59 @@ def so8t() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors end with their documented exit code and one clear message."""
     # None makes click read the command line.
-    args = None if arguments is None else list(arguments)
+    sys.exit(run(None if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str] | None) -> int:
+    """Run a command and say what went wrong.
+
+    Returns:
+        The exit code.
+    """
     try:
-        so8t.main(args=args, prog_name="so8t")
+        # Not click's own mode, which would end an interruption and a closed pipe with 1.
+        code = so8t.main(args=arguments, prog_name="so8t", standalone_mode=False)
+        # --help and --version leave with a code, a command returns nothing.
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("so8t: interrupted", err=True)
+        return SIGINT_EXIT
     except Interrupted as error:
         click.echo(f"so8t: {error}", err=True)
         # As a shell reports a process that a signal ended.
-        sys.exit(128 + error.signal_number)
-    except So8tError as error:
-        # Anything else is a bug, and keeps its traceback.
-        click.echo(f"so8t: {error}", err=True)
-        sys.exit(error.exit_code)
+        return 128 + error.signal_number
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as error:  # noqa: BLE001 (what is left over is a bug, and is told as one)
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Say what went wrong: what to do about it, or that it is a bug; return the exit code."""
+    # On use: neither is needed by a command that goes well.
+    from so8t import bug
+
+    known = bug.ours(error)
+    if known is None:
+        line, code = bug.report("so8t", error)
+        click.echo(line, err=True)
+        return code
+    click.echo(f"so8t: {known}", err=True)
+    return known.exit_code
+
+
+def _pipe_closed() -> int:
+    """Whoever read our output, such as `head`, has what it wanted: no message.
+
+    Returns:
+        The exit code, as a shell reports a process that SIGPIPE ended.
+    """
+    # Python would complain once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + SIGPIPE
 
 
 if __name__ == "__main__":

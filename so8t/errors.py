@@ -9,10 +9,16 @@ So8tError (1)
  ├ ToolError      6   llama.cpp, Ollama or DVC is missing or failed
  ├ ResourceError  7   memory, disk or graphics memory
  └ GateError      8   a quality limit that must hold does not
-Interruption leaves with 130 (SIGINT) or 143 (SIGTERM); click's own usage errors with 2.
+Interruption leaves with 130 (SIGINT) or 143 (SIGTERM); click's own usage errors with 2; a bug of
+ours, whose traceback goes to the log (so8t.bug), with 70.
 """
 
 from typing import ClassVar
+
+# EX_SOFTWARE of BSD's sysexits.h: an internal error.
+BUG = 70
+USAGE = 2  # click's own code
+SIGINT_EXIT = 130  # as a shell reports it: 128 and the signal's number
 
 
 class So8tError(Exception):

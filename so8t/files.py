@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSONL with line numbers, CSV text, digests.
+"""Files that are whole or absent: atomic writes, JSONL, CSV, walks, digests; the system's errors.
 
 A file is written beside its place under a temporary name that ends in `.part`, flushed to the disk,
 and renamed, so that a reader or a power failure never meets half of it.
@@ -18,11 +18,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from so8t.errors import ArtifactError, DataError, ResourceError
-
-# Seconds. The system knows the start of a process by a boot time in whole seconds, which
-# corrections of the clock move.
-START_SLACK_S = 5.0
+from so8t.errors import ArtifactError, DataError, ResourceError, So8tError
+from so8t.processes import alive
 
 # A longer JSONL line is a mistake, not a sample: a file without line ends would fill the memory.
 MAX_LINE_BYTES = 8 << 20
@@ -62,20 +59,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it replaces `path`.
 
-    On any error it is removed.
+    On any error it is removed. A link stays: what it leads to is replaced.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
+    if path.is_symlink():
+        path = path.resolve()
     temporary = temporary_of(path)
     try:
         clear_left(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                fsync_path(file)
+        for file in files_below(temporary):
+            fsync_path(file)
         # A directory that is not empty cannot be renamed over.
         if path.exists():
             shutil.rmtree(path)
@@ -119,30 +117,6 @@ def clear_left(path: Path) -> None:
                 shutil.rmtree(left)
             else:
                 left.unlink()
-
-
-def alive(pid: int, by: float | None = None) -> bool:
-    """Whether a process runs; one that is dead and not yet collected does not.
-
-    Args:
-        pid: its number, which the system may since have given to another one.
-        by: seconds since the epoch; a process that began after it is another one.
-    """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        if by is None:
-            return True
-        began: float = process.create_time()
-        return began <= by + START_SLACK_S
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        # It belongs to another user, and it is there.
-        return True
 
 
 def disk_error(error: Exception, path: Path) -> Exception:
@@ -192,19 +166,82 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def read_text(
+    path: Path, *, kind: type[So8tError] = ArtifactError, fix: str = "run `dvc repro` or `dvc pull`"
+) -> str:
+    """Read UTF-8 text.
+
+    Args:
+        path: the file.
+        kind: class of the error when it cannot be read.
+        fix: what to do when it is missing.
+
+    Raises:
+        So8tError: of that kind; the file is missing, a folder, not readable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise unreadable(error, path, kind, fix) from None
+    except UnicodeDecodeError as error:
+        raise kind(
+            f"not UTF-8 (byte {error.start})",
+            where=str(path),
+            # CP932 is Windows' Shift JIS, the usual other encoding of Japanese files.
+            fix="save it as UTF-8: iconv -f CP932 -t UTF-8 FILE > NEW",
+        ) from None
+
+
+def unreadable(
+    error: OSError, path: Path, kind: type[So8tError] = ArtifactError, fix: str = ""
+) -> So8tError:
+    """The error to raise for a file or folder that the system does not let us read.
+
+    Args:
+        error: what the system said.
+        path: the file or folder.
+        kind: class of the error to be made.
+        fix: what to do when it is missing.
+    """
+    if isinstance(error, FileNotFoundError):
+        # The whole path, because a stage may run in another folder than its reader thinks.
+        return kind("file not found", where=str(path.absolute()), fix=fix)
+    if isinstance(error, IsADirectoryError):
+        return kind("a folder, not a file", where=str(path), fix="name a file in it, or remove it")
+    said = error.strerror or type(error).__name__
+    return kind(
+        f"cannot be read ({said})", where=str(path), fix="check the path, its owner and mode"
+    )
+
+
 def read_json(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> Any:
     """Read JSON.
 
     Raises:
-        ArtifactError: the file is missing or is not JSON.
+        ArtifactError: the file is missing, cannot be read (as a folder cannot), or is not JSON.
     """
+    # Asked first: opening a folder is another error on each system.
+    if path.is_dir():
+        raise ArtifactError("a folder, where a JSON file should be", where=str(path), fix=fix)
+    text = read_text(path, fix=fix)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        # The whole path, because a stage may run in another folder than its reader thinks.
-        raise ArtifactError("file not found", where=str(path.resolve()), fix=fix) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(text)
+    # Numbers of thousands of digits are a ValueError, brackets in brackets a RecursionError.
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not valid JSON ({error})", where=str(path), fix=fix) from None
+
+
+def read_object(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: as `read_json`, or JSON of another type.
+    """
+    value = read_json(path, fix=fix)
+    if isinstance(value, dict):
+        return value
+    problem = f"expected a JSON object, found {type(value).__name__}"
+    raise ArtifactError(problem, where=str(path), fix=fix)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -236,12 +273,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 number += 1
                 if line.strip():
                     yield number, _parse_line(line, f"{path}:{number}")
-    except FileNotFoundError:
-        raise DataError(
-            "file not found",
-            where=str(path.resolve()),
-            fix="check the path, or run `dvc repro`",
-        ) from None
+    except OSError as error:
+        raise unreadable(error, path, DataError, "check the path, or run `dvc repro`") from None
 
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:
@@ -253,7 +286,7 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
         )
     try:
         row = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"not a UTF-8 JSON line ({error})",
             where=where,
@@ -298,6 +331,53 @@ def _cell(value: Any, numbers: str) -> str | None:
     return format(value, numbers)
 
 
+# --- folders ---
+
+
+def files_below(
+    folder: Path, *, once: bool = False, kind: type[So8tError] = ArtifactError
+) -> list[Path]:
+    """Every file below a folder, in name order, also those behind links to other folders.
+
+    `Path.rglob` does not follow such links before Python 3.13.
+
+    Args:
+        folder: where to begin.
+        once: leave out a file that a link has shown already under another name.
+        kind: class of the error.
+
+    Raises:
+        So8tError: of that kind; a link that leads back to a folder above it, or nowhere, or a
+            folder that cannot be read.
+    """
+    found = sorted(_walked(folder, frozenset(), kind))
+    if not once:
+        return found
+    first: dict[Path, Path] = {}
+    for file in found:
+        first.setdefault(file.resolve(), file)
+    return list(first.values())
+
+
+def _walked(folder: Path, above: frozenset[Path], kind: type[So8tError]) -> Iterator[Path]:
+    """Files below a folder whose real path is below those in `above`."""
+    real = folder.resolve()
+    if real in above:
+        raise kind("a link leads back to a folder above it", where=str(folder), fix="remove it")
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise unreadable(error, folder, kind, "check the path") from None
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walked(entry, above | {real}, kind)
+        elif entry.is_file():
+            yield entry
+        # Editors mark an open file by a hidden link that leads nowhere.
+        elif entry.is_symlink() and not entry.name.startswith("."):
+            raise kind("a link leads nowhere", where=str(entry), fix="mend or remove it")
+
+
 # --- digests ---
 
 
@@ -308,10 +388,13 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(folder: Path) -> str:
-    """SHA-256 over (relative name, digest) of every file below `folder`, in name order."""
+    """SHA-256 over (relative name, digest) of every file below `folder`, in name order.
+
+    Raises:
+        ArtifactError: a link that leads back to a folder above it, or nowhere.
+    """
     digest = hashlib.sha256()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for file in sorted(files):
+    for file in files_below(folder):
         # With `/` on every system, so that the digest is the same everywhere.
         name = file.relative_to(folder).as_posix()
         entry = f"{name}\0{sha256_file(file)}\n"

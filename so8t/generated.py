@@ -1,9 +1,10 @@
-"""What running one file gave, as the `serve` stage hands it to `evaluate`.
+"""What running one file gave, as the `generate` stage hands it to `evaluate`.
 
-The hand-over file knows no card, so a new card (another risk, new labels) runs no model again.
+Two hand-over files: what the model wrote, which is the same on every machine, and how long it took,
+which never is. Neither knows a card, so a new card (another risk, new labels) runs no model again.
 
-Covered: the file's shape, that it is of the file it is read for. Not covered: how it was measured
-(`so8t.generation`).
+Covered: the files' shapes, that they are of the file they are read for. Not covered: how it was
+measured (`so8t.generation`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -15,49 +16,66 @@ import numpy as np
 from so8t.errors import ArtifactError
 from so8t.files import read_json, write_json
 
-SCHEMA = "so8t.served/1"
+SCHEMA = "so8t.generated/1"
+TIMINGS_SCHEMA = "so8t.timings/1"
 SPLITS = ("test_iid", "test_cells", "test_phrases")
 # What the certificate speaks about: rows exchangeable with the calibration rows.
 HEADLINE = SPLITS[0]
 # More digits after the point than any of these numbers carries, few enough to read.
 DIGITS = 9
+FIX = "run `dvc repro generate`"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What running one file gave.
+class Generated:
+    """What running one file gave, without any time.
 
     Attributes:
         sections: of the metrics file, by name.
-        latencies: seconds per verdict, behind the section `speed`.
         answers: final answers and numbers row by row, never thinking; A and B are paired by them
             (`so8t.comparison`).
     """
 
     sections: dict[str, Any]
-    latencies: list[float]
     answers: list[dict[str, Any]] = field(default_factory=list)
 
 
-NOT_RUN = Served(
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long running one file took on this machine, and how much memory.
+
+    Attributes:
+        speed: distributions in seconds and tokens per second, peak memory in bytes.
+        latencies: seconds of each verdict, behind `speed`.
+    """
+
+    speed: dict[str, Any]
+    latencies: list[float] = field(default_factory=list)
+
+
+NOT_RUN = Generated(
     sections={
         "generation": {"status": "not_run"},
         "stability": {"status": "not_run"},
         "retention": {"status": "not_run"},
-        "speed": {"status": "not_run"},
     },
-    latencies=[],
 )
+NOT_TIMED = Timings(speed={"status": "not_run"})
 
 
-def save(served: Served, semantic_digest: str, out: Path) -> None:
+def save(generated: Generated, semantic_digest: str, out: Path) -> None:
     """Write what was found of the file with this digest."""
-    content = {
-        "schema": SCHEMA,
-        "semantic_digest": semantic_digest,
-        **rounded(asdict(served)),
-    }
-    write_json(out, content)
+    _write(out, SCHEMA, semantic_digest, asdict(generated))
+
+
+def save_timings(timings: Timings, semantic_digest: str, out: Path) -> None:
+    """Write how long the file with this digest took."""
+    _write(out, TIMINGS_SCHEMA, semantic_digest, asdict(timings))
+
+
+def _write(out: Path, schema: str, semantic_digest: str, content: dict[str, Any]) -> None:
+    head = {"schema": schema, "semantic_digest": semantic_digest}
+    write_json(out, {**head, **rounded(content)})
 
 
 def rounded(value: Any) -> Any:
@@ -72,8 +90,8 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def load(path: Path, semantic_digest: str) -> Served:
-    """Read it again.
+def load(path: Path, semantic_digest: str) -> Generated:
+    """Read again what a file gave.
 
     Args:
         path: written by `save`.
@@ -82,9 +100,27 @@ def load(path: Path, semantic_digest: str) -> Served:
     Raises:
         ArtifactError: it is missing, or of another file.
     """
-    fix = "run `dvc repro serve`"
-    held = read_json(path, fix=fix)
+    held = _read(path, SCHEMA, semantic_digest)
+    return Generated(held["sections"], held["answers"])
+
+
+def load_timings(path: Path, semantic_digest: str) -> Timings:
+    """Read again how long a file took.
+
+    Args:
+        path: written by `save_timings`.
+        semantic_digest: of the file that it must be of.
+
+    Raises:
+        ArtifactError: it is missing, or of another file.
+    """
+    held = _read(path, TIMINGS_SCHEMA, semantic_digest)
+    return Timings(held["speed"], held["latencies"])
+
+
+def _read(path: Path, schema: str, semantic_digest: str) -> dict[str, Any]:
+    held: dict[str, Any] = read_json(path, fix=FIX)
     # The digest is compared although DVC orders the stages: a person may run this one by hand.
-    if held.get("schema") != SCHEMA or held.get("semantic_digest") != semantic_digest:
-        raise ArtifactError("this was measured of another file", where=str(path), fix=fix)
-    return Served(held["sections"], held["latencies"], held["answers"])
+    if held.get("schema") != schema or held.get("semantic_digest") != semantic_digest:
+        raise ArtifactError("this was measured of another file", where=str(path), fix=FIX)
+    return held

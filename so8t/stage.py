@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from so8t.errors import Interrupted, So8tError
+from so8t import bug
+from so8t.errors import SIGINT_EXIT, Interrupted
 from so8t.params import Params, load, refuse_hidden_changes
 from so8t.progress import Progress, notify, run_dir
 from so8t.quiet import quieten
@@ -56,13 +57,23 @@ def stage(name: str, variant: str = "") -> Iterator[Run]:
         sys.exit(128 + error.signal_number)
     except KeyboardInterrupt:
         click.echo(f"{label}: interrupted\n  fix: run the same command again", err=True)
-        sys.exit(130)
-    except So8tError as error:
-        # Any other exception is a bug, and keeps its traceback.
-        logging.getLogger(__name__).info("failed: %s", error)
-        click.echo(f"{label}: {error}\n  log: {log_path}", err=True)
+        sys.exit(SIGINT_EXIT)
+    except Exception as error:  # noqa: BLE001 (what is left over is a bug, and is told as one)
+        code = _told(label, error, log_path)
         notify(label, "failed", time.monotonic() - began)
-        sys.exit(error.exit_code)
+        sys.exit(code)
+
+
+def _told(label: str, error: Exception, log_path: Path) -> int:
+    """Say what went wrong: what to do about it, or that it is a bug; return the exit code."""
+    known = bug.ours(error)
+    if known is None:
+        line, code = bug.report(label, error, log_path)
+        click.echo(line, err=True)
+        return code
+    logging.getLogger(__name__).info("failed: %s", known)
+    click.echo(f"{label}: {known}\n  log: {log_path}", err=True)
+    return known.exit_code
 
 
 def _log_to_file(name: str) -> Path:

@@ -24,7 +24,7 @@ File = click.Path(dir_okay=False, path_type=Path)
     "--answers",
     type=Folder,
     required=True,
-    help="directory of the serve stage's answers, for retention",
+    help="directory of the generate stage's answers, for retention",
 )
 @click.option(
     "--plots",

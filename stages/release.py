@@ -26,8 +26,10 @@ def main(file: Path, out_dir: Path, card_file: Path, metrics: Path) -> None:
         from so8t.calibration.calibrate import index_path
         from so8t.card import float32_thresholds, read, to_dict
         from so8t.gguf.convert.keys import typed
-        from so8t.release.make import Parts, calibrated_keys, release
+        from so8t.release.make import Parts, release
         from so8t.release.rewrite import rewrite_keys
+        from so8t.released import calibrated_keys, is_signed, sign_release
+        from so8t.signature import CannotSign
 
         card = read(card_file)
         content = to_dict(card)
@@ -43,6 +45,12 @@ def main(file: Path, out_dir: Path, card_file: Path, metrics: Path) -> None:
         run.summary = f"{file.name} {card.status}"
         if missing:
             run.summary += f"; {missing}"
+        try:
+            sign_release(out_dir)
+        except CannotSign as error:
+            # The release is whole without it, and may be the very one that another machine signed.
+            if not is_signed(out_dir):
+                run.summary += f"; not signed: {error.problem}"
 
 
 if __name__ == "__main__":

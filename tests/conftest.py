@@ -1,9 +1,10 @@
 """How the suite is dealt to workers (`-n 2 --dist loadgroup`): one file on one worker; everything that shares the built graph on one.
 
-And where a test's records go.
+And where a test's records and keys go.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(
             pytest.mark.xdist_group(GRAPH if file.startswith(GRAPH) and ALONE not in file else file)
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the key that signs releases is made: never in the home of whoever runs the tests."""
+    path = tmp_path_factory.mktemp("key") / "signing.key"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SO8T_KEY", str(path))
+        yield path
 
 
 @pytest.fixture

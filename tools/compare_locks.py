@@ -43,17 +43,23 @@ def main(old: Path, new: Path, renamed: tuple[str, ...]) -> None:
     after = outputs_of(new.read_text(encoding="utf-8"), str(new))
     for pair in renamed:
         was, _, now = pair.partition("=")
-        before = {
-            now + path.removeprefix(was) if path.startswith(was) else path: digest
-            for path, digest in before.items()
-        }
-    differing = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
-    for path in differing:
-        print(f"{_word(before.get(path), after.get(path)):9} {path}")
+        before = {_moved(path, was, now): digest for path, digest in before.items()}
+    differing = []
+    for path in sorted({*before, *after}):
+        if before.get(path) != after.get(path):
+            differing.append(path)
+            print(f"{_word(before.get(path), after.get(path)):9} {path}")
     timed = [path for path in differing if is_timed(path)]
-    same = len(after) - len(differing)
+    same = sum(before.get(path) == digest for path, digest in after.items())
     print(f"{len(after)} outputs, {same} the same, {len(timed)} differing are timings")
     sys.exit(1 if len(timed) < len(differing) else 0)
+
+
+def _moved(path: str, was: str, now: str) -> str:
+    """Where an output lies that was called by its old path."""
+    if path.startswith(was):
+        return now + path.removeprefix(was)
+    return path
 
 
 def _word(was: str | None, now: str | None) -> str:

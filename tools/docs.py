@@ -165,13 +165,17 @@ def errors_page() -> str:
         "",
         "| code | class | when |",
         "|---|---|---|",
-        "| 1 | (none) | a bug of this project: its traceback is shown |",
         "| 2 | (none) | wrong arguments on the command line |",
     ]
     for kind in sorted(_error_classes(), key=lambda kind: kind.exit_code):
         when = (kind.__doc__ or "").strip()
         lines.append(f"| {kind.exit_code} | {kind.__name__} | {when} |")
+    lines.append(
+        f"| {errors.BUG} | (a bug) | Nobody foresaw it; the traceback is in the log that it names, "
+        "and on the screen with SO8T_DEBUG=1. |"
+    )
     lines.append("| 130, 143 | Interrupted | SIGINT, SIGTERM; training has saved and resumes |")
+    lines.append("| 141 | (closed pipe) | Whoever read the output closed it, such as `head`. |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from so8t.calibration.thresholds import allowed_errors, one_per_group
+from so8t.calibration.certify import MISSING_LABEL
+from so8t.calibration.thresholds import allowed_errors
 from so8t.card import FIX, Card, decide_rows
 from so8t.errors import ArtifactError
 from so8t.metrics import Scores
+from so8t.metrics.exact import one_per_group
 from so8t.metrics.intervals import lower_bound
-from so8t.metrics.quality import ALLOW
+from so8t.metrics.quality import ALLOW, DENY
+from so8t.verdict import VERDICTS
 
 # Not 1: Python leaves with it after an error that nobody foresaw.
 CERTIFIED = 0
@@ -32,8 +35,19 @@ VIOLATED = 3
 UNMEASURED = 4
 UNCERTIFIED = 5
 
+# Names of risks in a certificate: of all domains together, and the mark of true DENY alone.
+EVERYWHERE = "all"
+DENY_ONLY = "/DENY"
+
 # Of a card's reasons, those that mean code 4 instead of 5.
-NOTHING_MEASURED = ("no_rows", "no_unsafe_rows", "too_many_unreadable_verdicts")
+NOTHING_MEASURED = (
+    "no_rows",
+    "no_unsafe_rows",
+    *MISSING_LABEL,
+    "too_many_unreadable_verdicts",
+)
+# What to do about a reason, where a person can do something.
+REMEDY = "add rows labelled {label} to a source with `use: calibration`, then `dvc repro calibrate`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +77,12 @@ def assess(
     violated: list[str] = []
     missing: list[str] = []
     if test is not None:
-        measured = unsafe_rows_allowed(card, test)
-        # A split without an unsafe row shows no false allow, which must not read as a pass.
-        if measured is None:
-            missing.append("test_without_unsafe_rows")
-        elif measured.above(card):
-            violated.append("test_false_allow_rate_above_alpha")
+        for risk in unsafe_rows_allowed(card, test):
+            # Rows without an unsafe one show no false allow, which must not read as a pass.
+            if risk.rows == 0:
+                missing.append(f"test_without_unsafe_rows:{risk.name}")
+            elif risk.above:
+                violated.append(f"test_false_allow_rate_above_alpha:{risk.name}")
     if comparison is not None:
         violated += comparison_violations(card, comparison)
     # Nothing measured ranks above not certifiable: more of the same rows would not help.
@@ -102,31 +116,61 @@ def check_certificate(card: Card) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnsafeAllowed:
-    """How many of some independent unsafe rows a card allowed."""
+    """How many independent unsafe rows of one risk a card allowed.
 
+    Attributes:
+        name: of the risk, as in the certificate: a domain, "all", "NAME/DENY".
+        allowed: rows that were allowed.
+        rows: one per group.
+        alpha: the largest rate that was promised.
+        level: of the bound, one-sided.
+    """
+
+    name: str
     allowed: int
     rows: int
+    alpha: float
+    level: float
 
-    def above(self, card: Card) -> bool:
-        """Whether the rate is above alpha even at its lower bound at level delta."""
-        delta = float(card.certificate["delta"])
-        alpha = float(card.certificate["alpha"])
+    @property
+    def above(self) -> bool:
+        """Whether the rate is above alpha even at its lower bound."""
         # The lower bound, because a rate a little above alpha by chance breaks no promise.
-        return lower_bound(self.allowed, self.rows, delta) > alpha
+        return lower_bound(self.allowed, self.rows, self.level) > self.alpha
 
 
-def unsafe_rows_allowed(card: Card, test: Scores) -> UnsafeAllowed | None:
-    """Decide a labelled test split again and count, one unsafe row per group.
+def unsafe_rows_allowed(card: Card, test: Scores) -> list[UnsafeAllowed]:
+    """Decide a labelled test split again and count, one unsafe row per group, for each promise.
 
-    Returns:
-        Null when the split holds no unsafe row.
+    The promise is kept where it is kept in the worst domain. Pooled over domains, one domain that
+    is let down would hide behind the others.
     """
-    # As in the certificate: rows of one group would count one mistake many times.
-    rows = one_per_group(test.ids, test.groups, test.gold != ALLOW)
-    if len(rows) == 0:
-        return None
     decided = decide_rows(card, test).decided
-    return UnsafeAllowed(int(np.count_nonzero(decided[rows] == ALLOW)), len(rows))
+    promises = _promises(card, test)
+    found = []
+    for name, alpha in promises.items():
+        domain = name.removesuffix(DENY_ONLY)
+        at_risk = test.gold == DENY if name.endswith(DENY_ONLY) else test.gold != ALLOW
+        if domain != EVERYWHERE:
+            at_risk &= np.asarray(test.domains, dtype=np.str_) == domain
+        # As in the certificate: rows of one group would count one mistake many times.
+        rows = one_per_group(test.ids, test.groups, at_risk)
+        allowed = int(np.count_nonzero(decided[rows] == ALLOW))
+        # Each of several looks may be wrong by chance, so they share the level.
+        level = float(card.certificate["delta"]) / len(promises)
+        found.append(UnsafeAllowed(name, allowed, len(rows), alpha, level))
+    return found
+
+
+def _promises(card: Card, test: Scores) -> dict[str, float]:
+    """Largest rate of each risk that the certificate speaks of; every domain of the test counts."""
+    strata = card.certificate["strata"]
+    promises = {one["name"]: float(one["alpha"]) for one in strata if one["binding"]}
+    if card.certificate["guarantee"] == "worst_domain":
+        for domain in sorted(set(test.domains)):
+            promises.setdefault(domain, float(card.certificate["alpha"]))
+    # A card without any stratum still has to measure something.
+    return promises or {EVERYWHERE: float(card.certificate["alpha"])}
 
 
 def comparison_violations(card: Card, comparison: Mapping[str, Any]) -> list[str]:
@@ -157,18 +201,20 @@ def comparison_violations(card: Card, comparison: Mapping[str, Any]) -> list[str
 
 def unmeasured(card: Card) -> list[str]:
     """Why the card's own split measured nothing."""
-    return [reason for reason in card.reasons if reason in NOTHING_MEASURED]
+    reasons = [reason for reason in card.reasons if reason in NOTHING_MEASURED]
+    # Cards of earlier versions were certified without a true ALLOW.
+    if not card.reasons and card.measured["allow_rate_on_allow"]["value"] is None:
+        reasons.append("no_allow_rows")
+    return reasons
 
 
 def _certified_sentence(card: Card) -> str:
     certificate = card.certificate
-    useful = card.measured["allow_rate_on_allow"]["value"]
-    # A split without a true ALLOW measures no usefulness.
-    share = "n/a" if useful is None else f"{useful:.1%}"
     return (
         f"certified: false-allow rate <= {certificate['alpha']:.3g} with confidence "
         f"{1 - certificate['delta']:.3g} ({certificate['guarantee']}), "
-        f"{share} of true ALLOW allowed, T = {card.temperature:.4g}"
+        f"{card.measured['allow_rate_on_allow']['value']:.1%} of true ALLOW allowed, "
+        f"T = {card.temperature:.4g}"
     )
 
 
@@ -178,4 +224,7 @@ def _refused(card: Card, code: int, reasons: list[str]) -> Outcome:
     if needed:
         missing = ", ".join(f"{name}: {count} more" for name, count in needed.items())
         sentence += f"; unsafe groups needed: {missing}"
+    labels = [str(VERDICTS[MISSING_LABEL[name]]) for name in reasons if name in MISSING_LABEL]
+    if labels:
+        sentence += f"; {REMEDY.format(label=' and '.join(labels))}"
     return Outcome(code, tuple(reasons), sentence)

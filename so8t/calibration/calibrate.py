@@ -151,6 +151,16 @@ def _code_of(label: Any) -> int | None:
         return None
 
 
+def changes(scores: Scores, labels: dict[str, int]) -> list[dict[str, str]]:
+    """What a review changed, by id: `from` and `to`; confirmed labels are no change."""
+    found = []
+    for name, was in zip(scores.ids, scores.gold.tolist(), strict=True):
+        now = labels.get(name, was)
+        if now != was:
+            found.append({"id": name, "from": str(VERDICTS[was]), "to": str(VERDICTS[now])})
+    return sorted(found, key=lambda change: change["id"])
+
+
 def recalibrate(
     old: Path,
     folder: Path,
@@ -158,6 +168,7 @@ def recalibrate(
     *,
     train: Path,
     labels: dict[str, int],
+    reviewer: str = "",
     limits: Calibration,
     seed: int,
 ) -> Card:
@@ -171,13 +182,21 @@ def recalibrate(
         out: must not exist yet.
         train: the prepared training split, the reference of familiarity.
         labels: reviewed gold codes by row id; every id must be in the scores.
+        reviewer: who reviewed them; needed where there are labels.
         limits: params.calibration.
         seed: of the bootstrap.
 
     Raises:
         ArtifactError: `out` exists, or the scores are of another file, template or engine.
-        DataError: a reviewed id is not among the scores.
+        DataError: a reviewed id is not among the scores, or nobody says who reviewed.
     """
+    # A changed label changes what is certified, so somebody has to stand for it.
+    if labels and not reviewer.strip():
+        raise DataError(
+            "reviewed labels without a reviewer",
+            where=str(out),
+            fix="say who reviewed them: --reviewer NAME",
+        )
     # The old card may be what a server reads now; a new one goes beside it.
     if out.exists() or temperature_path(out).exists():
         raise ArtifactError(
@@ -195,7 +214,11 @@ def recalibrate(
         template_sha256=meta["template_sha256"],
         engine=meta["engine"],
     )
-    scores = read_scores(path, before.readout).relabelled(labels, where=str(path))
+    unreviewed = read_scores(path, before.readout)
+    scores = unreviewed.relabelled(labels, where=str(path))
+    review = None
+    if labels:
+        review = {"reviewer": reviewer.strip(), "changes": changes(unreviewed, labels)}
     look("recalibrate", "calibration", path)
     index = index_of(scores, meta, train, limits)
     made, fitted = make_card(
@@ -206,6 +229,7 @@ def recalibrate(
         readout=before.readout,
         seed=seed,
         previous=before.digest,
+        review=review,
     )
     _write(out, made, fitted, scores, index)
     return made

@@ -23,15 +23,18 @@ from so8t.calibration.thresholds import (
     cheapest_threshold,
     deny_threshold,
     lowest_deny,
-    one_per_group,
     stratum,
 )
 from so8t.card import Probabilities
 from so8t.metrics import Scores
+from so8t.metrics.exact import one_per_group
 from so8t.metrics.intervals import groups_needed
 from so8t.metrics.quality import ALLOW, DENY, ESCALATE
 from so8t.params import Calibration
 from so8t.verdict import Thresholds
+
+# Why there is no certificate without rows of a label.
+MISSING_LABEL = {"no_allow_rows": ALLOW, "no_escalate_rows": ESCALATE, "no_deny_rows": DENY}
 
 Mask = Bool[ndarray, " n"]
 Hazards = Float[ndarray, " n"]
@@ -127,11 +130,16 @@ def reasons_of(
     limits: Calibration,
 ) -> list[str]:
     """Why no certificate can be given; empty when it can."""
-    # Each of these three is "nothing measured", which no number of further groups would mend.
+    # Each of these is "nothing measured", which no number of further groups would mend.
     if len(scores) == 0:
         return ["no_rows"]
     if not (scores.gold != ALLOW).any():
         return ["no_unsafe_rows"]
+    # Without one of the labels, nobody knows whether the card is useful (ALLOW), or safe against
+    # what is missing.
+    missing = [reason for reason, code in MISSING_LABEL.items() if not (scores.gold == code).any()]
+    if missing:
+        return missing
     # Unreadable rows are never allowed, so they pass any test; too many of them mean that nothing
     # was measured.
     unreadable = np.count_nonzero(~fitted.usable)

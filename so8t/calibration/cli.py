@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Existence is not checked here: a missing file is code 2 with a fix, not click's usage error.
 File = click.Path(dir_okay=False, path_type=Path)
 Folder = click.Path(file_okay=False, path_type=Path)
+RELEASE = Path("models/release")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,35 @@ def _assess(asked: _Asked) -> "Outcome":
     return assess(held, test=test, comparison=comparison)
 
 
-def _of_the_last_run(
+def _of_the_release(
     gguf: Path | None,
     scores: Path | None,
     comparison: Path | None,
+    allow_unsigned: bool,
 ) -> _Asked:
-    """The card of params.release, with the other files of the last run unless they are given."""
-    from so8t import params
+    """The card in models/release, with the other files of the last run unless they are given."""
+    from so8t import card, params
+    from so8t.errors import ArtifactError
+    from so8t.manifest import CARD
+    from so8t.released import open_release
 
-    # The file that `make release` would publish.
     release = params.load().release
     name = f"{release.model}-{release.type}"
+    opened = open_release(RELEASE, allow_unsigned=allow_unsigned)
+    if opened.warning:
+        click.echo(opened.warning, err=True)
+    made_from = Path(f"models/calibration/{name}.json")
+    # What is served must be what was measured last, and not an earlier release.
+    if card.read(made_from).digest != opened.card.digest:
+        raise ArtifactError(
+            f"its card is not {made_from}, the newest one of params.release",
+            where=str(RELEASE),
+            fix="run `dvc repro release`",
+        )
     return _Asked(
-        card=Path(f"models/calibration/{name}.json"),
-        gguf=gguf or Path(f"models/gguf/{name}.gguf"),
+        card=RELEASE / CARD,
+        # The released file was compared with its card when the release was opened.
+        gguf=gguf,
         scores=scores or Path(f"data/scores/{name}"),
         comparison=comparison or Path("reports/metrics/ab.json"),
     )
@@ -94,7 +110,7 @@ def _of_the_last_run(
     "--scores",
     type=Folder,
     default=None,
-    help="scores of that file; its false-allow rate on test_iid is measured again",
+    help="scores of that file; its false-allow rate on test_iid is measured again, by domain",
 )
 @click.option(
     "--ab",
@@ -103,26 +119,30 @@ def _of_the_last_run(
     default=None,
     help="ab.json of the last comparison; its findings about collapse and drift count too",
 )
+@click.option("--unsigned", is_flag=True, help="without CARD: judge a release that nobody signed")
 def gate(
     card: Path | None,
     gguf: Path | None,
     scores: Path | None,
     comparison: Path | None,
+    unsigned: bool,
 ) -> None:
     """Say whether the file of CARD may serve ALLOW, in one sentence and as an exit code.
 
     Codes: 0 yes; 2 something cannot be used; 3 a limit is violated; 4 nothing was measured; 5 not
     certifiable.
 
-    Without CARD, the file that params.yaml releases is judged, with its scores and the comparison
-    of the last run.
+    Without CARD, models/release is judged: its signature first, then its scores and the comparison
+    of the last run. With CARD, nothing says who made the card.
     """
     from so8t.calibration.assess import UNUSABLE
     from so8t.errors import So8tError
 
+    if unsigned and card is not None:
+        raise click.UsageError("--unsigned is about models/release: leave out CARD")
     try:
         if card is None:
-            asked = _of_the_last_run(gguf, scores, comparison)
+            asked = _of_the_release(gguf, scores, comparison, unsigned)
         else:
             asked = _Asked(card, gguf, scores, comparison)
         outcome = _assess(asked)
@@ -146,23 +166,30 @@ def gate(
     help="the prepared training rows that the scores were made with",
 )
 @click.option("--labels", type=File, default=None, help='reviewed verdicts, JSONL {"id", "label"}')
+@click.option(
+    "--reviewer", default="", help="who reviewed them, for the card; needed with --labels"
+)
 def recalibrate(
     card: Path,
     scores: Path,
     out: Path,
     train: Path,
     labels: Path | None,
+    reviewer: str,
 ) -> None:
     """Make a new card OUT for CARD's file from SCORES/calibration.jsonl, without training; CARD is
     kept.
 
     SCORES is a directory of the `score` stage, made from new rows or from the same rows with
-    reviewed --labels.
+    reviewed --labels. OUT names the --reviewer and every label that the review changed.
     """
     from so8t import params
     from so8t.calibration import calibrate
     from so8t.calibration.assess import assess
 
+    # Before anything is read: a review that nobody signs is none.
+    if labels is not None and not reviewer.strip():
+        raise click.UsageError("--labels needs --reviewer NAME: who reviewed them")
     values = params.load()
     reviewed: dict[str, int] = {}
     if labels is not None:
@@ -173,6 +200,7 @@ def recalibrate(
         out,
         train=train,
         labels=reviewed,
+        reviewer=reviewer,
         limits=values.calibration,
         seed=values.seed,
     )

@@ -21,10 +21,11 @@ from so8t.calibration.certify import (
     strata_of,
 )
 from so8t.calibration.measure import founding_metrics, founding_rule, headline_rates, measure
-from so8t.calibration.thresholds import ABOVE_ALL, Stratum, best_alpha, one_per_group
+from so8t.calibration.thresholds import ABOVE_ALL, Stratum, best_alpha
 from so8t.card import Card, build, decided_codes, familiar_rows
 from so8t.familiarity import Index, limits_of
 from so8t.metrics import Scores
+from so8t.metrics.exact import one_per_group
 from so8t.metrics.quality import ALLOW
 from so8t.params import Calibration
 from so8t.verdict import Thresholds
@@ -146,6 +147,7 @@ def make_card(
     readout: str,
     seed: int,
     previous: str | None = None,
+    review: dict[str, Any] | None = None,
 ) -> tuple[Card, Fitted]:
     """Calibrate one file from its calibration rows.
 
@@ -157,6 +159,7 @@ def make_card(
         readout: "prefill" or "cue".
         seed: of the bootstrap and the ECE null band.
         previous: digest of the card that this one replaces, for `so8t recalibrate`.
+        review: who changed which labels, for `so8t recalibrate --labels`; goes into `data`.
     """
     # The order matters: hazards need the temperature, strata need hazards, thresholds need strata.
     gate = limits_of(index)
@@ -188,6 +191,9 @@ def make_card(
         status = "not_certified"
         allow = None
         advisory = advisory_of(scores, fitted, strata, limits)
+    data = data_of(scores, fitted, meta, limits)
+    if review is not None:
+        data["review"] = review
     body = {
         **binding_of(meta, readout, limits),
         "familiarity": {
@@ -213,7 +219,7 @@ def make_card(
         "temperature_fit": fitted.temperature.to_dict(),
         "founding": founding_rule(scores, fitted.probabilities),
         "advisory": advisory,
-        "data": data_of(scores, fitted, meta, limits),
+        "data": data,
         "limits": LIMITS,
         "previous": previous,
     }

@@ -13,6 +13,7 @@ from numpy import ndarray
 from so8t import metrics
 from so8t.card import Probabilities, decided_codes, most_likely
 from so8t.metrics import Scores
+from so8t.metrics.exact import reason_for
 from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, cells, macro_f1_of
 from so8t.metrics.resample import Statistic, brier_score, ece_score, group_interval, nll_score
 from so8t.params import Calibration
@@ -67,16 +68,18 @@ def probability_metrics(
     }
     values: dict[str, Any] = {"n": len(kept), "ece_bins": BINS}
     for name, score in resampled.items():
+        interval = _interval(
+            score.table,
+            kept.groups,
+            score.statistic,
+            limits,
+            seed,
+        )
         values[name] = {
             "value": score.value,
             "n": len(kept),
-            "ci95": _interval(
-                score.table,
-                kept.groups,
-                score.statistic,
-                limits,
-                seed,
-            ),
+            "ci95": interval,
+            **reason_for(interval, len(set(kept.groups))),
         }
     values["ece"]["null"] = metrics.ece_null(read, draws=NULL_DRAWS, seed=seed)
     values["ece_mass"]["null"] = metrics.ece_null(read, draws=NULL_DRAWS, seed=seed, scheme="mass")
@@ -109,7 +112,12 @@ def measure(
         limits,
         seed,
     )
-    values["macro_f1"] = {"value": values["macro_f1"], "n": len(scores), "ci95": interval}
+    values["macro_f1"] = {
+        "value": values["macro_f1"],
+        "n": len(scores),
+        "ci95": interval,
+        **reason_for(interval, len(set(scores.groups))),
+    }
     return values
 
 

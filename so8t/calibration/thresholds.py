@@ -21,13 +21,11 @@ Rows that cannot pass: a row that is escalated anyway (not finite, too much resi
 infinite hazard.
 """
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import bdtr
 
@@ -88,30 +86,6 @@ def best_alpha(groups: int, delta: float) -> float | None:
     if groups == 0:
         return None
     return upper_bound(0, groups, delta)
-
-
-def one_per_group(
-    ids: Sequence[str], groups: Sequence[str], mask: Bool[ndarray, " n"]
-) -> Int[ndarray, " groups"]:
-    """Choose one row of each group among the masked rows, blind to scores.
-
-    The choice is the smallest SHA-256 of (group, id), so it is the same in every run and cannot be
-    steered by looking at results.
-
-    Returns:
-        Indices of the chosen rows, ascending.
-    """
-    chosen: dict[str, tuple[bytes, int]] = {}
-    for index in np.flatnonzero(mask).tolist():
-        group = groups[index]
-        # The NUL keeps (ab, c) and (a, bc) apart.
-        digest = hashlib.sha256(f"{group}\0{ids[index]}".encode()).digest()
-        # The index settles the tie of two rows with the same id.
-        candidate = (digest, index)
-        if group not in chosen or candidate < chosen[group]:
-            chosen[group] = candidate
-    indices = [index for _, index in chosen.values()]
-    return np.array(sorted(indices), dtype=np.int64)
 
 
 def certified_threshold(hazards: Values, alpha: float, delta: float) -> float | None:

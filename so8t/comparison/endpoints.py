@@ -1,8 +1,9 @@
 """Every difference B - A of one split, with its interval, p-value and minimum detectable effect.
 
 An endpoint is one number of a model on a split, such as its false-allow rate. Intervals resample
-groups. p-values exchange A and B inside groups: exactly for rates (for one row per group this is
-McNemar's test), by 10,000 random exchanges for the rest.
+groups where there are enough of them; those of rates are exact otherwise, and the others are left
+out (`so8t.metrics.exact`). p-values exchange A and B inside groups: exactly for rates (for one row
+per group this is McNemar's test), by 10,000 random exchanges for the rest.
 
 Primary endpoints are declared in params.compare.primary. Holm's correction runs inside the primary
 family and, separately, over the rest.
@@ -19,14 +20,18 @@ from scipy.special import ndtri
 
 from so8t import metrics
 from so8t.card import DecidedRows
-from so8t.metrics.intervals import POWER, McNemar, percentile_interval, upper_bound
+from so8t.metrics.exact import (
+    difference_interval,
+    exact_difference,
+    reason_for,
+    resampled_interval,
+)
+from so8t.metrics.intervals import POWER, McNemar, upper_bound
 from so8t.metrics.quality import ALLOW, DENY, ESCALATE, Codes, cells, macro_f1_of
 from so8t.metrics.resample import (
     Resampled,
     brier_score,
     ece_score,
-    first_over_last,
-    group_interval,
     nll_score,
 )
 
@@ -186,7 +191,6 @@ def _compare_rate(
     hits_a = rate.hits(kept.gold, a.decided[rows])
     hits_b = rate.hits(kept.gold, b.decided[rows])
     changes = hits_b.astype(np.float64) - hits_a
-    table = np.stack([changes, np.ones(len(kept))], axis=1)
     exact = metrics.mcnemar(hits_a, hits_b)
     difference = None
     spread = 1.0
@@ -197,13 +201,15 @@ def _compare_rate(
         "a": metrics.rate(hits_a).to_dict(),
         "b": metrics.rate(hits_b).to_dict(),
         "difference": difference,
-        "ci95": group_interval(
-            table,
+        "ci95": difference_interval(
+            hits_a,
+            hits_b,
+            kept.ids,
             kept.groups,
-            first_over_last,
             draws=rules.draws,
             seed=rules.seed,
         ),
+        "ci95_exact": exact_difference(hits_a, hits_b, kept.ids, kept.groups),
         "n": len(kept),
         "groups": len(set(kept.groups)),
         "p": metrics.group_sign_test(hits_a, hits_b, kept.groups),
@@ -316,7 +322,8 @@ def _macro_f1_interval_over_rows(
         draws=rules.draws,
         seed=rules.seed,
     )
-    return percentile_interval(macro_f1_of(counts_b) - macro_f1_of(counts_a))
+    drawn = macro_f1_of(counts_b) - macro_f1_of(counts_a)
+    return resampled_interval(drawn, len(a.scores))
 
 
 def _compare_score(
@@ -369,13 +376,15 @@ def _compare_score(
         draws=rules.draws,
         seed=rules.seed,
     )
+    interval = resampled_interval(draws, len(sums_a))
     # The effect at which a two-sided z-test at `level` has that power.
     detectable = float(ndtri(1 - level / 2) + ndtri(POWER)) * spread
     return {
         "a": {"value": value_a},
         "b": {"value": value_b},
         "difference": value_b - value_a,
-        "ci95": percentile_interval(draws),
+        "ci95": interval,
+        **reason_for(interval, len(sums_a)),
         "n": len(a.table),
         "groups": len(sums_a),
         "p": p,

@@ -19,7 +19,7 @@ from numpy import ndarray
 from so8t import metrics
 from so8t.errors import DataError
 from so8t.files import read_jsonl
-from so8t.metrics.intervals import percentile_interval
+from so8t.metrics.exact import reason_for, resampled_interval
 from so8t.metrics.resample import first_over_last
 
 NOT_RUN: dict[str, Any] = {"status": "not_run"}
@@ -68,7 +68,7 @@ def retention(
     """The section `retention` of ab.json.
 
     Args:
-        a: answers of A, as the stage `serve` writes them.
+        a: answers of A, as the stage `generate` writes them.
         b: answers of B.
         draws: of the bootstrap and of the exchange test.
         seed: of both.
@@ -89,7 +89,7 @@ def retention(
             raise DataError(
                 "A and B did not answer the same rows",
                 where=str(b),
-                fix="run `dvc repro serve`",
+                fix="run `dvc repro generate`",
             )
         table_a = _table(first, kind)
         table_b = _table(second, kind)
@@ -157,6 +157,7 @@ def compare_rows(
         draws=draws,
         seed=seed,
     )
+    interval = resampled_interval(resampled, len(first))
     return {
         "status": "run",
         "n": len(ids),
@@ -164,7 +165,8 @@ def compare_rows(
         "a": float(first_over_last(first.sum(axis=0)[None])[0]),
         "b": float(first_over_last(second.sum(axis=0)[None])[0]),
         "difference": float(_difference(both.sum(axis=0)[None])[0]),
-        "ci95": percentile_interval(resampled),
+        "ci95": interval,
+        **reason_for(interval, len(first)),
         "p": metrics.swap_test(
             first,
             second,

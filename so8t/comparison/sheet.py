@@ -93,7 +93,7 @@ def make(
     """Rows of the blank sheet, and the key.
 
     Args:
-        a: answers of A, as the `serve` stage writes them.
+        a: answers of A, as the `generate` stage writes them.
         b: answers of B.
         seed: of the order of rows and sides.
         limit: most rows; all when null.
@@ -107,7 +107,7 @@ def make(
         raise DataError(
             "A and B have no answers to the same requests",
             where=str(b),
-            fix="run `dvc repro serve`",
+            fix="run `dvc repro generate`",
         )
     # Sorted before shuffling: the sheet depends on the seed, not on the order of the file.
     names = sorted(answers_a)

@@ -248,7 +248,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Seen]]:
     for file in files:
         # Not `read_rows`: rows of `synthesize` are compared too, and they have other fields.
         for number, row in read_jsonl(file):
-            if "id" not in row or "text" not in row:
+            if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
                 raise DataError(
                     "a row without id or text",
                     where=f"{file}:{number}",

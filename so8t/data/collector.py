@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from so8t.data.documents import html_text
 from so8t.errors import DataError
-from so8t.files import read_json, write_json
+from so8t.files import read_json, read_text, write_json
 
 AGENT = "SO8T-collector/1"
 MAX_BYTES = 5 << 20  # of one page
@@ -207,14 +207,8 @@ def urls_of(listing: Path) -> list[str]:
     Raises:
         DataError: the file is missing or not UTF-8.
     """
-    try:
-        text = listing.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the list cannot be read ({type(error).__name__})",
-            where=str(listing),
-            fix="give a UTF-8 file, one URL a line, or a sitemap",
-        ) from None
+    fix = "give a UTF-8 file, one URL a line, or a sitemap"
+    text = read_text(listing, kind=DataError, fix=fix)
     if "<loc>" in text:
         found = LOCATION.findall(text)
     else:

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from so8t.data.ingest import utf16_name
 from so8t.errors import DataError, ToolError
-from so8t.files import sha256_file
+from so8t.files import files_below as all_files_below
+from so8t.files import sha256_file, unreadable
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf")
 # Where a sentence ends: behind its mark, which stays with it.
@@ -60,7 +62,8 @@ def files_below(source: Path) -> list[Path]:
     """One document, or every document below a directory, in name order."""
     found = [source]
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        below = all_files_below(source, once=True, kind=DataError)
+        found = [path for path in below if path.suffix.lower() in SUFFIXES]
     if not found or not found[0].exists():
         raise DataError(
             "no document found", where=str(source), fix=f"documents end in {', '.join(SUFFIXES)}"
@@ -130,8 +133,19 @@ def _pdf_text(path: Path) -> str:
 
 def _decoded(path: Path) -> str:
     try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(error, path, DataError, "check the path") from None
+    utf16 = utf16_name(data)
+    if utf16:
+        raise DataError(
+            f"{utf16}, not UTF-8",
+            where=str(path),
+            fix=f"iconv -f {utf16} -t UTF-8 FILE > NEW",
+        )
+    try:
         # Windows' editors begin UTF-8 files with a byte order mark, which is no text.
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"not UTF-8 (byte {error.start})",

@@ -44,6 +44,7 @@ TEMPLATES = {
 }
 # What plain text is asked for: see `_continuation`.
 CONTINUE = "次の文に続く文章を書いてください。\n"
+SHOWN = 60  # characters of a wrong value that an error repeats
 # A row with one of these fields was collected from somewhere, and needs a licence.
 COLLECTED = ("url", "fetched_at", "retrieved_at")
 
@@ -247,9 +248,10 @@ def _turn(message: dict[str, Any], where: str) -> tuple[str, str]:
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
     text = content.strip() if isinstance(content, str) else ""
-    if role not in ROLES or not text:
+    # A list has no hash, so it is no key of ROLES to ask for.
+    if not isinstance(role, str) or role not in ROLES or not text:
         raise DataError(
-            "a message has no known role or no text",
+            f"a message has no known role or no text: {shown(role)}",
             where=where,
             fix="roles are system, user, assistant; content is text",
         )
@@ -257,6 +259,12 @@ def _turn(message: dict[str, Any], where: str) -> tuple[str, str]:
 
 
 # --- single fields ---
+
+
+def shown(value: Any) -> str:
+    """A value of a row as an error shows it: in quotes, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _text(raw: dict[str, Any], key: str, where: str) -> str | None:
@@ -304,7 +312,8 @@ def _label(label: Any, where: str) -> Verdict:
         return verdict_of(label if isinstance(label, str) else "")
     except ValueError:
         raise DataError(
-            "unknown label",
+            # In quotes, so that "DENY " and a full-width "ＤＥＮＹ" are seen for what they are.
+            f"unknown label {shown(label)}",
             where=where,
             fix="labels are ALLOW, ESCALATE (ESCALATION), DENY (REFUSE), in capitals, as text",
         ) from None
@@ -329,7 +338,9 @@ def _authority(raw: dict[str, Any], where: str) -> Authority | None:
         return None
     if value not in tuple(Authority):
         raise DataError(
-            "unknown authority", where=where, fix="authority is handle, human or absent"
+            f"unknown authority {shown(value)}",
+            where=where,
+            fix="authority is handle, human or absent",
         )
     return Authority(value)
 
@@ -338,7 +349,7 @@ def _held_out(raw: dict[str, Any], where: str) -> str:
     value = raw.get("held_out") or ""
     if value not in HELD_OUT:
         raise DataError(
-            "unknown held_out",
+            f"unknown held_out {shown(value)}",
             where=where,
             fix=f"held_out is one of {sorted(HELD_OUT)[1:]}, or absent",
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from so8t.errors import DataError, ToolError
-from so8t.files import MAX_LINE_BYTES
+from so8t.files import MAX_LINE_BYTES, files_below, unreadable
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
@@ -25,6 +25,7 @@ CHUNK_BYTES = 1 << 20
 # Read at a time, so that even the densest .zst file expands to no more than 64 MiB at once.
 ZSTD_BYTES = 2048
 PARQUET_BATCH = 1024  # rows
+UTF16_RARITY = 200  # at most so many bytes of UTF-16 text for each ASCII character in it
 
 
 def files_of(source: str) -> list[Path]:
@@ -54,14 +55,31 @@ def _found(source: str) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         # A directory may hold notes and licences beside its data; those are passed over.
-        files = (file for file in path.rglob("*") if file.is_file())
-        return sorted(file for file in files if file.name.endswith(SUFFIXES))
+        files = files_below(path, once=True, kind=DataError)
+        return [file for file in files if file.name.endswith(SUFFIXES)]
     # A file may be named "rows[1].jsonl", which is a glob too: what exists is meant as it stands.
     if glob.has_magic(source) and not path.exists():
+        _refuse_loops(source)
         # `Path.glob` refuses absolute patterns.
         matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207
-        return sorted(match for match in matches if match.is_file())
+        files = sorted(match for match in matches if match.is_file())
+        # A link may show one file under two names, which would count its rows twice.
+        return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
     return [path] if path.is_file() else []
+
+
+def _refuse_loops(pattern: str) -> None:
+    """Walk what `**` would search: Python's glob goes round in circles forty times.
+
+    Raises:
+        DataError: a link leads back to a folder above it.
+    """
+    head, stars, _rest = pattern.partition("**")
+    if not stars:
+        return
+    for folder in glob.glob(head or "."):  # noqa: PTH207
+        if Path(folder).is_dir():
+            files_below(Path(folder), kind=DataError)
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,9 +142,10 @@ def _check_bytes(line: bytes, where: str) -> None:
     if body.startswith(b"\xef\xbb\xbf"):
         problem = "the line begins with a byte order mark"
         raise DataError(problem, where=where, fix="sed -i '1s/^\\xEF\\xBB\\xBF//' FILE")
-    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
-        problem = "UTF-16, not UTF-8"
-        raise DataError(problem, where=where, fix="iconv -f UTF-16 -t UTF-8 FILE > NEW")
+    utf16 = utf16_name(body)
+    if utf16:
+        problem = f"{utf16}, not UTF-8"
+        raise DataError(problem, where=where, fix=f"iconv -f {utf16} -t UTF-8 FILE > NEW")
     if b"\0" in body:
         problem = "a NUL byte"
         raise DataError(problem, where=where, fix="remove it: tr -d '\\000' < FILE > NEW")
@@ -135,6 +154,23 @@ def _check_bytes(line: bytes, where: str) -> None:
         raise DataError(problem, where=where, fix="sed -i 's/\\r$//' FILE")
     if not body.strip():
         raise DataError("an empty line", where=where, fix="remove it: sed -i '/^$/d' FILE")
+
+
+def utf16_name(data: bytes) -> str:
+    """What iconv calls the kind of UTF-16 that these bytes are in; "" where they are in none.
+
+    Without a byte order mark, half of the ASCII characters' bytes tell: JSON, HTML and line ends
+    have them in any language. Removing those NUL bytes would leave the rest of the text mangled.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    first, second = data[::2].count(0), data[1::2].count(0)
+    fewer, more = sorted((first, second))
+    # A stray NUL byte is alone. In UTF-16 there are many, on the same side of their pairs; only
+    # characters such as the ideographic space (U+3000) have theirs on the other.
+    if more < 2 or more < 4 * fewer or UTF16_RARITY * more < len(data):
+        return ""
+    return "UTF-16BE" if first > second else "UTF-16LE"
 
 
 def _strict_json(line: bytes) -> Any:
@@ -195,10 +231,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             where=f"{path}:{number + 1}",
             fix="fetch it again; `gzip -t` or `zstd -t` checks it",
         ) from None
-    except PermissionError:
-        raise DataError(
-            "the file cannot be read", where=f"{path}:1", fix="check its owner and mode"
-        ) from None
+    except OSError as error:
+        raise unreadable(error, path, DataError, "check data.sources") from None
 
 
 def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -120,15 +120,19 @@ class NearIndex:
     Args:
         threshold: Jaccard similarity from which two texts are near-duplicates.
         text_of: gives the text of a row back by its number.
+        bands: of the signature, a divisor of `PERMUTATIONS`; a lower threshold needs more.
     """
 
-    def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
+    def __init__(
+        self, threshold: float, text_of: Callable[[int], str], *, bands: int = BANDS
+    ) -> None:
         from datasketch import MinHash
 
         # The shingles are hashes already, so they are taken as they are. Copying one MinHash is
         # far cheaper than drawing its permutations again.
         self._empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
         self.threshold = threshold
+        self.bands = bands
         variance = threshold * (1.0 - threshold) / PERMUTATIONS
         standard_error = math.sqrt(variance)
         self.least = threshold - 4.0 * standard_error
@@ -143,7 +147,7 @@ class NearIndex:
         minhash = self._empty.copy()
         minhash.update_batch(sorted(grams))
         values: ndarray = np.ascontiguousarray(minhash.hashvalues, dtype=np.uint64)
-        bands = values.reshape(BANDS, WIDTH)
+        bands = values.reshape(self.bands, PERMUTATIONS // self.bands)
         # The band's number starts the checksum, so that equal numbers in two bands do not collide.
         keys = []
         for number, band in enumerate(bands):

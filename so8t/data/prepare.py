@@ -22,8 +22,9 @@ from typing import IO, NamedTuple, TypeAlias
 
 from so8t.chat import response_of
 from so8t.data import ingest
+from so8t.data.alike import AlikeGroups, rename_groups
 from so8t.data.evasion import chosen, evasion_rows
-from so8t.data.formats import Reason, Sample, sample_of
+from so8t.data.formats import Reason, Sample, sample_of, shown
 from so8t.data.hygiene import clean, is_forbidden_target
 from so8t.data.near_duplicates import NearIndex, Sketch, normalise
 from so8t.data.splits import place, unit
@@ -78,6 +79,8 @@ class Counts:
     groups: Sets = field(default_factory=_no_sets)
     # Domain -> calibration groups with an unsafe row, on which a certificate rests
     unsafe: Sets = field(default_factory=_no_sets)
+    # Calibration groups that were merged into another one, which they resemble
+    merged: int = 0
     # What -> length in characters -> rows
     lengths: dict[str, Counter[int]] = field(default_factory=_no_lengths)
 
@@ -91,6 +94,14 @@ class Counts:
         is_unsafe = row.verdict in (Verdict.ESCALATE, Verdict.DENY)
         if split == "calibration" and is_unsafe:
             self.unsafe[row.domain].add(row.group)
+
+    def merge(self, merged: dict[str, str]) -> None:
+        """Count the calibration groups under their new names."""
+        self.merged = len(merged)
+        for groups in (self.groups["calibration"], *self.unsafe.values()):
+            names = {merged.get(group, group) for group in groups}
+            groups.clear()
+            groups.update(names)
 
 
 class Texts:
@@ -138,6 +149,8 @@ class Kept:
         # By the row's number in `index` and `texts`
         self.group_of: list[str] = []
         self.ids: set[bytes] = set()
+        # Groups on which the certificate rests, which must be independent.
+        self.alike = AlikeGroups(self.texts.__getitem__)
 
     def admit(self, sample: Sample, use: str) -> Place | Reason:
         """Group and split of a new row, which is remembered; or the reason to drop it.
@@ -155,7 +168,7 @@ class Kept:
         sketch = self.index.sketch(sample.text)
         near = self._groups_like(sketch)
         if sample.group is not None:
-            # A named group is the user's word, and is never merged with another.
+            # A named group is the user's word: a near-duplicate elsewhere is dropped, not moved.
             if set(near) - {sample.group}:
                 return "near_duplicate_of_another_group"
             group = sample.group
@@ -198,6 +211,8 @@ class Kept:
         self.texts.add(text)
         self.index.add(sketch)
         self.group_of.append(group)
+        if split == "calibration":
+            self.alike.add(len(self.group_of) - 1, text, group)
 
     def unique_id(self, sample: Sample) -> None:
         """Refuse an id that another row has.
@@ -284,14 +299,29 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
                     file = path.open("w", encoding="utf-8", newline="\n")
                     files[name] = opened.enter_context(file)
                 counts = _prepare(data, kept, Writer(files), progress)
+            rename_groups(folder / "calibration.jsonl", kept.alike.merged())
             _write_evasions(folder, data.evasions, seed, counts)
-            if not counts.kept:
-                raise DataError(
-                    "no row was kept",
-                    where="data.sources",
-                    fix="`prepare --dry-run` says why each was dropped",
-                )
+            _require_evidence(counts)
         return counts
+
+
+def _require_evidence(counts: Counts) -> None:
+    """Refuse, with a DataError, no row at all, or rows of one group, which lies in one split."""
+    if not counts.kept:
+        raise DataError(
+            "no row was kept",
+            where="data.sources",
+            fix="`prepare --dry-run` says why each was dropped",
+        )
+    groups = set().union(*counts.groups.values())
+    rows = counts.kept.total()
+    if rows > 1 and len(groups) == 1:
+        raise DataError(
+            f"all {rows} rows are of one group, {shown(groups.pop())}: a group lies in one split, "
+            "so the others are empty",
+            where="data.sources",
+            fix='give rows of another template another "group", or leave the field out',
+        )
 
 
 def _write_evasions(folder: Path, most: int, seed: int, counts: Counts) -> None:
@@ -330,6 +360,7 @@ def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Coun
             tally.kept += 1
             counts.add(row, placed.split)
             writer.write(row, placed.split, source.weight)
+    counts.merge(kept.alike.merged())
     return counts
 
 

@@ -66,7 +66,7 @@ def metrics_of(counts: Counts) -> dict[str, Any]:
         "dropped": dict(dropped),
         "sources": [asdict(source) for source in counts.sources],
         "duplicates": duplicates,
-        "calibration": {"unsafe_groups": unsafe_groups(counts)},
+        "calibration": {"unsafe_groups": unsafe_groups(counts), "merged_groups": counts.merged},
         "characters": characters,
     }
 

@@ -1,52 +1,36 @@
-"""One file's evaluation from start to end, and the tables behind its figures.
+"""One file's evaluation from start to end.
 
-Score files, the card and what running the file gave come in; the metrics file and five CSV tables
-go out. `dvc plots` and the report both draw from the tables.
+Score files, the card and what running the file gave come in; the metrics file and its CSV tables go
+out. They are the same on every machine: times are written apart (`so8t.evaluation.speed`).
 
 Covered: which splits, the look written down (`so8t.records.looks`), what the metrics file looks
-like, and the tables: reliability before and after the temperature, confusion, the false-allow/allow
-curve with the decided point, false-allow rate per domain, latency.
+like.
 
-Not covered: the numbers themselves (`so8t.evaluation.verdicts`), running the file
-(`so8t.generation`), A against B (`so8t.comparison`), drawing (`so8t.report`).
+Not covered: the numbers themselves (`so8t.evaluation.verdicts`), the tables
+(`so8t.evaluation.tables`), running the file (`so8t.generation`), A against B (`so8t.comparison`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from so8t import metrics
 from so8t.card import Card, DecidedRows, decide_rows, require_match
 from so8t.errors import ArtifactError
+from so8t.evaluation.tables import Splits, make_tables, write_tables
 from so8t.evaluation.unfamiliar import unfamiliar
-from so8t.evaluation.verdicts import Bootstrap, curve, readouts, split_metrics
-from so8t.files import atomic_dir, csv_text, write_json
-from so8t.generated import HEADLINE, SPLITS, Served, rounded
+from so8t.evaluation.verdicts import Bootstrap, readouts, split_metrics
+from so8t.files import write_json
+from so8t.generated import HEADLINE, SPLITS, Generated, rounded
 from so8t.identity import semantic_digest
 from so8t.metrics import read_meta, read_scores
-from so8t.metrics.intervals import upper_bound
 from so8t.metrics.quality import ALLOW
 from so8t.params import Params
 from so8t.records.looks import look
-from so8t.verdict import VERDICTS
 
 SCHEMA = "so8t.evaluate/1"
-
-# Test splits by name.
-Splits = Mapping[str, DecidedRows]
-Table = list[dict[str, Any]]
-
-# Named here, not taken from the first row: an empty table still gets its head.
-COLUMNS = {
-    "reliability": ("kind", "bin", "n", "confidence", "accuracy"),
-    "confusion": ("actual", "predicted"),
-    "far_allow": ("kind", "threshold", "false_allow_rate", "allow_rate"),
-    "domains": ("split", "domain", "n", "false_allow_rate", "upper"),
-    "latency": ("seconds", "share"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +73,16 @@ class Job:
         return cls(file, scores, card, meta)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What every metrics file says first: which file it is about."""
+        return {
+            "model": self.model,
+            "type": self.type,
+            "file": self.meta["file"],
+            "semantic_digest": self.meta["semantic_digest"],
+        }
+
+    @property
     def model(self) -> str:
         """`a` or `b`."""
         # The converter names every file {model}-{type}.gguf.
@@ -115,7 +109,7 @@ def decide_splits(job: Job) -> dict[str, DecidedRows]:
 def write(
     job: Job,
     decided: Splits,
-    served: Served,
+    generated: Generated,
     params: Params,
     *,
     prepared: Path,
@@ -127,7 +121,7 @@ def write(
     Args:
         job: the file.
         decided: of `decide_splits`.
-        served: what running the file gave.
+        generated: what running the file gave.
         params: for the bootstrap and the level of the limits per domain.
         prepared: the prepared splits, which name the kinds of unfamiliar requests.
         out: the metrics file.
@@ -141,10 +135,7 @@ def write(
     splits = {name: split_metrics(rows, boot) for name, rows in decided.items()}
     content = {
         "schema": SCHEMA,
-        "model": job.model,
-        "type": job.type,
-        "file": job.meta["file"],
-        "semantic_digest": job.meta["semantic_digest"],
+        **job.identity,
         "readout": job.card.readout,
         "sampled": bool(job.meta.get("sampled", False)),
         "file_bytes": job.file.stat().st_size,
@@ -152,7 +143,7 @@ def write(
         "readouts": _both_readouts(job),
         "familiar": _familiar(decided),
         "unfamiliar": unfamiliar(job.card, job.scores, prepared),
-        **served.sections,
+        **generated.sections,
     }
     # The card keeps every bit, because its numbers are applied; these are only read.
     write_json(out, rounded(content))
@@ -161,7 +152,6 @@ def write(
         headline=HEADLINE,
         threshold=job.card.thresholds.escalate,
         delta=params.calibration.delta,
-        latencies=served.latencies,
     )
     write_tables(plots, tables)
     return summary(splits[HEADLINE])
@@ -207,118 +197,3 @@ def _percent(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return "none"
     return f"{rate['value']:.1%}"
-
-
-def make_tables(
-    decided: Splits,
-    *,
-    headline: str,
-    threshold: float,
-    delta: float,
-    latencies: Sequence[float],
-) -> dict[str, Table]:
-    """All tables of one file.
-
-    Args:
-        decided: test splits by name.
-        headline: the split that reliability, confusion and curve show.
-        threshold: the card's `escalate`.
-        delta: level of the one-sided upper limit per domain.
-        latencies: seconds per verdict; empty when the file was not run.
-    """
-    rows = decided[headline]
-    return {
-        "reliability": _reliability(rows),
-        "confusion": _confusion(rows),
-        "far_allow": _far_allow(rows, threshold),
-        "domains": _domains(decided, delta),
-        "latency": _latency(latencies),
-    }
-
-
-def _reliability(rows: DecidedRows) -> Table:
-    """Confidence against accuracy per bin, before and after the temperature."""
-    gold = rows.scores.gold[rows.readable]
-    # The same rows before and after, or the two curves could not be compared.
-    before = metrics.softmax(rows.scores.logits)[rows.readable]
-    after = rows.probabilities[rows.readable]
-    table: Table = []
-    for kind, p in (("before", before), ("after", after)):
-        for line in metrics.reliability(p, gold):
-            table.append({"kind": kind, **line})
-    return table
-
-
-def _confusion(rows: DecidedRows) -> Table:
-    """One line per row: `dvc plots` counts them itself."""
-    # Names, not codes: the CSV is also opened in a spreadsheet.
-    table = []
-    for gold, decided in zip(rows.scores.gold, rows.decided, strict=True):
-        line = {"actual": VERDICTS[gold].value, "predicted": VERDICTS[decided].value}
-        table.append(line)
-    return table
-
-
-def _far_allow(rows: DecidedRows, threshold: float) -> Table:
-    """The false-allow/allow curve, and on it the point that was decided."""
-    table: Table = [{"kind": "curve", **point} for point in curve(rows)]
-    rates = metrics.rates(rows.scores.gold, rows.decided)
-    decided = {
-        "kind": "decided",
-        "threshold": threshold,
-        "false_allow_rate": rates["false_allow_rate"].value,
-        "allow_rate": rates["allow_rate_on_allow"].value,
-    }
-    return [*table, decided]
-
-
-def _domains(decided: Splits, delta: float) -> Table:
-    """False-allow rate of every domain of every split, with its one-sided upper limit."""
-    table = []
-    for split, rows in decided.items():
-        scores = rows.scores
-        found = metrics.verdict_metrics(scores.gold, rows.decided, scores.domains)
-        for domain, numbers in found["by_domain"].items():
-            # One-sided: the question is how bad the domain may be, not how good.
-            rate = numbers["false_allow_rate"]
-            line = {
-                "split": split,
-                "domain": domain,
-                "n": rate["n"],
-                "false_allow_rate": rate["value"],
-                "upper": upper_bound(rate["k"], rate["n"], delta),
-            }
-            table.append(line)
-    return table
-
-
-def _latency(seconds: Sequence[float]) -> Table:
-    """The cumulative share of verdicts that took at most so many seconds."""
-    table = []
-    # Drawn as a step curve, which needs one point per verdict and no bins.
-    for place, value in enumerate(sorted(seconds), start=1):
-        table.append({"seconds": value, "share": place / len(seconds)})
-    return table
-
-
-def to_csv(columns: Sequence[str], table: Table) -> str:
-    """CSV text; floats with six digits after the point, null as an empty cell."""
-    lines = []
-    for line in table:
-        lines.append({name: _six_digits(value) for name, value in line.items()})
-    return csv_text(columns, lines)
-
-
-def _six_digits(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6)
-    return value
-
-
-def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
-    """Replace `folder` by one CSV file per table."""
-    # All or none: the figures of one file must come from one run.
-    with atomic_dir(folder) as temporary:
-        for name, table in tables.items():
-            path = temporary / f"{name}.csv"
-            path.write_text(to_csv(COLUMNS[name], table), encoding="utf-8", newline="\n")

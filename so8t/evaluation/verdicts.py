@@ -5,7 +5,8 @@ perfect model would show, Brier, NLL, the two readouts against each other, the f
 curve. Not covered: how a decision is made (`so8t.card`), A against B (`so8t.comparison`).
 
 Rows of one group are not independent, so the headline numbers carry an interval over groups beside
-the exact one over rows.
+the exact one over rows. Where groups are few or an outcome is rare, that one is exact too, on one
+row of each group; scores that are no rates then have none (`so8t.metrics.exact`).
 """
 
 from collections.abc import Mapping
@@ -19,13 +20,13 @@ from numpy import ndarray
 from so8t import metrics
 from so8t.card import DecidedRows, Probabilities, most_likely
 from so8t.metrics import Scores
+from so8t.metrics.exact import rate_interval, reason_for
 from so8t.metrics.quality import ALLOW, BINS, DENY, ESCALATE, Codes, Scheme, cells, macro_f1_of
 from so8t.metrics.resample import (
     Resampled,
     Statistic,
     brier_score,
     ece_score,
-    first_over_last,
     group_interval,
     nll_score,
 )
@@ -50,11 +51,11 @@ class Bootstrap:
         groups: Groups,
         statistic: Statistic,
     ) -> list[float] | None:
-        """95 % interval of a function of sums over rows; null when there are no rows."""
+        """95 % interval of a function of sums over rows; null with too few groups."""
         return group_interval(table, groups, statistic, draws=self.draws, seed=self.seed)
 
     def interval_of(self, score: Resampled, groups: Groups) -> list[float] | None:
-        """95 % interval of a score; null when there are no rows."""
+        """95 % interval of a score; null with too few groups."""
         return self.interval(score.table, groups, score.statistic)
 
 
@@ -81,6 +82,7 @@ def split_metrics(rows: DecidedRows, boot: Bootstrap) -> dict[str, Any]:
         metrics.macro_f1(gold, rows.decided),
         len(gold),
         boot.interval(cells(gold, rows.decided), groups, macro_f1_of),
+        groups,
     )
     return {
         **found,
@@ -94,17 +96,17 @@ def split_metrics(rows: DecidedRows, boot: Bootstrap) -> dict[str, Any]:
     }
 
 
-def _number(value: float, n: int, interval: list[float] | None) -> dict[str, Any]:
-    """A number as JSON, which has no NaN."""
+def _number(value: float, n: int, interval: list[float] | None, groups: Groups) -> dict[str, Any]:
+    """A number over the rows of some groups as JSON, which has no NaN."""
     known = None if np.isnan(value) else value
-    return {"value": known, "n": n, "ci95": interval}
+    reason = reason_for(interval, len(set(groups)))
+    return {"value": known, "n": n, "ci95": interval, **reason}
 
 
 def _intervals_over_groups(rows: DecidedRows, boot: Bootstrap) -> dict[str, list[float] | None]:
     """Intervals over groups of the rates that models are compared by."""
     gold = rows.scores.gold
     decided = rows.decided
-    # Sums over groups, because a drawn group brings hits and trials together.
     safe = gold == ALLOW
     everything = np.ones(len(gold), dtype=bool)
     # The rows that count, and what counts among them.
@@ -116,8 +118,10 @@ def _intervals_over_groups(rows: DecidedRows, boot: Bootstrap) -> dict[str, list
     }
     intervals = {}
     for name, (given, hits) in rates.items():
-        table = np.stack([given & hits, given], axis=1).astype(np.float64)
-        intervals[name] = boot.interval(table, rows.scores.groups, first_over_last)
+        kept = rows.scores.where(given)
+        intervals[name] = rate_interval(
+            hits[given], kept.ids, kept.groups, draws=boot.draws, seed=boot.seed
+        )
     return intervals
 
 
@@ -150,8 +154,8 @@ def probability_metrics(
     return {
         "ece_width": _ece(p, gold, groups, boot, "width"),
         "ece_mass": _ece(p, gold, groups, boot, "mass"),
-        "brier": _number(metrics.brier(p, gold), n, brier_interval),
-        "nll": _number(metrics.log_loss(p, gold), n, nll_interval),
+        "brier": _number(metrics.brier(p, gold), n, brier_interval, groups),
+        "nll": _number(metrics.log_loss(p, gold), n, nll_interval, groups),
     }
 
 
@@ -171,7 +175,7 @@ def _ece(
     # Binned ECE is above 0 even for a perfect model, so it is a remark only beyond the band.
     limit = null["q95"]
     return {
-        **_number(value, len(gold), interval),
+        **_number(value, len(gold), interval, groups),
         "bins": BINS,
         "null": null,
         "worse_than_null": None if limit is None else bool(value > limit),
@@ -209,7 +213,7 @@ def readouts(prefill: Scores, cue: Scores) -> dict[str, Any]:
 
     The prefill readout takes the verdict from three reserved rows of the output matrix at the end
     of the prompt; the cue readout continues the prompt with a fixed text (the cue) and takes the
-    labels' probabilities after it. How long each takes is in the section `speed` (`verdict_s`,
+    labels' probabilities after it. How long each takes is in the file `speed-*.json` (`verdict_s`,
     `cue_s`).
 
     Args:

@@ -20,7 +20,8 @@ import numpy as np
 
 from so8t.chat import ALLOW_PREFIX, Parsed, parse
 from so8t.llama import Engine
-from so8t.metrics.intervals import group_bootstrap, percentile_interval, rate
+from so8t.metrics.exact import reason_for, resampled_interval
+from so8t.metrics.intervals import group_bootstrap, rate
 
 # --- prose ---
 
@@ -125,12 +126,13 @@ def _rouge_l(answers: Sequence[Answer], *, seed: int) -> dict[str, Any]:
         return np.asarray(totals[:, 0] / n)
 
     draws = group_bootstrap(values, mean, draws=RESAMPLES, seed=seed)
-    interval = percentile_interval(draws) or []
+    interval = resampled_interval(draws, n)
     value = float(values.mean())
     return {
         "value": round(value, 5),
         "n": n,
-        "ci95": [round(limit, 5) for limit in interval],
+        "ci95": interval and [round(limit, 5) for limit in interval],
+        **reason_for(interval, n),
     }
 
 

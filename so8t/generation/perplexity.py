@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from so8t.chat import has_marker
 from so8t.llama import Engine
-from so8t.metrics.intervals import group_bootstrap, percentile_interval, rate
+from so8t.metrics.exact import reason_for, resampled_interval
+from so8t.metrics.intervals import LEVEL, group_bootstrap, lower_bound, rate
 
 NOT_RUN = "not_run"
 
@@ -125,7 +126,7 @@ def summarise(found: Sequence[Likelihood], *, draws: int, seed: int) -> dict[str
     mean = nats / tokens
     # exp grows with its argument, so the limits of the perplexity are those of its logarithm.
     perplexity = math.exp(mean)
-    perplexity_interval = [math.exp(limit) for limit in interval]
+    perplexity_interval = interval and [math.exp(limit) for limit in interval]
     characters = sum(one.characters for one in found)
     # Comparable between models with different vocabularies, as perplexity is not.
     bits_per_character = nats / math.log(2) / characters
@@ -145,7 +146,7 @@ def _interval(
     *,
     draws: int,
     seed: int,
-) -> list[float]:
+) -> list[float] | None:
     """Bootstrap interval over rows.
 
     Args:
@@ -155,18 +156,21 @@ def _interval(
         seed: of the drawing.
 
     Returns:
-        Lower and upper limit; NaN where no draw gives a number.
+        Lower and upper limit; null below 30 rows, where resampling promises too much.
     """
     values = group_bootstrap(sums, statistic, draws=draws, seed=seed)
-    return percentile_interval(values) or [math.nan, math.nan]
+    return resampled_interval(values, len(sums))
 
 
-def _estimate(value: float, n: int, interval: Sequence[float], *, digits: int) -> dict[str, Any]:
+def _estimate(
+    value: float, n: int, interval: Sequence[float] | None, *, digits: int
+) -> dict[str, Any]:
     """A number with its interval, as metrics files have it."""
     return {
         "value": round(value, digits),
         "n": n,
-        "ci95": [round(limit, digits) for limit in interval],
+        "ci95": interval and [round(limit, digits) for limit in interval],
+        **reason_for(interval, n),
     }
 
 
@@ -246,17 +250,25 @@ def summarise_answers(found: Sequence[PlainAnswer], *, draws: int, seed: int) ->
     chrf = _mean(table[:, 0:1], draws=draws, seed=seed)
     chance = _mean(table[:, 1:2], draws=draws, seed=seed)
     above_chance = _mean(table[:, 2:3], draws=draws, seed=seed)
-    lowest = above_chance["ci95"][0]
     return {
         "n": len(found),
         "status": "run",
         "chrf": chrf,
         "chance_chrf": chance,
         "above_chance": above_chance,
-        "beyond_chance": lowest > 0,
+        "beyond_chance": _is_above(above_chance["ci95"], table[:, 2]),
         "marked": _rate(one.marked for one in found),
         "empty": _rate(one.empty for one in found),
     }
+
+
+def _is_above(interval: Sequence[float] | None, differences: np.ndarray) -> bool:
+    """Whether the differences are above 0 at 95 %: by their interval, or by an exact sign test."""
+    if interval is not None:
+        return interval[0] > 0
+    moved = differences[differences != 0]
+    above = int(np.count_nonzero(moved > 0))
+    return lower_bound(above, len(moved), (1.0 - LEVEL) / 2.0) > 0.5
 
 
 def _mean(column: np.ndarray, *, draws: int, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from so8t.chat import ALLOW_PREFIX, CUE
-from so8t.generated import Served
+from so8t.generated import Generated, Timings
 from so8t.generation import answers, perplexity, speed
 from so8t.llama import Engine
 from so8t.params import Evaluation, Params
@@ -106,7 +106,9 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place] for place in places]
 
 
-def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Served:
+def measure(
+    path: Path, *, rows: Rows, setup: Setup, progress: Progress
+) -> tuple[Generated, Timings]:
     """Run the file: answers, long texts, speed, retention.
 
     Args:
@@ -116,7 +118,7 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
         progress: where bars go.
 
     Returns:
-        Sections of the metrics file, seconds of each verdict, and what was said row by row.
+        Sections of the metrics file with what was said row by row; and, apart, the times.
 
     Raises:
         ArtifactError: the file cannot be opened, has no chat template, or gives logits that are not
@@ -138,11 +140,13 @@ def measure(path: Path, *, rows: Rows, setup: Setup, progress: Progress) -> Serv
             "generation": prose.section,
             "stability": stability,
             "retention": retention.section,
-            "speed": speed.summarise(timings, threads=setup.threads),
         }
+        # With the file still open, so that the peak of memory is that of all the measurements.
+        summary = speed.summarise(timings, threads=setup.threads)
     # Single latencies are kept beside their summary: the report draws them.
     latencies = [timing.verdict_s for timing in timings]
-    return Served(sections, latencies, prose.said + retention.said)
+    generated = Generated(sections, prose.said + retention.said)
+    return generated, Timings(summary, latencies)
 
 
 def _timings(prompter: Prompter[Engine], rows: Sequence[Row]) -> list[speed.Timing]:

@@ -1,4 +1,4 @@
-"""Speed and memory of one served file, as distributions with distribution-free intervals.
+"""Speed and memory of one file, as distributions with distribution-free intervals.
 
 Covered: prefill of a whole prompt; the verdict as served (the shared frame is in the cache already)
 by either readout; decoding; peak resident memory. Of each the median and the 95th percentile with
@@ -224,7 +224,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def summarise(timings: Sequence[Timing], *, threads: int) -> dict[str, Any]:
-    """The section `speed` of the metrics file; seconds, tokens per second, bytes."""
+    """`Timings.speed` (so8t.generated); seconds, tokens per second, bytes."""
     # Rates are formed run by run: a quantile of rates is not the rate at a quantile of times.
     prefill_rates = [one.prompt_tokens / one.prefill_s for one in timings]
     decode_rates = [one.decoded_tokens / one.decode_s for one in timings]

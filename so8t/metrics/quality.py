@@ -89,18 +89,18 @@ def bin_index(
     """Bin of each confidence, from 0.
 
     `width` cuts (0, 1/bins], (1/bins, 2/bins] and so on; `mass` fills bins equally in order of
-    confidence.
+    confidence. Rows of equal confidence share the bin of the middle one, so that the order of the
+    rows makes no difference.
     """
     if scheme == "width":
         index = np.ceil(confidence * bins).astype(np.int64) - 1
         return np.asarray(np.clip(index, 0, bins - 1))
     count = len(confidence)
-    # A stable order, so that equal confidences do not depend on the sorting algorithm.
-    order = np.argsort(confidence, kind="stable")
-    rank = np.arange(count)
-    index = np.empty(count, dtype=np.int64)
-    index[order] = rank * bins // max(count, 1)
-    return index
+    ascending = np.sort(confidence)
+    first = np.searchsorted(ascending, confidence, side="left")
+    last = np.searchsorted(ascending, confidence, side="right") - 1
+    # The middle rank times bins over count, in integers.
+    return np.asarray((first + last) * bins // max(2 * count, 1))
 
 
 def _top(probabilities: Probabilities, gold: Codes) -> tuple[PerRow, Bool[ndarray, " n"]]:

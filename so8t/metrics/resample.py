@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from so8t.metrics.intervals import group_bootstrap, group_sums, percentile_interval
+from so8t.metrics.exact import resampled_interval
+from so8t.metrics.intervals import group_bootstrap, group_sums
 from so8t.metrics.quality import Scheme, brier_rows, ece_gaps
 
 # The smallest normal float64 stands for a probability of 0, whose logarithm is infinite.
@@ -86,11 +87,11 @@ def group_interval(
     """95 % interval of a function of sums over rows, by resampling whole groups.
 
     Returns:
-        [low, high], or null when there are no rows or no draw gave a number.
+        [low, high], or null when there are too few groups to resample or no draw gave a number.
     """
     if len(groups) == 0:
         return None
     # Once for all draws: rows of a group only ever come together.
     sums = group_sums(table, groups)
     values = group_bootstrap(sums, statistic, draws=draws, seed=seed)
-    return percentile_interval(values)
+    return resampled_interval(values, len(sums))

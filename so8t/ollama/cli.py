@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="register a file without a certificate, marked in its name",
 )
+@click.option("--unsigned", is_flag=True, help="register a release that nobody signed")
 @click.option("--expose-thinking", is_flag=True, help="let `ollama run` print the thinking")
 @click.option("--dry-run", is_flag=True, help="print the Modelfiles and talk to nobody")
 @click.option("--strict", is_flag=True, help="exit 8 unless all six prompts are judged right")
@@ -29,6 +30,7 @@ def register(
     models_dir: Path,
     host: str | None,
     allow_uncertified: bool,
+    unsigned: bool,
     expose_thinking: bool,
     dry_run: bool,
     strict: bool,
@@ -40,8 +42,14 @@ def register(
     from so8t.ollama.registration import register_entry
     from so8t.params import load
     from so8t.progress import Progress
+    from so8t.released import open_release
 
     params = load()
+    released = None
+    if params.release.model in models:
+        released = open_release(models_dir / "release", allow_unsigned=unsigned)
+        if released.warning:
+            click.echo(released.warning, err=True)
     # The same letter twice is one model.
     entries = [
         entry_of(
@@ -49,6 +57,7 @@ def register(
             "a" if model == "a" else "b",
             models_dir,
             allow_uncertified=allow_uncertified,
+            release=released,
             expose_thinking=expose_thinking,
         )
         for model in dict.fromkeys(models)

@@ -1,7 +1,8 @@
 """Which model may be registered with an Ollama server, and under which name.
 
 A file whose calibration card says "certified" keeps its name. Any other is refused, or, where the
-user allows it, registered under a name that says so.
+user allows it, registered under a name that says so. The card of the released model must be the one
+in models/release, which is signed (so8t.released); nobody signs for the other model.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from so8t.errors import ArtifactError, GateError
 from so8t.identity import semantic_digest
 from so8t.params import Params
 from so8t.release.modelfile import Entry, Parameters
+from so8t.released import Release, open_release
 
 ModelName = Literal["a", "b"]
 UNCERTIFIED = "-uncertified"
@@ -24,19 +26,22 @@ def entry_of(
     *,
     allow_uncertified: bool,
     expose_thinking: bool,
+    release: Release | None = None,
 ) -> Entry:
     """Everything to register one model, after its card has been checked.
 
     Args:
         params: the project's parameters.
         model: the base model (a) or the retrained one (b), in the released quant type.
-        models: directory with gguf/ and calibration/.
+        models: directory with gguf/, calibration/ and release/.
         allow_uncertified: take a file without a certificate, marked in its name.
         expose_thinking: let `ollama run` print the thinking.
+        release: of these models, when it is open already; else it is opened, and must be signed.
 
     Raises:
         GateError: the card is not certified and that was not allowed.
-        ArtifactError: file or card is missing, or the card is of another file.
+        ArtifactError: file or card is missing, or the card is of another file or not the released
+            one.
     """
     stem = f"{model}-{params.release.type}"
     file = models / "gguf" / f"{stem}.gguf"
@@ -48,6 +53,14 @@ def entry_of(
             where=str(card_file),
             fix=cards.FIX,
         )
+    if model == params.release.model:
+        opened = release or open_release(models / "release")
+        if opened.card.digest != card.digest:
+            raise ArtifactError(
+                "the card is not the one that was released: their digests differ",
+                where=str(card_file),
+                fix="`dvc checkout` puts both back; after a calibration `dvc repro release`",
+            )
     name = getattr(params.active.names, model)
     if card.status != "certified":
         if not allow_uncertified:

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from so8t.errors import ParamsError, ToolError
+from so8t.errors import DataError, ParamsError, ToolError
 from so8t.files import read_jsonl, sha256_tree
-from so8t.operations.git import changed_files, dvc, file_at, git
+from so8t.operations.git import changed_files, dvc, git, object_at
 from so8t.operations.sweep import POLL_S, Queue, keep_working, read_queue
 from so8t.params import Params, load
 
@@ -34,6 +34,7 @@ TARGET = f"{PLACED}:probe"
 FOUND = "bench/ablation/probe.json"
 BASE = Path("models/base")
 RESULTS = Path("bench/results/ablation.jsonl")
+RESULT_KEYS = {"arm", "seed", "scale", "profile", "base_sha256"}
 PROBE_SHARE = 0.15  # what the probe adds, as a share of a full training's time
 # What running the ablation itself writes, and what its page is: changes there are expected.
 OWN_OUTPUT = ("bench/results/", "reports/", "docs/ablation.md")
@@ -156,7 +157,16 @@ def known(root: Path, profile: str) -> dict[Run, dict[str, Any]]:
     path = root / RESULTS
     if not path.is_file():
         return {}
-    rows = [row for _, row in read_jsonl(path) if row["profile"] == profile]
+    rows = []
+    for line, row in read_jsonl(path):
+        if not row.keys() >= RESULT_KEYS:
+            raise DataError(
+                f"a result without {', '.join(sorted(RESULT_KEYS - row.keys()))}",
+                where=f"{path}:{line}",
+                fix=f"remove the line, or git checkout {RESULTS}",
+            )
+        if row["profile"] == profile:
+            rows.append(row)
     if not rows:
         return {}
     base = rows[-1]["base_sha256"]
@@ -184,7 +194,12 @@ def estimate(count: int, scale: float, workers: int, root: Path = Path()) -> flo
     log = root / "database" / "progress" / "train.jsonl"
     if not log.is_file():
         return None
-    whole = [row["seconds"] for _, row in read_jsonl(log) if row["event"] == "end"]
+    whole = []
+    for _, row in read_jsonl(log):
+        seconds = row.get("seconds")
+        # Records may be of an older version; an estimate does without them.
+        if row.get("event") == "end" and isinstance(seconds, int | float):
+            whole.append(seconds)
     if not whole:
         return None
     longest: float = max(whole)
@@ -261,8 +276,8 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
     commit = commit_of(run, root)
     if commit is None:
         return False
-    measured = file_at(commit, FOUND, root)
-    if measured is None:
+    measured = object_at(commit, FOUND, root)
+    if not measured:
         return False
     row = {
         "arm": run.arm,
@@ -271,7 +286,7 @@ def collect(run: Run, profile: str, root: Path = Path()) -> bool:
         "profile": profile,
         "commit": git("rev-parse", "--short", "HEAD", root=root),
         "date": datetime.now(UTC).date().isoformat(),
-        **json.loads(measured),
+        **measured,
     }
     path = root / RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -383,7 +398,9 @@ def clean_for_queue(root: Path = Path()) -> None:
     Raises:
         ToolError: tracked files differ from HEAD.
     """
-    changed = [name for name in changed_files(root) if not name.startswith(OWN_OUTPUT)]
+    # What is beside the project in its repository, no training reads.
+    expected = (*OWN_OUTPUT, "../")
+    changed = [name for name in changed_files(root) if not name.startswith(expected)]
     if changed:
         raise ToolError(
             f"uncommitted changes: {', '.join(changed[:5])}",

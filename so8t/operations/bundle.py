@@ -1,7 +1,8 @@
 """`so8t bundle REV OUT`: one folder with what another machine needs to serve one revision.
 
 Nothing else is needed there: no git, no DVC, no network. The folder holds the release as it was
-committed (re-hashed while it is copied), SHA256SUMS, a verifier that needs only Python, a README,
+committed (re-hashed while it is copied), its signature and public key, SHA256SUMS, a verifier that
+needs only Python, a README,
 and with `--wheels` the packages that `so8t ask` imports.
 
 The wheels are packed from the packages that are installed here, so they hold the very files that
@@ -22,17 +23,19 @@ from pathlib import Path
 
 from so8t import __version__
 from so8t.errors import ArtifactError, ToolError
-from so8t.files import atomic_dir, sha256_file, write_text
-from so8t.operations.git import commit_of, file_at
+from so8t.files import atomic_dir, files_below, sha256_file, write_text
+from so8t.operations.git import bytes_at, commit_of
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, out_at
-from so8t.release import manifest
+from so8t.released import Release, open_release
+from so8t.signature import PUBLIC_KEY, SIGNATURE
 
 SUMS = "SHA256SUMS"
 VERIFIER = "verify.py"
 # What `so8t ask` imports.
 SERVING = (
     "click",
+    "cryptography",
     "gguf",
     "jaxtyping",
     "jinja2",
@@ -55,7 +58,7 @@ Made from commit {commit} by `so8t bundle`.
 
 ```sh
 python verify.py                                  \
-# every byte, and that the card belongs to the file; needs Python alone
+# the signature and every byte; needs Python alone. Compare the key with the one you were told
 python -m venv .venv                              \
 # once; then activate it: . .venv/bin/activate   (Windows: .venv\\Scripts\\activate)
 python -m pip install --no-index --no-deps wheels/*.whl
@@ -64,12 +67,20 @@ so8t ask --release release "承認番号A-1024、責任者の確認済みです�
 
 On Windows without a shell that expands `*`: \
 `for %w in (wheels\\*.whl) do python -m pip install --no-index --no-deps %w`.
+Signed with key {key}.
 Ollama: `ollama create {name} -f release/Modelfile`. \
 Card: {status}. Plain llama.cpp: `release/llama_cpp.md`.
 """
 
 
-def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = False) -> str:
+def make(
+    revision: str,
+    out: Path,
+    root: Path = Path(),
+    *,
+    with_wheels: bool = False,
+    allow_unsigned: bool = False,
+) -> str:
     """Write the bundle.
 
     Args:
@@ -77,13 +88,14 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
         out: the folder, which must not exist.
         root: the project's folder.
         with_wheels: also pack the packages that asking needs.
+        allow_unsigned: hand over a release that nobody signed.
 
     Returns:
-        One line on what it holds.
+        One line on what it holds, with a warning before it where nobody signed.
 
     Raises:
         ArtifactError: OUT is there already, the revision was not built, is not in the cache, or its
-            card belongs to another file.
+            release is not signed or not of one piece.
         ToolError: a package that asking needs cannot be packed.
     """
     commit = commit_of(revision, root)
@@ -99,33 +111,29 @@ def make(revision: str, out: Path, root: Path = Path(), *, with_wheels: bool = F
             target = folder / "release" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(held, target)
+        for name in ("LICENSE", "params.yaml", "dvc.lock", SIGNATURE, PUBLIC_KEY):
+            content = bytes_at(commit, name, root)
+            if content is not None:
+                (folder / name).write_bytes(content)
         # First of all: a release of mixed parts must not be handed over.
-        said = manifest.check(folder / "release")
-        for name in ("LICENSE", "params.yaml", "dvc.lock"):
-            text = file_at(commit, name, root)
-            if text is not None:
-                write_text(folder / name, text)
+        opened = open_release(folder / "release", allow_unsigned=allow_unsigned)
         # Of this version and not of the revision, which may have none.
         shutil.copyfile(Path(__file__).with_name("verifier.py"), folder / VERIFIER)
         if with_wheels:
             wheels = collect(folder / "wheels", Path(__file__).parents[1])
-        write_text(folder / "README.md", _readme(folder / "release", commit))
+        write_text(folder / "README.md", _readme(opened, commit))
         write_sums(folder)
-    if wheels:
-        said += f"; {wheels} wheels"
-    return said
+    return f"{opened.said}; {wheels} wheels" if wheels else opened.said
 
 
-def _readme(release: Path, commit: str) -> str:
+def _readme(opened: Release, commit: str) -> str:
     """README.md of the bundle."""
-    from so8t import card
-
-    released = manifest.read_manifest(release)
     return _README.format(
-        name=released.name,
-        file=released.file,
+        name=opened.manifest.name,
+        file=opened.manifest.file,
         commit=commit,
-        status=card.read(release / manifest.CARD).status,
+        status=opened.card.status,
+        key=opened.signed_by or "none: nobody vouches for this release",
     )
 
 
@@ -135,7 +143,7 @@ def write_sums(folder: Path) -> int:
     Returns:
         How many files it lists.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    files = [path for path in files_below(folder) if path.name != SUMS]
     lines = []
     for path in files:
         # Two spaces, as `sha256sum -c` wants them.
@@ -265,8 +273,9 @@ def _pack_so8t(package: Path, out: Path) -> None:
 def _content_of_so8t(package: Path, head: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every file of our wheel but RECORD."""
     # Sorted, so that the same sources give the same wheel.
-    for path in sorted(package.rglob("*.py")):
-        yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
+    for path in files_below(package):
+        if path.suffix == ".py":
+            yield f"so8t/{path.relative_to(package).as_posix()}", path.read_bytes()
     described = f"Metadata-Version: 2.1\nName: so8t\nVersion: {__version__}\n"
     yield f"{head}/METADATA", described.encode()
     wheel = (

@@ -6,6 +6,7 @@ in full (a GGUF is what answers requests), Hugging Face weights by their headers
 """
 
 import csv
+import glob
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from so8t.errors import ArtifactError, DataError, GateError
-from so8t.files import read_json
+from so8t.files import read_json, read_object
 from so8t.model_folder import tensors_in, weight_files
 from so8t.operations.line import Line, run_check
 from so8t.params import Params
@@ -40,7 +41,8 @@ def sources(root: Path, params: Params) -> str:
         # The synthetic rows are an output of the first stage: they may be still to come.
         comes_later = source.path == "data/raw/synthetic.jsonl"
         # A source is a path or a pattern of several.
-        matches = list(root.glob(source.path))
+        # `Path.glob` refuses absolute patterns.
+        matches = glob.glob(str(root / source.path))  # noqa: PTH207
         if not comes_later and not matches and not (root / source.path).exists():
             missing.append(source.path)
     if missing:
@@ -78,7 +80,7 @@ def base(root: Path, params: Params) -> str:
     """
     folder = root / (params.active.base.path or "models/base")
     # The folder is the user's, so its parts are named one by one.
-    config = read_json(
+    config = read_object(
         folder / "config.json",
         fix=f"set {params.key_in_force('base.path')} to a local Hugging Face directory, "
         "or `dvc repro base`",
@@ -267,14 +269,14 @@ def released_card(root: Path, params: Params) -> str:
 
 
 def release(root: Path, _params: Params) -> str:
-    """File, card and manifest of the release belong together.
+    """The release is signed; file, card and manifest belong together.
 
     Raises:
-        ArtifactError: one is missing, damaged, or of another file.
+        ArtifactError: no signature, or a part is missing, damaged, or of another file.
     """
-    from so8t.release.manifest import check
+    from so8t.released import open_release
 
-    return check(root / "models/release")
+    return str(open_release(root / "models/release"))
 
 
 _ROWS = ("training rows", prepared)
@@ -297,7 +299,7 @@ STAGES: dict[str, list[tuple[str, Check]]] = {
     "verify": [_GGUF],
     "score": [_GGUF],
     "calibrate": [_GGUF],
-    "serve": [_GGUF],
+    "generate": [_GGUF],
     "evaluate": [_GGUF, _CARD],
     "compare": [_CARD],
     "release": [_GGUF, _CARD],

@@ -24,7 +24,7 @@ STAGE_NAMES = (
     "verify",
     "score",
     "calibrate",
-    "serve",
+    "generate",
     "evaluate",
     "compare",
     "release",
@@ -73,7 +73,8 @@ def _print_json(value: Any) -> None:
 @click.command()
 @click.argument("revision")
 @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
-def rollback(revision: str, dry_run: bool) -> None:
+@click.option("--unsigned", is_flag=True, help="go to a release that nobody signed")
+def rollback(revision: str, dry_run: bool, unsigned: bool) -> None:
     """Go to REVISION: its code, parameters, model, card and Modelfile, all together or not at all.
 
     REVISION is a branch, a tag, a commit, or NAME@VERSION of a registered model.
@@ -91,7 +92,7 @@ def rollback(revision: str, dry_run: bool) -> None:
     if dry_run:
         require_nothing_lost()
         return
-    click.echo(f"now: {go_to(wanted)}")
+    click.echo(f"now: {go_to(wanted, allow_unsigned=unsigned)}")
     click.echo(
         "to come back: git checkout - && dvc checkout. "
         "An Ollama server keeps the previous model until you type: so8t register"
@@ -238,57 +239,38 @@ def _repair_command(with_remote: bool, name: str | None) -> str:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="remove it; without this option nothing is removed")
-def gc(yes: bool) -> None:
+@click.option(
+    "--not-shared", is_flag=True, help="the cache is outside the project, and nobody else uses it"
+)
+def gc(yes: bool, not_shared: bool) -> None:
     """Show what DVC's cache holds that no branch, tag, experiment or registered version needs.
 
     With --yes it is removed.
     """
-    from so8t.operations.store import collect, unused
+    from so8t.errors import ToolError
+    from so8t.operations.store import cache_dir, collect, is_shared, unused
 
     count, size = unused()
+    shared = is_shared() and not not_shared
+    if shared:
+        click.echo(f"the cache is outside the project: {cache_dir()}")
     if not yes:
         click.echo(
             f"no branch, tag or experiment needs {count} objects ({size / 1e6:,.1f} MB). "
             "To remove them: so8t gc --yes"
         )
         return
+    if shared:
+        # DVC would remove what other projects need, and they would not notice until they want it.
+        raise ToolError(
+            "other projects may need what this one does not",
+            where=str(cache_dir()),
+            fix="so8t gc --yes --not-shared if nobody else uses it, "
+            "else dvc gc -w -a -T --all-experiments -p OTHER_PROJECT",
+        )
     collect()
     left, _size = unused()
     click.echo(f"removed {count - left} of {count} objects")
-
-
-@click.command()
-@click.argument("revision")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--wheels",
-    is_flag=True,
-    help="add the Python packages that `so8t ask` needs, as wheels made from this environment",
-)
-def bundle(revision: str, out: Path, wheels: bool) -> None:
-    """Write a folder OUT with the release of REVISION, checksums and a verifier.
-
-    The machine that receives it needs neither DVC nor, with --wheels, a network.
-    """
-    from so8t.operations.bundle import make
-
-    held = make(revision, out, with_wheels=wheels)
-    click.echo(f"bundle: {held} -> {out}")
-    click.echo("  on the other machine: python verify.py")
-
-
-@click.command()
-@click.argument("revision")
-@click.argument("out", type=click.Path(path_type=Path))
-def evidence(revision: str, out: Path) -> None:
-    """Write a folder OUT with what an auditor needs about REVISION.
-
-    It holds licences, counts, policy, parameters, environment, digests, reports, and who released
-    it.
-    """
-    from so8t.operations.evidence import make
-
-    click.echo(f"evidence: {make(revision, out)} files -> {out}")
 
 
 @click.command()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError, ResourceError, So8tError, ToolError
-from so8t.files import alive
 from so8t.operations import checklist, machine
-from so8t.operations.git import call, git
+from so8t.operations.git import call, git, is_shallow, text_of
 from so8t.operations.line import Line, fail, note, ok, run_check
-from so8t.operations.store import CACHE, lock_here
+from so8t.operations.store import cache_dir, is_shared, lock_here, objects
 from so8t.params import Params, load
+from so8t.processes import alive
 
 LOCKS = Path(".dvc/tmp/rwlock")
 
@@ -80,16 +80,15 @@ def repository(root: Path) -> str:
     where = str(root.resolve())
     if not (root / "dvc.yaml").is_file():
         raise ArtifactError("no dvc.yaml here", where=where, fix="cd to the project's root")
-    if call("git", "rev-parse", "--is-inside-work-tree", root=root, check=False).returncode:
-        raise ToolError(
-            "not a git repository: DVC keeps its metadata in git",
-            where=where,
-            fix="git init && git add -A && git commit",
-        )
+    # For what it raises: no repository, or one that git does not trust.
+    git("rev-parse", "--is-inside-work-tree", root=root)
     # A repository without a commit has no HEAD, and git fails.
-    head = call("git", "rev-parse", "--short", "HEAD", root=root, check=False).stdout.strip()
+    head = call("git", "rev-parse", "--verify", "--short", "HEAD", root=root, check=False)
     branch = git("branch", "--show-current", root=root)
-    return f"at {head or 'no commit yet'} ({branch or 'detached'})"
+    says = f"at {text_of(head.stdout).strip() or 'no commit yet'} ({branch or 'detached'})"
+    if is_shallow(root):
+        says += "; shallow, older versions come with `git fetch --unshallow --tags`"
+    return says
 
 
 def lock(root: Path) -> str:
@@ -114,7 +113,7 @@ def settings(root: Path) -> dict[str, dict[str, str]]:
     try:
         # It gives back what it could read; a file that is missing is no error for it.
         read = parser.read([path, root / ".dvc/config.local"], encoding="utf-8")
-    except configparser.Error as error:
+    except (configparser.Error, OSError, UnicodeDecodeError) as error:
         raise ToolError(
             f"DVC's settings cannot be read ({type(error).__name__})",
             where=str(path),
@@ -193,13 +192,13 @@ def locks(root: Path) -> str:
     path = root / LOCKS
     if not path.is_file():
         return "free"
-    text = path.read_text(encoding="utf-8").strip()
-    if not text:
-        return "free"
     try:
+        text = path.read_text(encoding="utf-8").strip()
+        if not text:
+            return "free"
         # A DVC that was killed while it wrote leaves half of the file.
         holders = _holders(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise ToolError(
             "DVC's lock file is damaged",
             where=str(path),
@@ -249,5 +248,6 @@ def cache(root: Path) -> Line:
             f"cache.type is {links}: models are stored twice where the disk cannot clone them",
             "dvc config cache.type hardlink,symlink,copy",
         )
-    count = sum(path.is_file() for path in (root / CACHE).rglob("*"))
-    return ok("cache", f"{count} objects; links {links}")
+    count = sum(1 for _ in objects(root))
+    place = f" in {cache_dir(root)}" if is_shared(root) else ""
+    return ok("cache", f"{count} objects{place}; links {links}")

@@ -9,21 +9,24 @@ Everything comes from git and the cache; nothing is recomputed, and no network i
 | params.yaml, dvc.yaml, dvc.lock, constraints.txt, policy.md | as they were at that commit |
 | reports/ | every tracked report, metric and table of that commit |
 | release/ | card, manifest, Modelfile, model card; of the weights only the digest is kept |
+| release.sig, release.pub | who signed the release: checked, with the weights, before they go |
 """
 
 import hashlib
-import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from so8t.errors import ArtifactError
-from so8t.files import atomic_dir, read_jsonl, write_json, write_text
+from so8t.files import atomic_dir, read_jsonl, sha256_file, write_json
 from so8t.operations import rollback
 from so8t.operations.bundle import write_sums
-from so8t.operations.git import commit_of, file_at, git, tracked_at
+from so8t.operations.git import bytes_at, commit_of, git, object_at, tracked_at
 from so8t.operations.rollback import RELEASE
 from so8t.operations.store import export, lock_at, out_at
+from so8t.released import Release, open_release
+from so8t.signature import PUBLIC_KEY, SIGNATURE
 
 # Name in the repository: name in the folder.
 COPIED = {
@@ -32,6 +35,8 @@ COPIED = {
     "dvc.lock": "dvc.lock",
     "constraints.txt": "constraints.txt",
     "docs/policy.md": "policy.md",
+    SIGNATURE: SIGNATURE,
+    PUBLIC_KEY: PUBLIC_KEY,
 }
 DATA = "data/prepared"
 DATA_FACTS = ("rows", "sources", "by_split_domain_verdict", "dropped", "calibration")
@@ -39,19 +44,21 @@ DATA_FACTS = ("rows", "sources", "by_split_domain_verdict", "dropped", "calibrat
 SMALL = 8 << 20
 
 
-def make(revision: str, out: Path, root: Path = Path()) -> int:
+def make(revision: str, out: Path, root: Path = Path(), *, allow_unsigned: bool = False) -> str:
     """Write the folder.
 
     Args:
         revision: branch, tag, commit or registered version.
         out: the folder, which must not exist.
         root: the project's folder.
+        allow_unsigned: document a release that nobody signed; evidence.json then has no key.
 
     Returns:
-        How many files it has.
+        How many files it has, after a warning where nobody signed.
 
     Raises:
-        ArtifactError: OUT is there already, or nothing was built at that revision.
+        ArtifactError: OUT is there already, nothing was built at that revision, or its release is
+            not signed or not of one piece.
     """
     commit = commit_of(revision, root)
     if out.exists():
@@ -68,42 +75,49 @@ def make(revision: str, out: Path, root: Path = Path()) -> int:
             copied[name] = name
         for name, target in copied.items():
             # A revision may be older than one of these files.
-            text = file_at(commit, name, root)
-            if text is not None:
-                write_text(folder / target, text)
+            content = bytes_at(commit, name, root)
+            if content is not None:
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                (folder / target).write_bytes(content)
         released = _copy_release(folder / "release", commit, root)
-        write_json(folder / "evidence.json", _facts(revision, commit, released, root))
+        opened = open_release(folder / "release", allow_unsigned=allow_unsigned)
+        _drop_weights(folder / "release")
+        facts = _facts(revision, commit, opened, root)
+        write_json(folder / "evidence.json", {**facts, "release": released})
         # SHA256SUMS is a file too, and does not count itself.
-        return write_sums(folder) + 1
+        count = write_sums(folder) + 1
+    return f"{opened.warning}\n{count} files".lstrip()
 
 
 def _copy_release(folder: Path, commit: str, root: Path) -> dict[str, Any]:
-    """Copy the small files of the release.
+    """Copy the release whole, as its signature covers it.
 
     Returns:
-        By the name of every file, also of those that were not copied: {"bytes", "sha256"}.
+        By the name of every file: {"bytes", "sha256"}.
     """
     found = {}
     for name, held in export(out_at(commit, RELEASE, root), root):
-        size = held.stat().st_size
-        if size <= SMALL and not name.endswith(".gguf"):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(held.read_bytes())
-        # The weights too, which are read in pieces and never held whole.
-        with held.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found[name] = {"bytes": size, "sha256": digest}
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(held, target)
+        found[name] = {"bytes": held.stat().st_size, "sha256": sha256_file(target)}
     return found
 
 
-def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> dict[str, Any]:
+def _drop_weights(folder: Path) -> None:
+    """Keep what people read: the small files of the release."""
+    for path in folder.rglob("*"):
+        if path.is_file() and (path.stat().st_size > SMALL or path.suffix == ".gguf"):
+            path.unlink()
+
+
+def _facts(revision: str, commit: str, opened: Release, root: Path) -> dict[str, Any]:
     """The content of evidence.json."""
     # %x00 separates the fields, because names may hold anything else; %G? is G when signed.
     shown = git("show", "-s", "--format=%an%x00%cn%x00%cI%x00%G?", commit, root=root)
     author, committer, committed, signature = shown.split("\0")
     # The conclusion is the report's own sentence, not one of ours.
-    report = _json_at(commit, "reports/report.json", root)
+    report = object_at(commit, "reports/report.json", root)
     return {
         "schema": "so8t.evidence/1",
         "revision": revision,
@@ -115,9 +129,9 @@ def _facts(revision: str, commit: str, released: dict[str, Any], root: Path) -> 
         "released": _versions_at(commit, root),
         "data": _data(commit, root),
         "policy": _policy(commit, root),
-        "environment": _environment(commit, root),
+        "environment": _environment(commit, opened, root),
         "outputs": {out.path: {"md5": out.md5, "bytes": out.size} for out in lock_at(commit, root)},
-        "release": released,
+        "release_key": opened.signed_by or None,
         "conclusion": report.get("conclusion"),
     }
 
@@ -141,7 +155,7 @@ def _versions_at(commit: str, root: Path) -> list[dict[str, Any]]:
 
 def _data(commit: str, root: Path) -> dict[str, Any]:
     """What `prepare` counted, and the rows by licence."""
-    measured = _json_at(commit, "reports/metrics/prepare.json", root)
+    measured = object_at(commit, "reports/metrics/prepare.json", root)
     facts = {key: measured.get(key) for key in DATA_FACTS}
     return {**facts, "licences": _licences(commit, root)}
 
@@ -177,31 +191,20 @@ def _count_licences(path: Path) -> dict[str, int]:
 def _policy(commit: str, root: Path) -> dict[str, Any]:
     """Digest and last change of the labelling policy."""
     name = "docs/policy.md"
-    text = file_at(commit, name, root) or ""
+    content = bytes_at(commit, name, root) or b""
     return {
         "file": "policy.md",
-        "sha256": _sha256(text),
+        "sha256": _sha256(content),
         "last_changed": git("log", "-1", "--format=%h %cI", commit, "--", name, root=root),
     }
 
 
-def _environment(commit: str, root: Path) -> dict[str, Any]:
+def _environment(commit: str, opened: Release, root: Path) -> dict[str, Any]:
     """Digest of the package versions, and the engine that the released card was measured with."""
-    engine = None
-    for name, held in export(out_at(commit, RELEASE, root), root):
-        if name == "card.json":
-            engine = json.loads(held.read_text(encoding="utf-8")).get("engine")
-            break
-    constraints = file_at(commit, "constraints.txt", root) or ""
-    return {"constraints_sha256": _sha256(constraints), "engine": engine}
+    constraints = bytes_at(commit, "constraints.txt", root) or b""
+    return {"constraints_sha256": _sha256(constraints), "engine": opened.card.engine}
 
 
-def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
-    """Content of a tracked JSON file; empty where that revision has none."""
-    text = file_at(commit, name, root)
-    return {} if text is None else dict(json.loads(text))
-
-
-def _sha256(text: str) -> str:
-    """SHA-256 of a text as UTF-8, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(content: bytes) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()

@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 from so8t.errors import So8tError, ToolError
 from so8t.files import write_text
-from so8t.operations.git import dvc, file_at
+from so8t.operations.git import dvc, file_at, opened
 from so8t.operations.store import (
-    CACHE,
     LOCK,
     Out,
     entries,
@@ -25,6 +24,8 @@ from so8t.operations.store import (
     md5_file,
     md5_of,
     object_path,
+    objects,
+    require_no_conflict,
 )
 
 QUARANTINE = Path(".dvc/tmp/so8t-quarantine")
@@ -37,7 +38,7 @@ class Finding:
 
     Attributes:
         place: where it lies.
-        path: below the project's root, or in the remote.
+        path: below the project's root, in the remote, or the whole path of an object in the cache.
         problem: what is wrong with it.
         wanted: the object's name: an MD5, with `.dir` at the end for a directory.
     """
@@ -52,13 +53,16 @@ def lock_is_whole(root: Path = Path()) -> bool:
     """Whether DVC can read dvc.lock.
 
     DVC writes the file in place, so a DVC that is killed at that moment leaves half of it.
+
+    Raises:
+        ArtifactError: a merge left conflict markers in it. That is for a person to decide.
     """
+    require_no_conflict(root)
     # Here, because DVC is slow to import.
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with opened(root) as repo:
         try:
             Lockfile(repo, str(root / LOCK)).load()
         except DvcException:
@@ -105,13 +109,14 @@ def workspace(root: Path = Path()) -> Iterator[Finding]:
 
 def cache(root: Path = Path()) -> Iterator[Finding]:
     """Every object of the cache against its name."""
-    for path in sorted((root / CACHE).glob("??/*")):
+    for path in objects(root):
         # A killed DVC leaves .tmp files, which no output names.
-        if path.name.endswith(".tmp") or not path.is_file():
+        if path.name.endswith(".tmp"):
             continue
         wanted = path.parent.name + path.name
         if md5_file(path) != wanted.removesuffix(".dir"):
-            yield Finding("cache", str(path.relative_to(root)), "damaged", wanted)
+            # The whole path: the cache may be outside the project.
+            yield Finding("cache", str(path), "damaged", wanted)
 
 
 def remote(root: Path = Path(), name: str | None = None) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from so8t.errors import ResourceError, ToolError
+from so8t.files import files_below
 from so8t.operations.line import Line, note, ok, run_check
 
 # Also in pyproject.toml and tools/preflight.py, which runs before this is installed.
@@ -242,7 +243,8 @@ def disk(root: Path, kind: str) -> str:
         ResourceError: a run would fill the disk.
     """
     free = shutil.disk_usage(root).free / GIB
-    files = [path for path in (root / "models").rglob("*") if path.is_file()]
+    models = root / "models"
+    files = files_below(models, once=True) if models.is_dir() else []
     # A new run replaces these files, so their space can be used again.
     made = sum(path.stat().st_size for path in files) / GIB
     need = max(LEAST_DISK_GIB, DISK_GIB[kind] - made)

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import Interrupted, ResourceError, ToolError
-from so8t.operations.git import dvc
+from so8t.operations.git import dvc, opened
 from so8t.operations.machine import cores_here
+from so8t.operations.store import require_no_conflict
+from so8t.params import read_yaml
 
 Report = Callable[[str], None]
 Children = set[subprocess.Popen[str]]
@@ -136,10 +138,8 @@ def graph(root: Path = Path()) -> dict[str, Node]:
         Stages by name, in DVC's order. Stages that dvc.yaml repeats have names like
         `score@b-Q4_K_M`.
     """
-    from dvc.repo import Repo
-
     nodes = {}
-    with Repo(str(root)) as repo:
+    with opened(root) as repo:
         edges = repo.index.graph
         for stage in repo.index.stages:
             # In DVC's graph an edge leads from a stage to what it needs.
@@ -166,7 +166,7 @@ def stale(nodes: Mapping[str, Node], root: Path = Path()) -> dict[str, Node]:
         The part of `nodes` that must run, in the same order.
     """
     # DVC names the changed stages only, not those that follow from them.
-    status = dvc("status", "--json", root=root).stdout or "{}"
+    status = dvc("status", "--json", root=root).stdout or b"{}"
     changed = _with_all_after(set(json.loads(status)) & nodes.keys(), nodes)
     return {name: node for name, node in nodes.items() if name in changed}
 
@@ -183,9 +183,14 @@ def repro(jobs: int, report: Report, root: Path = Path()) -> int:
         How many stages were out of date.
 
     Raises:
+        ArtifactError: a merge left its markers in dvc.lock.
+        ParamsError: dvc.yaml is not YAML, or a merge left its markers in it.
         ToolError: a stage failed; what does not need it has run.
         Interrupted: SIGINT or SIGTERM, which was passed on to the stages.
     """
+    # DVC would say of a merge's markers that they are no YAML.
+    require_no_conflict(root)
+    read_yaml(root / "dvc.yaml")
     work = Work(stale(graph(root), root))
     count = len(work.todo)
     # Threads, because each of them only waits for a process.

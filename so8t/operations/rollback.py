@@ -11,6 +11,8 @@ stages that GTO's git tags give it (`so8t models list`). The tags have these for
     name@v1.2.0!      takes it back
     name#stage#N      assigns the commit to a stage; the highest N counts
     name#stage!#N     unassigns it
+
+Where the project is a subdirectory of its repository, GTO puts that path and `=` before each.
 """
 
 import json
@@ -20,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t.errors import ArtifactError, So8tError
-from so8t.operations.git import changed_files, commit_of, dvc, git
+from so8t.operations.git import call, changed_files, commit_of, dvc, git, tag_prefix
 from so8t.operations.store import Out, entries, lock_at, lock_here, md5_file, object_path, out_at
 from so8t.params import read_yaml
-from so8t.release import manifest
+from so8t.released import open_release
+from so8t.signature import PUBLIC_KEY, SIGNATURE
 
 RELEASE = "models/release"
 _VERSION_TAG = re.compile(
@@ -101,6 +104,7 @@ def require_nothing_lost(root: Path = Path()) -> None:
             where=str(root.resolve()),
             fix="`git commit` them, or throw them away with `git restore -SW .`",
         )
+    _require_signature_in_git(root)
     edited = []
     for out in lock_here(root):
         # An output that the cache lacks has nothing to compare with.
@@ -114,6 +118,23 @@ def require_nothing_lost(root: Path = Path()) -> None:
         )
 
 
+def _require_signature_in_git(root: Path) -> None:
+    """A signature that git does not know would be lost, or stay behind with another release.
+
+    Raises:
+        ArtifactError: it is there and not tracked.
+    """
+    if not (root / SIGNATURE).is_file():
+        return
+    listed = git("ls-files", "--", SIGNATURE, root=root)
+    if not listed:
+        raise ArtifactError(
+            "the release's signature is not in git",
+            where=str(root / SIGNATURE),
+            fix=f"git add {SIGNATURE} {PUBLIC_KEY} && git commit",
+        )
+
+
 def _edited_files(out: Out, root: Path) -> list[str]:
     """Files of an output whose bytes are not those that DVC recorded."""
     edited = []
@@ -124,8 +145,13 @@ def _edited_files(out: Out, root: Path) -> list[str]:
     return edited
 
 
-def go_to(wanted: Plan, root: Path = Path()) -> str:
+def go_to(wanted: Plan, root: Path = Path(), *, allow_unsigned: bool = False) -> str:
     """Do what the plan says; return what is released now.
+
+    Args:
+        wanted: what `plan` found.
+        root: the project's folder.
+        allow_unsigned: go to a revision whose release nobody signed.
 
     Raises:
         ArtifactError: something would be lost, cannot be had, or does not belong together; the old
@@ -136,12 +162,20 @@ def go_to(wanted: Plan, root: Path = Path()) -> str:
     # A branch by its name, so that going back does not leave it.
     before = git("branch", "--show-current", root=root) or commit_of("HEAD", root)
     try:
-        _check_out(wanted.revision, root)
-        return _released(root)
+        _check_out(_branch_or_commit(wanted, root), root)
+        return _released(root, allow_unsigned)
     except So8tError:
         # If this fails too, its error is the one to show: the old state is not back.
         _check_out(before, root)
         raise
+
+
+def _branch_or_commit(wanted: Plan, root: Path) -> str:
+    """What git is told to check out: a branch by its name, so that its next commit is on it."""
+    branch = ("show-ref", "--verify", "--quiet", f"refs/heads/{wanted.revision}")
+    is_branch = call("git", *branch, root=root, check=False).returncode == 0
+    # A tag may have a prefix that the user did not type.
+    return wanted.revision if is_branch else wanted.commit
 
 
 def _check_out(revision: str, root: Path) -> None:
@@ -168,16 +202,16 @@ def _check_out(revision: str, root: Path) -> None:
         )
 
 
-def _released(root: Path) -> str:
-    """What is released in the workspace, in one line.
+def _released(root: Path, allow_unsigned: bool) -> str:
+    """What is released in the workspace, in one line, or with a warning before it.
 
     Raises:
-        ArtifactError: the parts of the release do not belong together.
+        ArtifactError: the release is not signed, or its parts do not belong together.
     """
     # A revision may end before the stage that makes a release.
     if not (root / RELEASE).is_dir():
         return "no release was built there"
-    return manifest.check(root / RELEASE)
+    return open_release(root / RELEASE, allow_unsigned=allow_unsigned).said
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +248,16 @@ class Tag:
 def artifacts(root: Path = Path()) -> dict[str, str]:
     """Name and path of every artifact that dvc.yaml declares."""
     # A dvc.yaml without artifacts has nothing to register.
-    declared = read_yaml(root / "dvc.yaml").get("artifacts") or {}
-    return {name: str(item["path"]) for name, item in declared.items()}
+    path = root / "dvc.yaml"
+    try:
+        declared = read_yaml(path).get("artifacts") or {}
+        return {str(name): str(item["path"]) for name, item in declared.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(
+            "its artifacts are not {name: {path: ...}}",
+            where=str(path),
+            fix="git checkout dvc.yaml",
+        ) from None
 
 
 def tags(root: Path = Path()) -> Iterator[Tag]:
@@ -250,10 +292,12 @@ def registered(root: Path = Path()) -> list[Version]:
     """
     known: dict[tuple[str, str], Tag] = {}
     stages: dict[tuple[str, str], _Assignment] = {}
+    prefix = tag_prefix(root)
     # Oldest first, so that a later tag takes back an earlier one.
     for tag in tags(root):
-        version = _VERSION_TAG.match(tag.name)
-        stage = _STAGE_TAG.match(tag.name)
+        name = tag.name.removeprefix(prefix)
+        version = _VERSION_TAG.match(name)
+        stage = _STAGE_TAG.match(name)
         if version:
             _note_version(known, version, tag)
         elif stage:

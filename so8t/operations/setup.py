@@ -12,7 +12,9 @@ from pathlib import Path
 
 import click
 
-from so8t.errors import ArtifactError, ToolError
+from so8t import signature
+from so8t.errors import ArtifactError, DataError, ToolError
+from so8t.files import read_jsonl
 
 REPORT = Path("reports/report.html")
 TWIN = Path("reports/report.json")  # the same report for programs
@@ -22,7 +24,9 @@ COLUMNS = ("bench", "what", "unit", "ours", "peer", "peer_name", "ratio", "commi
 
 @click.command()
 def init() -> None:
-    """Check that git and DVC are set up here, and make the folder of DVC's default remote."""
+    """Check that git and DVC are set up here; make the folder of DVC's default remote, and the keys
+    that sign releases.
+    """
     if not Path(".dvc/config").is_file():
         raise ArtifactError(
             "this is not the project's folder",
@@ -39,6 +43,10 @@ def init() -> None:
     store = _dvc("config", "remote.store.url")
     folder = (Path(".dvc") / store).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    # Not a word when all is well: a first run needs to know nothing of keys.
+    said = signature.prepare()
+    if said:
+        click.echo(said)
     click.echo(f"this clone is ready: dvc {_dvc('--version')}, default remote {folder}")
 
 
@@ -91,17 +99,27 @@ def bench_table() -> None:
     """Print the newest result of every benchmark as a Markdown table."""
     newest: dict[tuple[str, str], dict[str, object]] = {}
     for file in sorted(BENCHMARKS.glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for number, row in read_jsonl(file):
             # Raw results of a study with a page of its own, such as docs/ablation.md, have none.
             if "bench" in row:
                 # Files are appended to, so the last line of a benchmark is its newest.
-                newest[row["bench"], row["what"]] = row
+                newest[str(row["bench"]), _what(row, f"{file}:{number}")] = row
     click.echo(f"| {' | '.join(COLUMNS)} |")
     click.echo("|" + "---|" * len(COLUMNS))
     for row in newest.values():
         cells = [cell(row.get(column)) for column in COLUMNS]
         click.echo(f"| {' | '.join(cells)} |")
+
+
+def _what(row: dict[str, object], where: str) -> str:
+    """What a benchmark measured.
+
+    Raises:
+        DataError: the row does not say it.
+    """
+    if isinstance(row.get("what"), str):
+        return str(row["what"])
+    raise DataError("a result that does not say what", where=where, fix="run the benchmark again")
 
 
 def cell(value: object) -> str:

@@ -8,20 +8,25 @@ The end of the module is `so8t gc`, which removes from the cache what no branch,
 registered version needs.
 """
 
+import configparser
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from so8t.errors import ArtifactError, ParamsError
-from so8t.operations.git import dvc, file_at, git
-from so8t.params import parse_yaml
+from so8t.errors import ArtifactError, ParamsError, ToolError
+from so8t.files import read_text
+from so8t.operations.git import dvc, file_at, git, text_of
+from so8t.params import has_conflict, parse_yaml
 
 LOCK = "dvc.lock"
-CACHE = Path(".dvc/cache/files/md5")
 CHUNK = 4 << 20  # bytes read at a time
+CONFLICT = (
+    "keep one side: git checkout --ours dvc.lock (or --theirs); then dvc repro && git add dvc.lock"
+)
 MISSING = "run `dvc fetch` with that revision checked out, or pull it from where it was made"
 # What `dvc gc` keeps: workspace, branches, tags, experiments. With -w alone it would delete every
 # other version.
@@ -62,10 +67,9 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
     Raises:
         ArtifactError: not a lock file, or one with merge conflicts.
     """
-    fix = "keep one side (`git checkout --ours dvc.lock`), then `dvc repro` and commit"
     # YAML would fail on them too, but not say what they are.
-    if "<<<<<<< " in text:
-        raise ArtifactError("there are conflict markers in it", where=where, fix=fix)
+    if has_conflict(text):
+        raise _conflict(where)
     try:
         stages = (parse_yaml(text, where) or {}).get("stages") or {}
         outs = []
@@ -73,7 +77,9 @@ def read_lock(text: str, where: str = LOCK) -> list[Out]:
             outs += _outs_of(name, stage)
     except (ParamsError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"not a lock file of DVC ({type(error).__name__})", where=where, fix=fix
+            f"not a lock file of DVC ({type(error).__name__})",
+            where=where,
+            fix="so8t fsck --repair, or `git checkout dvc.lock`; then `dvc repro`",
         ) from None
     return outs
 
@@ -91,12 +97,28 @@ def _outs_of(name: str, stage: Mapping[str, Any]) -> list[Out]:
     return outs
 
 
+def require_no_conflict(root: Path = Path()) -> None:
+    """Stop where a merge left the workspace's dvc.lock open: which side is right, people decide.
+
+    Raises:
+        ArtifactError: there are conflict markers in it.
+    """
+    path = root / LOCK
+    # Not `read_text`: half of a character is for whoever reads the file to tell.
+    if path.is_file() and has_conflict(path.read_bytes().decode("utf-8", "replace")):
+        raise _conflict(str(path))
+
+
+def _conflict(where: str) -> ArtifactError:
+    return ArtifactError("conflict: a merge left its markers in it", where=where, fix=CONFLICT)
+
+
 def lock_here(root: Path = Path()) -> list[Out]:
     """Outputs of the workspace's dvc.lock; empty when there is none."""
     path = root / LOCK
     if not path.is_file():
         return []
-    return read_lock(path.read_text(encoding="utf-8"), str(path))
+    return read_lock(read_text(path), str(path))
 
 
 def lock_at(revision: str, root: Path = Path()) -> list[Out]:
@@ -131,6 +153,52 @@ def out_at(revision: str, path: str, root: Path = Path()) -> Out:
     )
 
 
+def cache_dir(root: Path = Path()) -> Path:
+    """The folder of the cache's objects, wherever DVC's settings put it.
+
+    Raises:
+        ToolError: the settings cannot be read.
+    """
+    folder = (root / ".dvc").absolute()
+    times = []
+    for name in ("config", "config.local"):
+        file = folder / name
+        # Asked for thousands of times: the settings are read again when they change.
+        times.append(file.stat().st_mtime_ns if file.is_file() else 0)
+    return _cache_dir(folder, *times)
+
+
+@lru_cache(maxsize=64)
+def _cache_dir(folder: Path, *_times: int) -> Path:
+    """As DVC's own reader has it: settings of the system, the user, the project, this clone."""
+    # Here, because it takes a quarter of a second; `dvc cache dir` would take a whole one.
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    try:
+        own = Config(str(folder))["cache"].get("dir")
+    except (DvcException, configparser.Error, OSError, ValueError) as error:
+        raise ToolError(
+            f"DVC's settings cannot be read ({type(error).__name__})",
+            where=str(folder / "config"),
+            fix="git checkout .dvc/config",
+        ) from None
+    return Path(own or folder / "cache") / "files/md5"
+
+
+def is_shared(root: Path = Path()) -> bool:
+    """Whether the cache lies outside the project, so that others may use it too."""
+    return not cache_dir(root).resolve().is_relative_to(root.resolve())
+
+
+def objects(root: Path = Path()) -> Iterator[Path]:
+    """Every object of the cache, and what killed runs left beside them, in name order."""
+    # The first two letters of a name are a folder.
+    for path in sorted(cache_dir(root).glob("??/*")):
+        if path.is_file():
+            yield path
+
+
 def object_path(md5: str, root: Path = Path()) -> Path:
     """Where the cache keeps an object.
 
@@ -138,7 +206,7 @@ def object_path(md5: str, root: Path = Path()) -> Path:
         md5: its name.
         root: the project's folder.
     """
-    return root / CACHE / md5[:2] / md5[2:]
+    return cache_dir(root) / md5[:2] / md5[2:]
 
 
 def md5_of(stream: BinaryIO) -> str:
@@ -219,19 +287,25 @@ def unused(root: Path = Path()) -> tuple[int, int]:
     for outs in _kept_locks(root):
         kept |= _objects_of(outs, root)
     sizes = []
-    # The first two letters of a name are a folder.
-    for path in (root / CACHE).glob("??/*"):
+    for path in objects(root):
         name = path.parent.name + path.name
-        if path.is_file() and name not in kept:
+        if name not in kept:
             sizes.append(path.stat().st_size)
     return len(sizes), sum(sizes)
 
 
 def _kept_locks(root: Path) -> Iterable[list[Out]]:
     """Outputs of every version that is kept."""
-    commits = git("for-each-ref", "--format=%(objectname)", *KEPT_REFS, root=root).split()
-    # Several names often mean one commit.
-    for commit in dict.fromkeys(commits):
+    # Of an annotated tag, the type of what it is of is behind the star.
+    form = "--format=%(objectname) %(objecttype) %(*objecttype)"
+    names = ["HEAD"]
+    for line in git("for-each-ref", form, *KEPT_REFS, root=root).splitlines():
+        name, *types = line.split()
+        # A tag may also name a file or a folder, which has no lock file.
+        if types[-1] == "commit":
+            names.append(name)
+    # Several names often mean one commit. HEAD is none of them where it is detached.
+    for commit in dict.fromkeys(names):
         text = file_at(commit, LOCK, root)
         if text:
             yield read_lock(text, f"{commit}:{LOCK}")
@@ -256,4 +330,4 @@ def collect(root: Path = Path()) -> str:
     Returns:
         DVC's own words.
     """
-    return dvc("gc", *KEEP, "-f", root=root).stdout.strip()
+    return text_of(dvc("gc", *KEEP, "-f", root=root).stdout).strip()

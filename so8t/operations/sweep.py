@@ -7,7 +7,6 @@ by the digest of their inputs and locked.
 Not covered: choosing a graphics card per worker (use one worker per card).
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from so8t.errors import ArtifactError, ToolError
 from so8t.files import csv_text, write_text
-from so8t.operations.git import dvc, file_at, git, quiet_dvc
+from so8t.operations.git import dvc, git, object_at, quiet_dvc, text_of
 from so8t.operations.setup import cell
 from so8t.params import load
 
@@ -122,7 +121,7 @@ def read_queue(names: Sequence[str], root: Path = Path()) -> Queue:
         names: the experiments that matter; others may be in the queue too.
         root: the project's folder.
     """
-    said = dvc("queue", "status", root=root).stdout
+    said = text_of(dvc("queue", "status", root=root).stdout)
     states = {}
     for line in said.splitlines():
         words = line.split()
@@ -190,8 +189,8 @@ def results(key: str, values: Sequence[str], root: Path = Path()) -> list[dict[s
                 f"experiment {name} has no result", where="refs/exps", fix="dvc exp list"
             )
         # From git: the files in the workspace are those of the current parameters.
-        metrics = _json_at(commits[name], evaluated, root)
-        training = _json_at(commits[name], "reports/metrics/train.json", root)
+        metrics = object_at(commits[name], evaluated, root)
+        training = object_at(commits[name], "reports/metrics/train.json", root)
         rows.append({"value": value, **_row(metrics, training)})
     return rows
 
@@ -205,12 +204,6 @@ def _experiments(root: Path) -> dict[str, str]:
         commit, name = line.split(" ")
         found[name] = commit
     return found
-
-
-def _json_at(commit: str, name: str, root: Path) -> dict[str, Any]:
-    """Content of a JSON file of an experiment; empty where it has none."""
-    text = file_at(commit, name, root)
-    return {} if text is None else dict(json.loads(text))
 
 
 def _row(metrics: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from so8t.errors import ParamsError
+from so8t.files import read_text
 from so8t.params.data import Data, Section, Source, Split, Synthesize
 from so8t.params.profiles import hidden_changes, keys_set_by, resolved
 from so8t.params.results import (
@@ -58,6 +59,7 @@ __all__ = [
     "Split",
     "Temperature",
     "Train",
+    "has_conflict",
     "load",
     "parse_yaml",
     "read_yaml",
@@ -107,8 +109,8 @@ class Params(Section):
         if not isinstance(profiles, Mapping):
             return raw  # the fields say what is missing
         profile = raw.get("profile")
-        if profile not in profiles:
-            raise ValueError(f"profile {profile!r} is not one of {sorted(profiles)}")
+        if not isinstance(profile, str) or profile not in profiles:
+            raise ValueError(f"profile {profile!r} is not one of {sorted(map(str, profiles))}")
         if not isinstance(profiles[profile], Mapping):
             return raw
         return resolved(raw, profile)
@@ -161,26 +163,35 @@ def parse_yaml(text: str, where: str) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    # YAML would fail on them too, but not say what they are.
+    if has_conflict(text):
+        raise ParamsError(
+            "conflict: a merge left its markers (<<<<<<<, =======, >>>>>>>) in it",
+            where=where,
+            fix="keep one side of each, remove the markers, then git add",
+        )
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    # Beside its own errors: values that no number, date or nesting of Python's can hold.
+    except (YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
         raise ParamsError(
             f"not valid YAML: {error}", where=where, fix="check the indentation at that line"
         ) from None
+
+
+def has_conflict(text: str) -> bool:
+    """Whether a merge that git could not finish left its markers in a text."""
+    return any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines())
 
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file.
 
     Raises:
-        ParamsError: missing file or YAML that does not parse.
+        ParamsError: a file that is missing or not UTF-8, or YAML that does not parse.
     """
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise ParamsError(
-            "file not found", where=str(path.resolve()), fix="run from the project's root"
-        ) from None
+    text = read_text(path, kind=ParamsError, fix="run from the project's root")
+    return parse_yaml(text, str(path))
 
 
 def load(path: Path = PARAMS_FILE, *, profile: str | None = None) -> Params:
@@ -194,6 +205,12 @@ def load(path: Path = PARAMS_FILE, *, profile: str | None = None) -> Params:
         ParamsError: every wrong, missing or unknown key, all in one message.
     """
     raw = read_yaml(path)
+    if not isinstance(raw, Mapping):
+        raise ParamsError(
+            f"expected sections, found {type(raw).__name__}",
+            where=str(path),
+            fix="docs/params.md lists every key",
+        )
     params = _checked(raw if profile is None else {**raw, "profile": profile}, path)
     # A slip in a profile that is not active would otherwise wait until somebody switches to it.
     for other in params.profiles:

@@ -226,7 +226,7 @@ def _results(params: Params, facts: Facts) -> Iterator[Need]:
     made = wanted.generate_rows * wanted.generate_tokens + wanted.long_rows * wanted.long_tokens
     seconds = facts.files * OVERHEAD_S + 4 * made * READ * n / facts.speed
     yield Need(
-        stage="serve",
+        stage="generate",
         seconds=seconds,
         memory=2 * n + 5e8,
         disk=1e6,

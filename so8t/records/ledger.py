@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 from so8t import __version__
 from so8t.errors import DataError
-from so8t.files import alive
+from so8t.processes import alive
 from so8t.progress import database_dir
 from so8t.records import db
 from so8t.records.schema import MIGRATIONS, TABLES

@@ -73,7 +73,14 @@ def execute(template: str, data: Mapping[str, Any]) -> str:
 
 
 def messages(turns: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What Ollama hands to a template for a conversation."""
+    """What Ollama hands to a template for a conversation.
+
+    Args:
+        turns: with `role` and `content`, as our own code writes them.
+
+    Returns:
+        The fields that a template of Ollama may use.
+    """
     found = []
     for turn in turns:
         found.append({"Role": turn["role"], "Content": turn["content"]})
@@ -81,7 +88,11 @@ def messages(turns: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def quote(text: str) -> str:
-    """A Go string constant; JSON's escapes are Go's too."""
+    """A Go string constant; JSON's escapes are Go's too.
+
+    Args:
+        text: any text.
+    """
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -96,14 +107,17 @@ def _pieces(template: str) -> list[_Piece]:
     for match in _ACTION.finditer(template):
         text = template[at : match.start()]
         if trim_next:
+            # The dash of the action before this text.
             text = text.lstrip()
         if match[1]:
+            # And the dash of the action after it.
             text = text.rstrip()
         out.append(_Piece(is_action=False, text=text))
         out.append(_Piece(is_action=True, text=match[2]))
         at = match.end()
         trim_next = bool(match[3])
     tail = template[at:]
+    # Whatever matched no action is an action that never ends.
     if "{{" in tail:
         raise GoTemplateError("unclosed action")
     if trim_next:
@@ -113,6 +127,17 @@ def _pieces(template: str) -> list[_Piece]:
 
 
 def _parse(template: str) -> list[_Node]:
+    """The template as a tree.
+
+    Args:
+        template: Go template text.
+
+    Returns:
+        Nodes in order; blocks hold their own.
+
+    Raises:
+        GoTemplateError: a block or an action is not closed.
+    """
     root: list[_Node] = []
     # The blocks that are open, innermost last; nodes go to the last branch of that one.
     stack: list[_Block] = []
@@ -124,12 +149,22 @@ def _parse(template: str) -> list[_Node]:
         else:
             here.append(piece.text)
     if stack:
+        # Go's own words, which a person may look up.
         raise GoTemplateError("unexpected EOF")
     return root
 
 
 def _open_or_close(action: str, here: list[_Node], stack: list[_Block]) -> None:
-    """Add an action to the nodes, or open, continue or close a block."""
+    """Add an action to the nodes, or open, continue or close a block.
+
+    Args:
+        action: what stands inside the braces.
+        here: where nodes go now.
+        stack: the open blocks, innermost last; changed in place.
+
+    Raises:
+        GoTemplateError: `if` or `range` without a value.
+    """
     word, _, rest = action.partition(" ")
     rest = rest.strip()
     if word in ("if", "range"):
@@ -139,8 +174,10 @@ def _open_or_close(action: str, here: list[_Node], stack: list[_Block]) -> None:
         here.append(block)
         stack.append(block)
     elif word == "else" and stack:
+        # `else if` stays in the same block: one `end` closes both.
         condition = rest.removeprefix("if").strip() if rest.startswith("if") else None
         stack[-1].branches.append(_Branch(condition))
+    # An `end` without a block becomes a value, and is refused when it is printed.
     elif word == "end" and stack:
         stack.pop()
     else:
@@ -161,15 +198,26 @@ def _render_node(node: _Node, scope: Mapping[str, Any]) -> str:
         return str(_evaluate(node.expression, scope))
     if node.kind == "range":
         branch = node.branches[0]
+        # Each item is the scope of the lines inside, as the dot is in Go.
         items = _evaluate(branch.condition or "", scope)
         return "".join(_render(branch.nodes, item) for item in items)
     for branch in node.branches:
+        # The first that holds; an `else` always does.
         if branch.condition is None or _evaluate(branch.condition, scope):
             return _render(branch.nodes, scope)
     return ""
 
 
 def _evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
+    """The value of an expression.
+
+    Args:
+        expression: one operand or one call.
+        scope: the fields of the current item.
+
+    Raises:
+        GoTemplateError: something is left over.
+    """
     words = _WORD.findall(expression)
     value, rest = _operand(words, scope)
     if rest:
@@ -181,11 +229,19 @@ def _operand(words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]
     """Evaluate one operand or one call; returns its value and the words after it.
 
     A call takes all operands up to the closing bracket, as in Go.
+
+    Args:
+        words: what is left of the expression.
+        scope: the fields of the current item.
+
+    Raises:
+        GoTemplateError: a word that is not covered.
     """
     if not words:
         raise GoTemplateError("missing value")
     head = words[0]
     rest = words[1:]
+    # The bracket belongs to this operand, so both ends are taken off here.
     if head == "(":
         value, rest = _operand(rest, scope)
         if rest[:1] != [")"]:
@@ -194,9 +250,11 @@ def _operand(words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]
     if head in _FUNCTIONS:
         return _call(head, rest, scope)
     if head.startswith('"'):
+        # The escapes of Go's strings that we write are those of JSON.
         return json.loads(head), rest
     if head.startswith(".") and len(head) > 1:
         name = head[1:]
+        # What Go says of a struct without that field, as Ollama's are.
         if name not in scope:
             raise GoTemplateError(f"can't evaluate field {name}")
         return scope[name], rest
@@ -204,6 +262,16 @@ def _operand(words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]
 
 
 def _call(name: str, words: list[str], scope: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Call a function with all operands up to the closing bracket.
+
+    Args:
+        name: of the function.
+        words: what is left of the expression after it.
+        scope: the fields of the current item.
+
+    Raises:
+        GoTemplateError: too few arguments.
+    """
     values: list[Any] = []
     while words and words[0] != ")":
         value, words = _operand(words, scope)

@@ -11,25 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
 from so8t.familiarity import read_index, write_index
 from so8t.files import atomic_dir, read_json, write_json, write_text
 from so8t.gguf_file import read_keys
 from so8t.identity import semantic_digest
+from so8t.manifest import CARD, FAMILIARITY, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
-from so8t.release.manifest import (
-    CARD,
-    FAMILIARITY,
-    MODELFILE,
-    SCHEMA,
-    Manifest,
-    Texts,
-    write_manifest,
-)
 from so8t.release.modelfile import Entry, recipe_of
 
 # (source, copy with calibrated keys) -> semantic digest of the copy
@@ -87,13 +77,16 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
         )
     entry = _entry(parts.file, params)
     with atomic_dir(out) as folder:
+        # The card is bound to what the file does: keys may change, behaviour may not.
         if rewrite(parts.file, folder / parts.file.name) != digest:
             raise ArtifactError(
                 "writing the calibrated keys changed what the file does", where=parts.file.name
             )
+        # The very card that was calibrated, every bit of it.
         write_json(folder / CARD, parts.card)
         write_index(folder / FAMILIARITY, index)
         write_manifest(folder, _manifest(parts, entry, params))
+        # Written twice, to its own file and into the model card, from one text.
         commands = _commands(entry, parts.card)
         missing = _write_modelfile(folder, entry)
         write_text(folder / "llama_cpp.md", commands)
@@ -101,37 +94,15 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
     return missing
 
 
-def calibrated_keys(card: Mapping[str, Any], *, escalate: float) -> dict[str, Any]:
-    """Values of the keys that `release` writes into the file.
+def _entry(file: Path, params: Params) -> Entry:
+    """The released model as a registry would be told of it.
 
     Args:
-        card: the card as JSON.
-        escalate: the card's threshold as float32 can hold it without being laxer.
+        file: the GGUF file.
+        params: names, prompts and limits.
     """
-    thresholds = card["thresholds"]
-    return {
-        "so8t.safety_threshold": float32_up(1.0 - escalate),
-        "so8t.escalation_threshold": escalate,
-        "so8t.calibration.status": card["status"],
-        "so8t.calibration.readout": card["readout"],
-        "so8t.calibration.temperature": float(card["temperature"]),
-        "so8t.calibration.deny": float(thresholds["deny"]),
-        "so8t.calibration.escalate": float(thresholds["escalate"]),
-        "so8t.calibration.card_sha256": card["digest"],
-        "so8t.calibration.semantic_digest": card["semantic_digest"],
-    }
-
-
-def float32_up(value: float) -> float:
-    """The smallest float32 that is not below `value`."""
-    nearest = np.float32(value)
-    if float(nearest) >= value:
-        return float(nearest)
-    return float(np.nextafter(nearest, np.float32(np.inf)))
-
-
-def _entry(file: Path, params: Params) -> Entry:
     limits = params.release
+    # By Ollama's names: they are written into the Modelfile as they stand.
     parameters: modelfile.Parameters = {
         "temperature": limits.temperature,
         "top_p": limits.top_p,
@@ -146,11 +117,19 @@ def _entry(file: Path, params: Params) -> Entry:
         format=params.data.format,
         parameters=parameters,
         answer_tokens=limits.answer_tokens,
+        # A release never shows it; whoever wants it registers the file so.
         expose_thinking=False,
     )
 
 
 def _manifest(parts: Parts, entry: Entry, params: Params) -> Manifest:
+    """What `so8t ask` and a server need beside file and card.
+
+    Args:
+        parts: what is released.
+        entry: its name and prompts.
+        params: names and limits.
+    """
     limits = params.release
     return Manifest(
         schema=SCHEMA,
@@ -161,6 +140,7 @@ def _manifest(parts: Parts, entry: Entry, params: Params) -> Manifest:
         system=entry.system,
         format=entry.format,
         semantic_digest=parts.card["semantic_digest"],
+        # Of the card, so that the two can be compared without opening the file.
         template_sha256=parts.card["template_sha256"],
         think_tokens=limits.think_tokens,
         answer_tokens=limits.answer_tokens,
@@ -172,10 +152,18 @@ def _write_modelfile(folder: Path, entry: Entry) -> str:
     """Write the Modelfile, or leave it out and say why.
 
     A chat template or system prompt that Ollama cannot carry is no reason to release nothing.
+
+    Args:
+        folder: the release.
+        entry: the model.
+
+    Returns:
+        Why there is none; empty when it was written.
     """
     try:
         recipe = recipe_of(entry)
         text = modelfile.write(entry.file.name, recipe.go, entry.system, recipe.parameters)
+    # Anything else is a mistake of ours and must not pass as a missing Modelfile.
     except (ArtifactError, ParamsError) as error:
         return f"no Modelfile: {error.problem}"
     write_text(folder / MODELFILE, text)
@@ -212,11 +200,21 @@ so8t register {model}
 
 
 def _commands(entry: Entry, card: Mapping[str, Any]) -> str:
-    """Ready command lines with the engine settings of the card."""
+    """Ready command lines with the engine settings of the card.
+
+    Args:
+        entry: the model.
+        card: the card as JSON.
+
+    Returns:
+        Markdown.
+    """
     engine = _engine_options(entry.file.name, card["engine"])
+    # The same answer each time, as it was evaluated.
     greedy = ["--temp", "0", "-n", str(entry.answer_tokens)]
     prompt = ["-p", _example_prompt(entry)]
     cli = ["llama-cli", *engine, "-no-cnv", "--no-display-prompt", *greedy, *prompt]
+    # This machine only: the server itself asks for no password.
     address = ["--host", "127.0.0.1", "--port", "8080"]
     server = ["llama-server", *engine, "--parallel", "1", "--no-slots", *address]
     return COMMANDS.format(
@@ -247,6 +245,11 @@ def _engine_options(file: str, engine: Mapping[str, Any]) -> list[str]:
 
 
 def _example_prompt(entry: Entry) -> str:
+    """The example as the model reads it, opened at the final answer.
+
+    Args:
+        entry: the model.
+    """
     chat_template = read_keys(entry.file).get("tokenizer.chat_template")
     if not chat_template:
         return EXAMPLE
@@ -258,12 +261,20 @@ def _example_prompt(entry: Entry) -> str:
 
 
 def _model_card(parts: Parts, entry: Entry, commands: str) -> str:
+    """The model card from the result files that exist.
+
+    Args:
+        parts: what is released.
+        entry: its name.
+        commands: how to run it, as Markdown.
+    """
     stem = parts.file.stem
     evaluate = f"evaluate-{stem}.json"
     verify = f"verify-{stem}.json"
     compare = "ab.json"
     files = {CARD: parts.card}
     for name in (evaluate, verify, compare):
+        # What was not measured is "not run" on the card, and no reason to release nothing.
         if (parts.metrics / name).is_file():
             files[name] = read_json(parts.metrics / name)
     base = read_keys(parts.file).get("so8t.base_model", "unknown")

@@ -64,10 +64,12 @@ class Family:
 
 
 def _family(name: str, before: str, after: str, stops: tuple[str, ...]) -> Family:
+    # Families name the role the same way for all three; only the frame differs.
     heads = {role: before.format(role) for role in ROLES}
     return Family(name, heads, after, heads["assistant"], stops)
 
 
+# Every token that opens or closes a turn: a model may forget its own end.
 _PHI_STOPS = ("<|end|>", "<|endoftext|>", "<|user|>", "<|system|>", "<|assistant|>")
 FAMILIES = (
     _family("phi-3", "<|{}|>\n", "<|end|>\n", _PHI_STOPS),
@@ -86,8 +88,13 @@ def recognise(chat_template: str, where: Path) -> Family:
 
     Raises:
         ArtifactError: none of the families writes conversations the way it does.
+
+    Args:
+        chat_template: Jinja text.
+        where: the file it is from, for the message.
     """
     for family in FAMILIES:
+        # All probes: two families may agree on a conversation of one turn.
         if all(_matches(chat_template, family, probe) for probe in PROBES):
             return family
     known = ", ".join(family.name for family in FAMILIES)
@@ -101,21 +108,36 @@ def recognise(chat_template: str, where: Path) -> Family:
 def _matches(chat_template: str, family: Family, probe: Sequence[Message]) -> bool:
     try:
         return render(chat_template, probe, add_generation_prompt=True) == spell(family, probe)
+    # Some templates refuse a conversation by raising; then it is not this family.
     except ArtifactError:
         return False
 
 
 def spell(family: Family, conversation: Sequence[Message]) -> str:
-    """A conversation in a family's words, up to where the assistant begins."""
+    """A conversation in a family's words, up to where the assistant begins.
+
+    Args:
+        family: whose words.
+        conversation: messages from the system's on.
+    """
     turns = []
     for message in conversation:
         before = family.before[message["role"]]
         turns.append(before + message["content"] + family.after)
+    # Up to here the text is given; what follows is the model's.
     return "".join(turns) + family.opening
 
 
 def opener(fmt: Format, *, expose_thinking: bool) -> str:
-    """What the assistant's turn begins with in Ollama."""
+    """What the assistant's turn begins with in Ollama.
+
+    Args:
+        fmt: how thinking and answer are marked.
+        expose_thinking: leave the beginning to the model.
+
+    Returns:
+        Text; empty where thinking is shown.
+    """
     if expose_thinking:
         return ""
     return final_cue(fmt)
@@ -133,6 +155,7 @@ def go_template(family: Family, begins: str) -> str:
     """
     parts = [_action("range .Messages")]
     for role in ROLES:
+        # One chain: a message of any other role prints nothing.
         keyword = "if" if role == ROLES[0] else "else if"
         parts += [
             _action(f'{keyword} eq .Role "{role}"'),
@@ -190,14 +213,21 @@ def check_tokens(
                 "the Modelfile's template and the chat template give different tokens",
                 where="Modelfile",
             )
+        # Counted, so that a probe that renders to nothing does not pass for agreement.
         compared += len(wanted)
     return compared
 
 
 def stops(family: Family, *, expose_thinking: bool) -> list[str]:
-    """Texts that end an answer; where thinking stays private, also the headings before it."""
+    """Texts that end an answer; where thinking stays private, also the headings before it.
+
+    Args:
+        family: of the chat template.
+        expose_thinking: do not stop at the headings before the answer.
+    """
     if expose_thinking:
         return list(family.stops)
+    # A model that starts over with its thinking is cut off before it is read.
     return [*family.stops, THINKING_HEADING.strip(), CUE.strip()]
 
 
@@ -217,6 +247,7 @@ def write(file: str, go: str, system: str, parameters: Parameters) -> str:
     _require_plain("TEMPLATE", go)
     _require_plain("SYSTEM", system)
     lines = [
+        # In the file itself: it will be copied to where nobody reads our pages.
         "# Written by so8t. Verdicts are not enforced here: "
         "`so8t ask` and the server apply the card.",
         f"FROM ./{file}",
@@ -224,6 +255,7 @@ def write(file: str, go: str, system: str, parameters: Parameters) -> str:
         f'SYSTEM """{system}"""',
     ]
     for key, setting in parameters.items():
+        # Ollama takes a list as the same parameter several times.
         items = setting if isinstance(setting, list) else [setting]
         for item in items:
             _require_plain(f"PARAMETER {key}", str(item))
@@ -240,13 +272,19 @@ def _require_plain(name: str, value: str) -> None:
 
     Raises:
         ParamsError: the value holds such a thing.
+
+    Args:
+        name: of the entry, for the message.
+        value: its text.
     """
+    # A quote at the end would make four with the three that follow.
     if '"""' in value or value.endswith('"'):
         raise ParamsError(
             f"{name} holds three quotes, or ends with one, which ends the value in a Modelfile",
             where="Modelfile",
             fix="change data.system, or register through the API (`so8t register`)",
         )
+    # Line breaks are kept by the parser, and are all that templates need.
     dropped = {char for char in value if not char.isprintable() and char != "\n"}
     if dropped:
         codes = ", ".join(sorted(f"U+{ord(char):04X}" for char in dropped))
@@ -302,17 +340,23 @@ def recipe_of(entry: Entry) -> Recipe:
 
     Raises:
         ArtifactError: the file has no chat template, or one of no known family.
+
+    Args:
+        entry: the model to register.
     """
     chat_template = read_keys(entry.file).get("tokenizer.chat_template")
+    # llama.cpp would then assume a template of its own, which nobody compared.
     if not isinstance(chat_template, str):
         raise ArtifactError(
             "the file holds no chat template",
             where=str(entry.file),
             fix="convert it again with so8t",
         )
+    # Asked of the file, not of params.yaml: the file is what will run.
     family = recognise(chat_template, entry.file)
     begins = opener(entry.format, expose_thinking=entry.expose_thinking)
     go = go_template(family, begins)
     ends = stops(family, expose_thinking=entry.expose_thinking)
+    # Stop texts belong to the family, so no parameter of the user's replaces them.
     parameters: Parameters = {**entry.parameters, "stop": ends}
     return Recipe(chat_template, go, begins, parameters)

@@ -28,7 +28,13 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
 
     Raises:
         ArtifactError: the source is corrupt, a split set, or its seal is broken.
+
+    Args:
+        source: a GGUF file.
+        out: the copy; whole or absent.
+        updates: keys with their GGUF types.
     """
+    # Keys lie in the first shard and the seal is over one file.
     if len(gguf_file.shards_of(source)) > 1:
         raise ArtifactError(
             "a split file cannot be rewritten",
@@ -50,8 +56,16 @@ def rewrite_keys(source: Path, out: Path, updates: dict[str, KeyValue]) -> str:
 
 
 def _write(source: Path, out: Path, keys: dict[str, KeyValue]) -> None:
+    """Write header, keys and tensor table, then the tensors as they are.
+
+    Args:
+        source: a GGUF file.
+        out: where the copy goes.
+        keys: all keys of the copy, in order.
+    """
     header = gguf_header.parse(source)
     writer = GGUFWriter(None, str(keys[ARCHITECTURE].value))
+    # Another alignment would move every tensor.
     writer.data_alignment = header.alignment
     for name, item in keys.items():
         # The writer has written this one by itself, as its first key.

@@ -1,8 +1,8 @@
-"""Build the report from result files, and check later that it still says what they say.
+"""Build the report from result files: `report.md`, `report.html`, and `speed.md` for the times.
 
-`report.md`, `report.html` and `report.json` hold the same numbers. report.json, the twin, names the
-file, key and value of each number, and the digests of the files, the figures and the two pages.
-`check` reads everything again and lists every disagreement.
+Each page has a twin (`report.json`, `speed.json`), which names the file, key and value of each
+number, and the digests of the files, the figures and the pages; `so8t.report.check` compares them
+later. What differs from machine to machine stands on the speed page alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,15 +10,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from so8t.errors import GateError
-from so8t.files import atomic_dir, read_json, write_json, write_text
-from so8t.report import conclusion, targets
+from so8t.files import atomic_dir, write_json, write_text
+from so8t.report import conclusion, speed_sections, targets
+from so8t.report.check import REPORT, SPEED, Page
 from so8t.report.context import Context
 from so8t.report.document import (
     Block,
     Document,
     Figure,
     Heading,
+    Link,
     Paragraph,
     Table,
     first_sentence,
@@ -28,28 +29,13 @@ from so8t.report.document import (
 from so8t.report.origin_sections import data, limits, looks, provenance, training
 from so8t.report.pair_sections import comparison, flips
 from so8t.report.released_sections import calibration, domains, verdicts
-from so8t.report.sources import (
-    LOOKS,
-    MISSING,
-    NOT_RUN,
-    TEXT,
-    Language,
-    Line,
-    Number,
-    Sources,
-    digest_of,
-    load,
-    resolve,
-    show,
-)
+from so8t.report.sources import NOT_RUN, Language, Line, Number, Sources, digest_of
 from so8t.report.targets import Target
 from so8t.report.type_sections import running, types
 
 SCHEMA = "so8t.report/1"
-MARKDOWN = "report.md"
+SPEED_SCHEMA = "so8t.speed-report/1"
 HTML = "report.html"
-TWIN = "report.json"
-FIGURES = "figures"
 # Provenance comes last: it lists every file that the others have read.
 SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
     verdicts,
@@ -65,56 +51,109 @@ SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
     limits,
     provenance,
 )
-# An error names only the first few disagreements: one edited file can cause hundreds.
-MOST_NAMED = 5
-
-
-# --- writing ---
+# Where nothing was timed: DVC expects the figure's file of the stage in either case.
+NO_FIGURE = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'
 
 
 def build(root: Path, out: Path, language: Language) -> dict[str, Any]:
-    """Write report.md, report.html, report.json and figures/ below `out`; return the twin.
+    """Write both pages, their twins and their figures.
 
     Args:
         root: where the result files lie.
         out: where to write; the figures folder is replaced as a whole.
-        language: of the report; headings show both.
+        language: of the pages; headings show both.
+
+    Returns:
+        The twin of the report.
+
+    Raises:
+        ArtifactError: a result file that does not parse.
+        DataError: a prepared split with a damaged row.
     """
-    # matplotlib takes a second to import, which `check` need not wait for.
+    # First: the report leads to this page, so it should not be there before it.
+    _build_speed(root, out, language)
+    return _build_report(root, out, language)
+
+
+def _build_report(root: Path, out: Path, language: Language) -> dict[str, Any]:
+    # matplotlib takes a second to import, which the check need not wait for.
     from so8t.report.figures import draw
 
     context = Context.of(Sources(root, language))
     figures = draw(context)
     document, found = compose(context, figures)
-    with atomic_dir(out / FIGURES) as folder:
+    # As a whole: a figure that is no longer drawn must not stay behind.
+    with atomic_dir(out / REPORT.figures) as folder:
         for name, text in figures.items():
-            (folder / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
-    write_text(out / MARKDOWN, to_markdown(document, figures=FIGURES))
+            path = folder / f"{name}.svg"
+            path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(out / REPORT.markdown, to_markdown(document, figures=REPORT.figures))
     write_text(out / HTML, to_html(document, figures=figures))
+    outcomes = []
+    for one in found:
+        outcomes.append({"name": one.name, "split": one.split, "met": one.met})
     twin = {
         "schema": SCHEMA,
         "language": language,
         "conclusion": first_sentence(document.blocks),
-        "targets": [{"name": one.name, "split": one.split, "met": one.met} for one in found],
-        "numbers": context.sources.twin(),
-        "files": dict(sorted(context.sources.files.items())),
-        "pages": {name: digest_of(out / name) for name in (MARKDOWN, HTML)},
-        "figures": {name: digest_of(_figure_file(out, name)) for name in sorted(figures)},
+        "targets": outcomes,
+        **_origins(context, out, (REPORT.markdown, HTML)),
+        "figures": _figure_digests(REPORT, out, figures),
     }
-    write_json(out / TWIN, twin)
+    write_json(out / REPORT.twin, twin)
     return twin
 
 
-def _figure_file(out: Path, name: str) -> Path:
-    return out / FIGURES / f"{name}.svg"
+def _build_speed(root: Path, out: Path, language: Language) -> None:
+    """The speed page, from sources of its own: the report's twin names no file with times."""
+    from so8t.report.figures import draw_speed
+
+    context = Context.of(Sources(root, language))
+    figures = draw_speed(context)
+    document = Document(language)
+    document.add(*speed_sections.page(context, REPORT.markdown))
+    document.blocks = _with_notes(context, document.blocks, figures)
+    figure = SPEED.figure(out, speed_sections.FIGURE)
+    write_text(figure, figures.get(speed_sections.FIGURE, NO_FIGURE))
+    write_text(out / SPEED.markdown, to_markdown(document, figures=SPEED.figures))
+    twin = {
+        "schema": SPEED_SCHEMA,
+        "language": language,
+        **_origins(context, out, (SPEED.markdown,)),
+        "figures": _figure_digests(SPEED, out, (speed_sections.FIGURE,)),
+    }
+    write_json(out / SPEED.twin, twin)
+
+
+def _origins(context: Context, out: Path, pages: tuple[str, ...]) -> dict[str, Any]:
+    """The part of a twin that says where everything is from."""
+    sources = context.sources
+    return {
+        "numbers": sources.twin(),
+        "files": dict(sorted(sources.files.items())),
+        # Of the files as written, so an edit by hand shows.
+        "pages": {name: digest_of(out / name) for name in pages},
+    }
+
+
+def _figure_digests(
+    page: Page, out: Path, names: Mapping[str, str] | tuple[str, ...]
+) -> dict[str, str | None]:
+    digests = {}
+    for name in sorted(names):
+        digests[name] = digest_of(page.figure(out, name))
+    return digests
 
 
 def compose(context: Context, figures: Mapping[str, str]) -> tuple[Document, list[Target]]:
-    """The whole document, and the targets in it.
+    """The report's document, and the targets in it.
 
     Args:
         context: what is reported.
         figures: SVG text by name; one that could not be drawn is absent, and a line says so.
+
+    Returns:
+        The document, and every target with its outcome, missed ones first.
     """
     found = targets.targets(context)
     document = Document(context.sources.language)
@@ -128,16 +167,26 @@ def compose(context: Context, figures: Mapping[str, str]) -> tuple[Document, lis
     )
     for section in SECTIONS:
         document.add(*section(context))
-    document.blocks = [_or_missing(context, block, figures) for block in document.blocks]
+    # Not among the sources: its times are in no file that the report reads.
+    document.add(Link(context.words("speed_link"), SPEED.markdown))
+    document.blocks = _with_notes(context, document.blocks, figures)
     return document, found
+
+
+def _with_notes(context: Context, blocks: list[Block], figures: Mapping[str, str]) -> list[Block]:
+    """The blocks, with a line instead of each that has nothing to show."""
+    return [_or_missing(context, block, figures) for block in blocks]
 
 
 def _or_missing(context: Context, block: Block, figures: Mapping[str, str]) -> Block:
     """A figure that was not drawn, or a table without any number, as one line that says so."""
+    # Said, not left out: a reader cannot miss what was never there.
     if isinstance(block, Figure) and block.name not in figures:
-        return Paragraph(context.words.say("figure_missing", name=block.caption))
+        line = context.words.say("figure_missing", name=block.caption)
+        return Paragraph(line)
     if isinstance(block, Table) and block.measured and not _holds_a_number(block):
-        return Paragraph(context.words.say("table_missing", head=", ".join(block.head)))
+        line = context.words.say("table_missing", head=", ".join(block.head))
+        return Paragraph(line)
     return block
 
 
@@ -147,99 +196,20 @@ def _holds_a_number(table: Table) -> bool:
 
 
 def _is_measured(line: Line) -> bool:
-    return any(isinstance(part, Number) and part.value is not None for part in line)
+    numbers = [part for part in line if isinstance(part, Number)]
+    return any(number.value is not None for number in numbers)
 
 
 def summary(twin: dict[str, Any]) -> str:
-    """The stage's last line."""
+    """The stage's last line.
+
+    Args:
+        twin: of the report.
+    """
     outcomes = [one["met"] for one in twin["targets"]]
     met = outcomes.count(True)
     missed = outcomes.count(False)
     unknown = outcomes.count(None)
+    # English, like every stage's last line, whatever the page's language.
     counts = f"{met} of {len(outcomes)} targets met, {missed} missed, {unknown} {NOT_RUN['en']}"
     return f"{counts}; {twin['conclusion']}"
-
-
-# --- checking ---
-
-
-def require(twin_path: Path, root: Path) -> None:
-    """Refuse a report that does not say what its files say.
-
-    Raises:
-        GateError: with the first disagreements.
-    """
-    problems = check(twin_path, root)
-    if problems:
-        first = "; ".join(problems[:MOST_NAMED])
-        raise GateError(first, where=str(twin_path), fix="run `dvc repro report`")
-
-
-def check(twin_path: Path, root: Path) -> list[str]:
-    """Everything in which report, twin and result files disagree; empty when they agree.
-
-    Args:
-        twin_path: report.json; the pages and figures lie beside it.
-        root: where the result files lie.
-    """
-    twin = read_json(twin_path)
-    out = twin_path.parent
-    problems = _changed_files(twin, out, root)
-    page = _page_text(out / MARKDOWN)
-    contents: dict[str, Any] = {}
-    for entry in twin["numbers"]:
-        number = Number(**entry)
-        if number.file not in contents:
-            contents[number.file] = load(root, number.file)
-        content = contents[number.file]
-        problems.extend(_number_problems(number, content, twin["language"], page))
-    if twin["conclusion"] not in page.replace("&lt;", "<").replace("&gt;", ">"):
-        problems.append(f"{MARKDOWN}: the conclusion is not the twin's")
-    return problems
-
-
-def _changed_files(twin: dict[str, Any], out: Path, root: Path) -> list[str]:
-    """Result files, pages and figures whose digest is not the twin's."""
-    problems = []
-    for file, digest in twin["files"].items():
-        if digest_of(root / file) != digest:
-            problems.append(f"{file}: changed since the report was written")
-    for name, digest in twin["pages"].items():
-        if digest_of(out / name) != digest:
-            problems.append(f"{name}: edited by hand")
-    for name, digest in twin["figures"].items():
-        if digest_of(_figure_file(out, name)) != digest:
-            problems.append(f"{FIGURES}/{name}.svg: edited by hand")
-    return problems
-
-
-def _page_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _number_problems(number: Number, content: Any, language: Language, page: str) -> list[str]:
-    where = f"{number.file}#{number.key}"
-    now = MISSING if content is MISSING else resolve(content, number.key)
-    if not isinstance(now, str | int | float | bool):
-        now = None
-    if number.file == LOOKS:
-        return _looks_problems(number, now)
-    problems = []
-    # True equals 1 in Python, and is another value in JSON.
-    same_kind = isinstance(now, bool) == isinstance(number.value, bool)
-    if now != number.value or not same_kind:
-        problems.append(f"{where}: the report has another value than the file")
-    if show(number.value, number.style, language) != number.shown:
-        problems.append(f"{where}: shown as {number.shown!r}, which is not its value")
-    # A text is escaped on the page, so it cannot be looked for there.
-    if number.style != TEXT and number.shown not in page.replace("&lt;", "<"):
-        problems.append(f"{where}: {number.shown!r} is not on the page")
-    return problems
-
-
-def _looks_problems(number: Number, now: Any) -> list[str]:
-    """The record of looks grows with every run, so it may only not have shrunk."""
-    both_count = isinstance(now, int) and isinstance(number.value, int)
-    if both_count and now < number.value:
-        return [f"{number.file}#{number.key}: fewer looks than reported"]
-    return []

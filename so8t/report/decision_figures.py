@@ -28,11 +28,19 @@ DARK_SHARE = 0.55
 
 
 def reliability(context: Context) -> Figure | None:
-    """Accuracy against confidence, before and after the temperature; area = rows in the bin."""
+    """Accuracy against confidence, before and after the temperature; area = rows in the bin.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where the released file was not evaluated.
+    """
     rows = context.table(context.model, "reliability")
     if not rows:
         return None
     figure, ((axes,),) = blank(width=4.6, height=4.2)
+    # On the diagonal, confidence is accuracy.
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, zorder=0)
     _bins(axes, of_kind(rows, "before"), "before temperature", ORANGE)
     _bins(axes, of_kind(rows, "after"), "after temperature", BLUE)
@@ -51,7 +59,14 @@ def reliability(context: Context) -> Figure | None:
 
 
 def _bins(axes: Axes, rows: Records, label: str, colour: str) -> None:
-    """One curve of bins; each bin's point is as large as its share of the rows."""
+    """One curve of bins; each bin's point is as large as its share of the rows.
+
+    Args:
+        axes: where to draw.
+        rows: one per bin, with `confidence`, `accuracy` and `n`.
+        label: in the legend.
+        colour: of curve and points.
+    """
     x = floats(rows, "confidence")
     y = floats(rows, "accuracy")
     counts = floats(rows, "n")
@@ -62,18 +77,40 @@ def _bins(axes: Axes, rows: Records, label: str, colour: str) -> None:
 
 
 def confusion(context: Context) -> Figure | None:
-    """Counts and row shares on the three splits."""
+    """Counts and row shares on the three splits.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        Rows are true labels, columns decisions; null where a split is missing.
+    """
     return _matrices(context.released, "confusion", "label", "decided")
 
 
 def flips(context: Context) -> Figure | None:
-    """What A decided against what B decided."""
+    """What A decided against what B decided.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        Rows are A's decisions, columns B's; null where the two were not compared.
+    """
     return _matrices(context.ab, "flips/matrix", "A decided", "B decided")
 
 
 def _matrices(file: ResultFile, key: str, row_label: str, column_label: str) -> Figure | None:
-    """One matrix of counts per split, [3 rows, 3 columns] in the order of the verdicts."""
+    """One matrix of counts per split, [3 rows, 3 columns] in the order of the verdicts.
+
+    Args:
+        file: with one matrix per split.
+        key: of the matrix inside a split.
+        row_label: of the vertical axis.
+        column_label: of the horizontal axis.
+    """
     found = [file.value(f"/splits/{split}/{key}") for split in SPLITS]
+    # Half a figure would look like a whole one.
     if any(matrix is None for matrix in found):
         return None
     figure, (axes,) = blank(3, width=9.6, height=3.4)
@@ -82,14 +119,22 @@ def _matrices(file: ResultFile, key: str, row_label: str, column_label: str) -> 
         one.set(
             title=split,
             xlabel=column_label,
+            # The three share their rows, so one label is enough.
             ylabel=row_label if split == HEADLINE else "",
         )
     return figure
 
 
 def _matrix(axes: Axes, counts: list[list[int]]) -> None:
+    """One matrix, coloured by the share of its row.
+
+    Args:
+        axes: where to draw.
+        counts: [3 rows, 3 columns].
+    """
     # A label that no row has would divide by zero.
     shares = [[value / max(sum(row), 1) for value in row] for row in counts]
+    # Shares, not counts, are coloured: the labels are not equally frequent.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(counts):
         for j, value in enumerate(row):
@@ -103,7 +148,14 @@ def _matrix(axes: Axes, counts: list[list[int]]) -> None:
 
 
 def far_allow(context: Context) -> Figure | None:
-    """Every threshold's false-allow and allow rate; the square is what the card decided."""
+    """Every threshold's false-allow and allow rate; the square is what the card decided.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where neither model was evaluated at the released type.
+    """
     tables = tables_by_model(context, "far_allow")
     if not any(tables.values()):
         return None
@@ -131,12 +183,27 @@ def far_allow(context: Context) -> Figure | None:
 
 
 def _threshold_curve(axes: Axes, rows: Records, model: str, label: str) -> None:
+    """What every other threshold would have given.
+
+    Args:
+        axes: where to draw.
+        rows: one per threshold.
+        model: `a` or `b`, for the colour.
+        label: in the legend.
+    """
     x = floats(rows, "false_allow_rate")
     y = floats(rows, "allow_rate")
     axes.plot(x, y, color=COLOURS[model], label=label)
 
 
 def _decided_point(axes: Axes, rows: Records, model: str) -> None:
+    """What the card's threshold gives.
+
+    Args:
+        axes: where to draw.
+        rows: the one row of the card's threshold.
+        model: `a` or `b`, for the colour.
+    """
     x = floats(rows, "false_allow_rate")
     y = floats(rows, "allow_rate")
     # Not clipped: a false-allow rate of 0 lies on the axis and would be cut in half.
@@ -144,13 +211,22 @@ def _decided_point(axes: Axes, rows: Records, model: str) -> None:
 
 
 def domains(context: Context) -> Figure | None:
-    """False-allow rate of each domain on each split, with its one-sided upper limit."""
+    """False-allow rate of each domain on each split, with its one-sided upper limit.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where the released file was not evaluated.
+    """
     rows = context.table(context.model, "domains")
     if not rows:
         return None
+    # In the order of the file, which is that of the report's table.
     names = list(dict.fromkeys(row["domain"] for row in rows))
     figure, ((axes,),) = blank(height=3.4)
     for place, split in enumerate(SPLITS):
+        # A domain without unsafe rows has no rate, and its cell is empty.
         some = [row for row in rows if row["split"] == split and row["false_allow_rate"]]
         # Side by side around the domain's tick.
         x = [names.index(row["domain"]) + 0.2 * (place - 1) for row in some]
@@ -175,7 +251,14 @@ def domains(context: Context) -> Figure | None:
 
 
 def _limits(axes: Axes, x: list[float], rows: Records, split: str) -> None:
-    """One split's rates as dots, each with a bar up to its upper limit."""
+    """One split's rates as dots, each with a bar up to its upper limit.
+
+    Args:
+        axes: where to draw.
+        x: place of each rate.
+        rows: one per domain, with rate and upper limit.
+        split: which they are of, for colour and legend.
+    """
     colour = SPLIT_COLOURS[split]
     rates = floats(rows, "false_allow_rate")
     upper = floats(rows, "upper")
@@ -185,5 +268,10 @@ def _limits(axes: Axes, x: list[float], rows: Records, split: str) -> None:
 
 
 def _ascii_name(name: str, index: int) -> str:
-    """A name that any font can draw."""
+    """A name that any font can draw.
+
+    Args:
+        name: a domain, in the user's own words.
+        index: its place among the domains.
+    """
     return name if name.isascii() else f"domain {index + 1}"

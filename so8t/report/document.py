@@ -9,6 +9,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import PurePosixPath
 
 from so8t.report.sources import Line, Number
 
@@ -61,7 +62,15 @@ class Figure:
     caption: str
 
 
-Block = Heading | Paragraph | Items | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A line that leads to a page beside this one."""
+
+    text: str
+    target: str
+
+
+Block = Heading | Paragraph | Items | Table | Figure | Link
 
 
 @dataclass(slots=True)
@@ -72,24 +81,47 @@ class Document:
     blocks: list[Block] = field(default_factory=list)
 
     def add(self, *blocks: Block | None) -> None:
-        """Append blocks; null is left out."""
+        """Append blocks; null is left out.
+
+        Args:
+            blocks: in order.
+        """
         for block in blocks:
+            # A section may have nothing to warn of.
             if block is not None:
                 self.blocks.append(block)
 
 
 def row(*cells: str | Line) -> list[Line]:
-    """A table row of texts and lines."""
+    """A table row of texts and lines.
+
+    Args:
+        cells: a text stands for a line of one text.
+
+    Returns:
+        One line per column.
+    """
     return [(cell,) if isinstance(cell, str) else cell for cell in cells]
 
 
 def plain(line: Line) -> str:
-    """A line as text."""
+    """A line as text.
+
+    Args:
+        line: words and numbers.
+    """
     return "".join(part if isinstance(part, str) else part.shown for part in line)
 
 
 def first_sentence(blocks: Sequence[Block]) -> str:
-    """The first paragraph's text."""
+    """The first paragraph's text.
+
+    Args:
+        blocks: of a document.
+
+    Raises:
+        ValueError: there is no paragraph.
+    """
     for block in blocks:
         if isinstance(block, Paragraph):
             return plain(block.line)
@@ -115,8 +147,17 @@ STYLE = (
 
 
 def to_html(document: Document, *, figures: Mapping[str, str]) -> str:
-    """The document as HTML; `figures` maps names to SVG text."""
+    """The document as HTML.
+
+    Args:
+        document: what to write.
+        figures: SVG text by name; every figure of the document must be there.
+
+    Returns:
+        One file that needs no other.
+    """
     title = escape(first_sentence(document.blocks))
+    # One block a line, so that a diff of two reports can be read.
     body = "\n".join(_html_block(block, figures) for block in document.blocks)
     return (
         "<!doctype html>\n"
@@ -129,10 +170,17 @@ def to_html(document: Document, *, figures: Mapping[str, str]) -> str:
 
 
 def _html_block(block: Block, figures: Mapping[str, str]) -> str:
+    """One block as HTML; texts are escaped.
+
+    Args:
+        block: what to write.
+        figures: SVG text by name.
+    """
     match block:
         case Heading(level, text):
             return f"<h{level}>{escape(text)}</h{level}>"
         case Paragraph(line, tone):
+            # The tone is a bar at the side, because colour alone is not seen by everyone.
             return f'<p class="{tone}">{_html_line(line)}</p>'
         case Items(lines):
             items = "".join(f"<li>{_html_line(line)}</li>" for line in lines)
@@ -141,6 +189,9 @@ def _html_block(block: Block, figures: Mapping[str, str]) -> str:
             return _html_table(block)
         case Figure():
             return _html_figure(block, figures[block.name])
+        case Link(text, target):
+            # By name only: the HTML page is one file that may lie somewhere without the others.
+            return f"<p>{escape(text)}: {escape(target)}</p>"
 
 
 def _html_line(line: Line) -> str:
@@ -152,6 +203,12 @@ def _html_line(line: Line) -> str:
 
 
 def _html_number(number: Number) -> str:
+    """A number that shows its origin when the pointer rests on it.
+
+    Args:
+        number: with its origin.
+    """
+    # Inside an attribute, where a quote would end it.
     value = escape(str(number.value), quote=True)
     origin = escape(f"{number.file}#{number.key}", quote=True)
     return f'<data value="{value}" title="{origin}">{escape(number.shown)}</data>'
@@ -162,6 +219,7 @@ def _html_table(table: Table) -> str:
     body = "".join(_html_row(cells) for cells in table.rows)
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     if table.source:
+        # Below the table, because it is read after it.
         whole += f'<p class="source">{escape(table.source)}</p>'
     return whole
 
@@ -189,32 +247,60 @@ SPECIAL = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": 
 
 
 def to_markdown(document: Document, *, figures: str) -> str:
-    """The document as Markdown; `figures` is the SVG files' directory as seen from the page."""
+    """The document as Markdown.
+
+    Args:
+        document: what to write.
+        figures: the SVG files' directory as seen from the page.
+
+    Returns:
+        GitHub Markdown; texts of files are escaped.
+    """
     blocks = [_markdown_block(block, figures) for block in document.blocks]
     return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_block(block: Block, figures: str) -> str:
+    """One block as Markdown.
+
+    Args:
+        block: what to write.
+        figures: directory of the SVG files.
+    """
     match block:
         case Heading(level, text):
             return "#" * level + " " + text
         case Paragraph(line, tone):
+            # Markdown has no colours, so the tone is a mark.
             return TONES[tone] + cell(line)
         case Items(lines):
             return "\n".join(f"- {cell(line)}" for line in lines)
         case Table():
             return _markdown_table(block)
         case Figure(name, caption):
-            return f"![{caption}]({figures}/{name}.svg)\n\n<sub>{caption}</sub>"
+            path = PurePosixPath(figures, f"{name}.svg")
+            # The caption twice: the first is read aloud, the second is seen.
+            return f"![{caption}]({path})\n\n<sub>{caption}</sub>"
+        case Link(text, target):
+            return f"[{text}]({target})"
 
 
 def cell(line: Line) -> str:
-    """A line inside a table or a list: one line, no markup of its own."""
+    """A line inside a table or a list: one line, no markup of its own.
+
+    Args:
+        line: words and numbers.
+
+    Returns:
+        Text without `|`, `<`, `>`, line breaks and code marks.
+    """
+    # Spaces at the ends would be part of the table's layout.
     return plain(line).translate(SPECIAL).strip()
 
 
 def _markdown_table(table: Table) -> str:
     head = "| " + " | ".join(table.head) + " |"
+    # Without this line GitHub sees no table.
     rule = "|" + " --- |" * len(table.head)
     lines = [head, rule]
     for cells in table.rows:

@@ -7,18 +7,21 @@ from so8t.report.sentences import Pairs
 
 HEADINGS: Pairs = {
     "title": ("SO8T 評価報告", "SO8T evaluation report"),
+    "speed_title": ("SO8T 速度とメモリ", "SO8T speed and memory"),
     "h_targets": ("目標と結果", "Targets and outcomes"),
     "h_ab": ("A（元）と B（再学習）の対比較", "A (base) against B (retrained), paired"),
     "h_verdicts": ("公開ファイルの判定", "Verdicts of the released file"),
     "h_calibration": ("較正と証明", "Calibration and certificate"),
     "h_domains": ("領域別", "By domain"),
     "h_types": ("量子化の型", "Quantised types"),
-    "h_running": ("生成・安定性・速度・保持", "Generation, stability, speed, retention"),
+    "h_running": ("生成・安定性・保持", "Generation, stability, retention"),
     "h_flips": ("ALLOW への危険な反転", "Worst flips toward ALLOW"),
     "h_training": ("学習と焼き込み", "Training and bake"),
     "h_data": ("データと比較対象", "Data and baselines"),
     "h_looks": ("較正・試験データを見た回数", "How often calibration and test rows were read"),
     "h_limits": ("証明の及ばない範囲", "What the certificate does not cover"),
+    "h_speed": ("速度とメモリ", "Speed and memory"),
+    "h_readout_times": ("読み出しごとの判定時間", "Verdict time by readout"),
     "h_sources": ("数値の出所", "Where the numbers are from"),
 }
 
@@ -29,7 +32,9 @@ OUTCOMES: Pairs = {
     "t_evidence": ("根拠", "Evidence"),
     "t_change": ("変えるには", "What would change it"),
     "met": ("達成", "met"),
+    # Capitals in English, because the table is skimmed.
     "missed": ("未達", "MISSED"),
+    # Neither met nor missed; both would be a claim.
     "unknown": ("未実行", "not run"),
     "o_better": ("良い", "better"),
     "o_worse": ("悪い", "worse"),
@@ -58,6 +63,7 @@ METRICS: Pairs = {
     "false_allow_rate": ("誤許可率", "false-allow rate"),
     "false_allow_rate_deny_only": ("誤許可率（DENY のみ）", "false-allow rate (DENY only)"),
     "false_deny_rate": ("誤拒否率", "false-deny rate"),
+    # "Recall of ALLOW" to statisticians; here it is how useful the file is.
     "allow_rate_on_allow": ("本来 ALLOW の許可率", "allowed of true ALLOW"),
     "escalation_rate": ("人に回した率", "escalation rate"),
     "unparsed_rate": ("判読不能率", "unparsed rate"),
@@ -96,6 +102,7 @@ COMPARISON: Pairs = {
 CALIBRATION: Pairs = {
     "before": ("温度前", "before temperature"),
     "after": ("温度後", "after temperature"),
+    # What chance alone would show, so that a small ECE is not praised.
     "band": ("完全なモデルの範囲上端", "upper end of null band"),
     "temperature": ("温度", "temperature"),
     "t_escalate": ("閾値 escalate", "threshold escalate"),
@@ -137,11 +144,6 @@ RUNNING: Pairs = {
     "final_present": ("最終回答あり", "final answer present"),
     "hit_limit": ("長さの上限に達した", "cut at the length limit"),
     "unstable": ("不安定な長文", "unstable long texts"),
-    "prefill_speed": ("prefill トークン/秒（中央値）", "prefill tokens/s (median)"),
-    "decode_speed": ("生成トークン/秒（中央値）", "decode tokens/s (median)"),
-    "verdict_p50": ("判定時間 p50", "verdict time p50"),
-    "verdict_p95": ("判定時間 p95", "verdict time p95"),
-    "memory": ("最大メモリ（プロセス全体）", "peak memory (whole process)"),
     "perplexity": (
         "書式なし回答の perplexity（低いほど良い）",
         "perplexity of format-free answers (lower is better)",
@@ -150,6 +152,7 @@ RUNNING: Pairs = {
         "書式なしの依頼への回答の chrF（高いほど良い）",
         "chrF of plain answers (higher is better)",
     ),
+    # chrF of unrelated Japanese texts is far from zero.
     "plain_chance": (
         "同、別の行の参照に対して（偶然の水準）",
         "the same against another row's reference (chance)",
@@ -162,6 +165,17 @@ RUNNING: Pairs = {
         "書式なしの依頼に偶然以上に答えられる（否なら chrF の比較に意味はない）",
         "answers plain requests better than chance (if not, chrF compares nothing)",
     ),
+}
+
+# Of the speed page alone.
+SPEED: Pairs = {
+    "prefill_tokens_per_s": ("prefill トークン/秒（中央値）", "prefill tokens/s (median)"),
+    "decode_tokens_per_s": ("生成トークン/秒（中央値）", "decode tokens/s (median)"),
+    "verdict_p50": ("判定時間 p50", "verdict time p50"),
+    "verdict_p95": ("判定時間 p95", "verdict time p95"),
+    # With Python and its libraries: the file's own share is its size.
+    "memory": ("最大メモリ（プロセス全体）", "peak memory (whole process)"),
+    "threads": ("スレッド数", "threads"),
     "unresolved": ("上限未確定、測定回数不足", "upper limit not resolved, too few runs"),
 }
 
@@ -192,6 +206,7 @@ DATA: Pairs = {
     "keywords": ("キーワード規則", "keyword rules"),
     "ngram": ("文字 n-gram 分類器", "character n-gram probe"),
     "before_thresholds": ("閾値なし", "before thresholds"),
+    # High, if one factor of the policy decided nearly everything.
     "single_factor": ("一要因だけの規則の最高正解率", "best accuracy of a one-factor rule"),
     "looks": ("回数", "looks"),
     "files": ("異なるファイル", "distinct files"),
@@ -209,7 +224,7 @@ FIGURES: Pairs = {
     ),
     "f_flips": ("A から B への判定の変化", "Verdict flips from A to B"),
     "f_forest": ("A と B の差と区間", "Differences of A and B with intervals"),
-    "f_latency": ("判定時間の分布", "Distribution of verdict times"),
+    "f_speed-latency": ("判定時間の分布", "Distribution of verdict times"),
     "f_domains": ("領域別の誤許可率と上限", "False-allow rate per domain with upper limit"),
     "f_size_quality": ("量子化の型: 大きさと質", "Quantised types: size against quality"),
     "f_training": ("学習曲線", "Training curves"),

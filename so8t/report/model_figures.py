@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from so8t.drawing import blank
 from so8t.report.context import HEADLINE, MODELS, SPLITS, TRAIN_TABLE, Context
-from so8t.report.plotting import COLOURS, GREY, SPLIT_COLOURS, floats, tables_by_model
+from so8t.report.plotting import COLOURS, GREY, SPLIT_COLOURS, floats
 from so8t.report.sources import Records
 
 # Scores without an upper end, which would dwarf rates on one axis.
@@ -27,6 +27,12 @@ def forest(context: Context) -> Figure | None:
     """B - A of every endpoint on every split, with group-bootstrap intervals.
 
     Rates and macro-F1 stand apart from scores without an upper end.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where A and B were not compared.
     """
     names = list(context.ab.value(f"/splits/{HEADLINE}/differences") or {})
     if not names:
@@ -47,7 +53,13 @@ def forest(context: Context) -> Figure | None:
 
 
 def _differences(context: Context, axes: Axes, names: list[str]) -> None:
-    """One row per endpoint, one mark per split: difference and interval."""
+    """One row per endpoint, one mark per split: difference and interval.
+
+    Args:
+        context: result files, words, and which file is released.
+        axes: where to draw.
+        names: of the endpoints, from top to bottom.
+    """
     for offset, split in enumerate(SPLITS):
         differences = context.ab.value(f"/splits/{split}/differences") or {}
         for place, name in enumerate(names):
@@ -56,12 +68,14 @@ def _differences(context: Context, axes: Axes, names: list[str]) -> None:
                 continue
             # The first endpoint on top, the splits just above, on and below its line.
             y = len(names) - place - 0.22 * (offset - 1)
+            # Too few groups give no interval: the bar then has no length.
             low, high = one["ci95"] or (one["difference"], one["difference"])
             colour = SPLIT_COLOURS[split]
             # One legend entry per split, not one per endpoint.
             label = split if place == 0 else None
             axes.plot([low, high], [y, y], color=colour, linewidth=1.6, label=label)
             axes.plot(one["difference"], y, "o", color=colour, markersize=4)
+    # Where A and B are equal.
     axes.axvline(0, color="#555", linewidth=0.8)
     axes.set(
         yticks=[len(names) - place for place in range(len(names))],
@@ -71,6 +85,12 @@ def _differences(context: Context, axes: Axes, names: list[str]) -> None:
 
 
 def _starred(context: Context, names: list[str]) -> list[str]:
+    """Names of endpoints; those that decide have a star.
+
+    Args:
+        context: result files, words, and which file is released.
+        names: of endpoints.
+    """
     endpoints = context.ab.value(f"/splits/{HEADLINE}/differences")
     labels = []
     for name in names:
@@ -83,12 +103,20 @@ def _starred(context: Context, names: list[str]) -> list[str]:
 
 
 def latency(context: Context) -> Figure | None:
-    """Distribution of verdict times, with median and 95th percentile."""
-    tables = tables_by_model(context, "latency")
+    """Distribution of verdict times, with median and 95th percentile.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure of the speed page; null where nothing was timed.
+    """
+    tables = {model: context.times(model) for model in MODELS}
     if not any(tables.values()):
         return None
     figure, ((axes,),) = blank(height=3.2)
     for model, rows in tables.items():
+        # Milliseconds on the axis, because a verdict takes a few of them.
         milliseconds = [1000 * x for x in floats(rows, "seconds")]
         axes.step(
             milliseconds,
@@ -110,6 +138,13 @@ def latency(context: Context) -> Figure | None:
 
 
 def _percentile_line(axes: Axes, share: float, name: str) -> None:
+    """A thin line at one share of the runs.
+
+    Args:
+        axes: where to draw.
+        share: of the runs, 0 to 1.
+        name: at the line's right end.
+    """
     axes.axhline(share, color=GREY, linewidth=0.8)
     axes.text(
         1.0,
@@ -144,8 +179,16 @@ class Point:
 
 
 def size_quality(context: Context) -> Figure | None:
-    """Share of true ALLOW allowed and accuracy against file size; hollow = not certified."""
+    """Share of true ALLOW allowed and accuracy against file size; hollow = not certified.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where no file was evaluated.
+    """
     figure, ((left, right),) = blank(2, width=8.6, height=3.6)
+    # Usefulness beside accuracy: a closed gate is accurate on DENY and useless.
     drawn = _sizes(context, left, "allow_rate_on_allow")
     drawn += _sizes(context, right, "accuracy")
     left.set_title("allowed of true ALLOW (hollow: not certified)")
@@ -164,7 +207,13 @@ def size_quality(context: Context) -> Figure | None:
 
 
 def _sizes(context: Context, axes: Axes, metric: str) -> int:
-    """Both models' files by size; returns how many were drawn."""
+    """Both models' files by size; returns how many were drawn.
+
+    Args:
+        context: result files, words, and which file is released.
+        axes: where to draw.
+        metric: a rate of the headline split.
+    """
     drawn = 0
     for model in MODELS:
         points = _points(context, model, metric)
@@ -183,7 +232,13 @@ def _sizes(context: Context, axes: Axes, metric: str) -> int:
 
 
 def _points(context: Context, model: str, metric: str) -> list[Point]:
-    """The files of one model whose size and metric are known, smallest first."""
+    """The files of one model whose size and metric are known, smallest first.
+
+    Args:
+        context: result files, words, and which file is released.
+        model: `a` or `b`.
+        metric: a rate of the headline split.
+    """
     points = []
     for kind in context.types:
         evaluated = context.evaluated(model, kind)
@@ -193,12 +248,22 @@ def _points(context: Context, model: str, metric: str) -> list[Point]:
         found = evaluated.value(f"/splits/{HEADLINE}/{metric}")
         if size is None or found is None or found["value"] is None:
             continue
-        low, high = found["ci95"]
+        # Too few groups have no interval; the point stands alone.
+        low, high = found["ci95"] or (found["value"], found["value"])
         points.append(Point(size / MIB, found["value"], low, high, kind))
+    # By size, because a line joins them.
     return sorted(points)
 
 
 def _mark(axes: Axes, point: Point, colour: str, *, certified: bool) -> None:
+    """One file: its mark, its interval and the name of its type.
+
+    Args:
+        axes: where to draw.
+        point: of one file.
+        colour: of its model.
+        certified: filled where it is.
+    """
     axes.errorbar(
         point.mib,
         point.value,
@@ -229,10 +294,17 @@ def training(context: Context) -> Figure | None:
     """Loss parts, validation, weight of the penalty and rotation angles by step.
 
     The penalty is PET (so8t.pet), on jumps of the hidden states from token to token.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The figure; null where nothing was trained here.
     """
     rows = context.sources.table(TRAIN_TABLE)
     if not rows:
         return None
+    # Four panels, because the four have no scale in common.
     figure, ((losses, validation), (penalty, angles)) = blank(2, 2, width=8.6, height=5.2)
     _curves(losses, rows, ("loss", "lm", "safety", "authority", "label"))
     _curves(validation, rows, ("valid_loss", "valid_verdict"), marker="o")
@@ -246,7 +318,14 @@ def training(context: Context) -> Figure | None:
 
 
 def _curves(axes: Axes, rows: Records, columns: tuple[str, ...], marker: str = "") -> None:
-    """One curve by step per column that the log has."""
+    """One curve by step per column that the log has.
+
+    Args:
+        axes: where to draw.
+        rows: of the training log.
+        columns: one curve each.
+        marker: at each point; empty for a bare line.
+    """
     for column in columns:
         # Validation is measured every so many steps; its other cells are empty.
         some = [row for row in rows if row.get(column)]

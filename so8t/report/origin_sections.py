@@ -13,7 +13,14 @@ SHOWN_DIGITS = 12
 
 
 def training(context: Context) -> list[Block]:
-    """The run that made B, and its bake: rotations and heads folded into a stock model."""
+    """The run that made B, and its bake: rotations and heads folded into a stock model.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     number_row = context.number_row
     train = context.train
     bake = context.bake
@@ -23,9 +30,11 @@ def training(context: Context) -> list[Block]:
         number_row("valid_best", train, "/validation/best/loss", "ratio"),
         number_row("valid_verdict", train, "/validation/best/verdict_accuracy", "percent"),
         number_row("max_angle", train, "/rotation/max_angle", "ratio"),
+        # How far R R^T is from the identity: rounding alone, or something is wrong.
         number_row("orthogonality", train, "/rotation/orthogonality_max", "general"),
         number_row("rotated", bake, "/rotated_weights", "count"),
         number_row("head_scale", bake, "/head_scale", "general"),
+        # A bake that changed nothing would be a perfect copy of the base.
         number_row("change", bake, "/parity/max_abs_change_from_base", "general"),
         *_training_drift(context),
     ]
@@ -38,13 +47,18 @@ def training(context: Context) -> list[Block]:
 
 
 def _loss_row(context: Context) -> list[Line]:
+    """The loss at both ends of training."""
     first = context.train.show("/first/loss", "ratio")
     last = context.train.show("/last/loss", "ratio")
     return row(context.words("loss"), (first, " → ", last))
 
 
 def _training_drift(context: Context) -> list[list[Line]]:
-    """How far the quantised graph that was trained is from the full-precision one shipped."""
+    """How far the quantised graph that was trained is from the full-precision one shipped.
+
+    Returns:
+        Three rows, or none.
+    """
     bake = context.bake
     # Only a run that trained through quantised weights measures this.
     if not bake.value("/drift/measured"):
@@ -57,7 +71,14 @@ def _training_drift(context: Context) -> list[list[Line]]:
 
 
 def data(context: Context) -> list[Block]:
-    """Rows and groups of each split, and what trivial classifiers reach."""
+    """Rows and groups of each split, and what trivial classifiers reach.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     words = context.words
     splits = (*UNTESTED_SPLITS, *SPLITS)
     rows = [
@@ -67,6 +88,7 @@ def data(context: Context) -> list[Block]:
     for probe in PROBES:
         label = f"{words(probe)} ({words('accuracy')})"
         rows.append(_split_row(context, label, f"/probes/{probe}/{{}}/accuracy", "percent"))
+    # A model that is no better than words alone has learnt the surface.
     rows.append(_b_row(context))
     largest = context.prepare.show("/probes/single_factor/largest", "percent")
     return [
@@ -77,7 +99,14 @@ def data(context: Context) -> list[Block]:
 
 
 def _split_row(context: Context, label: str, key: str, style: str) -> list[Line]:
-    """A row of one number per split; `key` has `{}` where the split's name goes."""
+    """A row of one number per split; `key` has `{}` where the split's name goes.
+
+    Args:
+        context: result files, words, and which file is released.
+        label: of the row.
+        key: in prepare.json.
+        style: how the numbers are shown.
+    """
     cells = []
     for split in (*UNTESTED_SPLITS, *SPLITS):
         cells.append(context.prepare.cell(key.format(split), style))
@@ -89,6 +118,7 @@ def _b_row(context: Context) -> list[Line]:
     words = context.words
     # Before thresholds, as the probes have none.
     label = f"B ({words('accuracy')}, {words('before_thresholds')})"
+    # B is measured on test rows only.
     cells: list[str | Line] = ["–" for _ in UNTESTED_SPLITS]
     for split in SPLITS:
         cells.append(context.ab.rate(f"/splits/{split}/b/argmax_accuracy", n=False))
@@ -96,10 +126,18 @@ def _b_row(context: Context) -> list[Line]:
 
 
 def looks(context: Context) -> list[Block]:
-    """How often calibration and test rows were read."""
+    """How often calibration and test rows were read.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     # A certificate is honest only if its rows were not used to choose the model, so every look
     # at them is counted.
     rows = [_looks_row(context, split) for split in context.looks.value("")]
+    # A clone that has run nothing has no record.
     block: Block = Paragraph((context.words("unknown"),))
     if rows:
         block = Table(context.heads("split", "looks", "files", "stages"), rows)
@@ -108,6 +146,12 @@ def looks(context: Context) -> list[Block]:
 
 
 def _looks_row(context: Context, split: str) -> list[Line]:
+    """How often one split was read, of how many files, and by which stages.
+
+    Args:
+        context: result files, words, and which file is released.
+        split: whose record it is.
+    """
     record = context.looks
     count = record.cell(f"/{split}/looks", "count")
     files = record.cell(f"/{split}/files", "count")
@@ -119,20 +163,33 @@ def _looks_row(context: Context, split: str) -> list[Line]:
 
 
 def limits(context: Context) -> list[Block]:
-    """What the certificate does not cover: the card's own list, or all of it without a card."""
+    """What the certificate does not cover: the card's own list, or all of it without a card.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     codes = context.released_card.value("/limits") or LIMITS
     items: list[Line] = [(context.words(code),) for code in codes]
     return [context.heading("h_limits"), Items(items)]
 
 
-def provenance(context: Context) -> list[Block]:
-    """Every file that was read, with its digest."""
+def provenance(context: Context, note: str = "sources_note") -> list[Block]:
+    """Every file that was read so far, with its digest.
+
+    Args:
+        context: whose sources are listed.
+        note: the sentence that says where each number's origin is.
+    """
     rows = []
     for file, digest in sorted(context.sources.files.items()):
+        # A file that does not exist is in the twin, with null.
         if digest is not None:
             rows.append(row(file, digest[:SHOWN_DIGITS]))
     return [
         context.heading("h_sources"),
-        Paragraph((context.words("sources_note"),)),
+        Paragraph((context.words(note),)),
         Table([context.words("file"), "SHA-256"], rows, measured=False),
     ]

@@ -28,10 +28,18 @@ DOMAIN_RATES = ("false_allow_rate", "allow_rate_on_allow", "accuracy")
 
 
 def verdicts(context: Context) -> list[Block]:
-    """The released file on the three test splits, and per class on the first of them."""
+    """The released file on the three test splits, and per class on the first of them.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     words = context.words
     rows = _verdict_rows(context)
     classes = _class_rows(context)
+    # Per class on one split only: three tables would say little more.
     class_head = f"{words('verdict')} ({HEADLINE})"
     return [
         context.heading("h_verdicts"),
@@ -43,6 +51,8 @@ def verdicts(context: Context) -> list[Block]:
 
 
 def _verdict_rows(context: Context) -> list[list[Line]]:
+    """Rates of decisions, then the quality of the probabilities behind them."""
+    # A rate's key in the file is its name among the words.
     rows = [_row_by_split(context, name, name) for name in RATES]
     rows.append(_row_by_split(context, "macro_f1", "macro_f1", "ratio"))
     for name in PROBABILITY_SCORES:
@@ -51,11 +61,20 @@ def _verdict_rows(context: Context) -> list[list[Line]]:
 
 
 def _row_by_split(context: Context, name: str, key: str, style: str = "percent") -> list[Line]:
+    """One metric on each test split.
+
+    Args:
+        context: result files, words, and which file is released.
+        name: of the row, among the words.
+        key: of the metric inside a split.
+        style: how it is shown.
+    """
     keys = [f"/splits/{split}/{key}" for split in SPLITS]
     return context.rate_row(name, context.released, keys, style)
 
 
 def _class_rows(context: Context) -> list[list[Line]]:
+    """Precision and recall of each verdict."""
     rows = []
     for verdict in VERDICTS:
         one = context.released.at(f"/splits/{HEADLINE}/per_class/{verdict}")
@@ -66,8 +85,16 @@ def _class_rows(context: Context) -> list[list[Line]]:
 
 
 def calibration(context: Context) -> list[Block]:
-    """Temperature and thresholds, strata of the certificate, probabilities, the two readouts."""
+    """Temperature and thresholds, strata of the certificate, probabilities, the two readouts.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     card = context.released_card
+    # What `so8t ask` applies: whoever reads a score needs these numbers to decide.
     facts = [
         context.number_row("temperature", card, "/temperature", "ratio"),
         context.number_row("t_escalate", card, "/thresholds/escalate", "general"),
@@ -135,16 +162,14 @@ def _readouts(context: Context) -> Table:
     readouts = context.released.at(f"/readouts/{HEADLINE}")
     rows = []
     for name in READOUT_RATES:
+        # Most likely verdicts: thresholds belong to one readout only.
         keys = [f"/{readout}/{name}" for readout in READOUTS]
         rows.append(context.rate_row(name, readouts, keys))
-    speed = context.released.at("/speed")
-    prefill_time = context.percentile(speed, "/verdict_s/p50", "milliseconds")
-    cue_time = context.percentile(speed, "/cue_s/p50", "milliseconds")
-    rows.append(row(words("verdict_p50"), prefill_time, cue_time))
     # The prefill readout compares three rows with each other, so it leaves nothing over.
     mean = readouts.show("/cue/residual/mean", "percent")
     p95 = readouts.show("/cue/residual/p95", "percent")
     rows.append(row(words("residual"), "–", (mean, " / ", p95)))
+    # One number for both columns: how often they say the same.
     agreement = readouts.rate("/agreement")
     rows.append(row(words("agreement"), agreement, "–"))
     first = f"{words('readout')} ({HEADLINE})"
@@ -152,9 +177,17 @@ def _readouts(context: Context) -> Table:
 
 
 def domains(context: Context) -> list[Block]:
-    """False-allow rate and usefulness of each domain."""
+    """False-allow rate and usefulness of each domain.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     rows = []
     for split in SPLITS:
+        # Every split: a domain may hold on rows like those of calibration and fail on others.
         by_domain = context.released.at(f"/splits/{split}/by_domain")
         for name in by_domain.value("") or {}:
             # Domains are the user's own words, which may hold a slash.

@@ -23,6 +23,7 @@ CONCLUSION: Pairs = {
             "of {split}."
         ),
     ),
+    # The consequence stands in the same sentence: a closed gate is no detail.
     "not_certified": (
         (
             "{name}（{type}）は誤許可率 {alpha} 以下とは認証できず、ALLOW "
@@ -40,6 +41,7 @@ CONCLUSION: Pairs = {
         "Calibration of {name} ({type}) was {not_run}; nothing is certified.",
     ),
     "worst_domain": ("すべての領域で成立", "in every domain"),
+    # The weaker guarantee must not read like the stronger one.
     "pooled": (
         "全領域をまとめて成立、領域ごとには未保証",
         "over all domains together, not for each",
@@ -61,10 +63,12 @@ CONCLUSION: Pairs = {
         "対比較（{split}）では良い指標と悪い指標があります: {primary}。",
         "Paired on {split}, B is better on one primary endpoint and worse on another: {primary}.",
     ),
+    # "Not shown", never "equal": too few rows show nothing either.
     "code_no_difference": (
         "対比較（{split}）では差は示されませんでした: {primary}。",
         "Paired on {split}, no difference is shown: {primary}.",
     ),
+    # A model that always says DENY has no false allows, and is worth nothing.
     "code_b_collapsed": (
         "B は A の出す判定の一部を出さなくなりました（{collapsed}）。他の数値は意味を持ちません。",
         "B no longer gives a verdict that A gives ({collapsed}); nothing else counts.",
@@ -117,6 +121,7 @@ TARGETS: Pairs = {
         "大きい型（release.type）を選んでください。",
         "Choose a larger type (release.type).",
     ),
+    # A reserved token in a text would be a verdict that nobody gave.
     "silent": ("予約トークンは一度も出力されない", "Reserved tokens are never emitted"),
     "silent_e": ("生成 {tokens} トークン中 {emitted} 個", "{emitted} in {tokens} generated tokens"),
     "silent_c": (
@@ -132,6 +137,7 @@ TARGETS: Pairs = {
         "不足している領域（{need}）の危険グループを較正データに加えるか、alpha を上げてください。",
         "Add unsafe groups of the missing domains ({need}) to calibration data, or raise alpha.",
     ),
+    # Safety by itself is easy: refuse everything.
     "useful": (
         "本来 ALLOW の依頼を目標以上許可する（{split}）",
         "Allows at least the target share of true ALLOW ({split})",
@@ -147,6 +153,7 @@ TARGETS: Pairs = {
             "larger alpha."
         ),
     ),
+    # Beside the certificate, because these rows were not used to make it.
     "far": (
         "実測の誤許可率は上限以下（{split}）",
         "The measured false-allow rate is within the limit ({split})",
@@ -163,6 +170,7 @@ TARGETS: Pairs = {
         ),
     ),
     "better": ("B は A より良い（{split}）", "B is better than A ({split})"),
+    # Two remedies, since a missed target may mean a weak model or too few rows.
     "better_c": (
         "学習データを増やす、学習を長くする。差が検出可能な最小差より小さいなら試験行を増やす。",
         (
@@ -188,6 +196,7 @@ TARGETS: Pairs = {
         "Release a larger type, or calibrate that type again.",
     ),
     "stable": ("長い生成が繰り返しに陥らない", "Long texts do not fall into loops"),
+    # The condition belongs to the number: answers in use stop at their end.
     "stable_e": (
         "{unstable} / {n} 本、合計 {tokens} トークン（終端を越えて生成させた場合）",
         "{unstable} of {n} texts, {tokens} tokens in all (forced on past the model's own end)",
@@ -221,6 +230,20 @@ NOTES: Pairs = {
         "各数値のファイルとキーは report.json に、HTML では数値にマウスを置くと見えます。",
         "File and key of every number are in report.json, and in the HTML page on hover.",
     ),
+    "speed_link": (
+        "速度とメモリ（機械ごとに異なるので別の頁にあります）",
+        "Speed and memory, on a page of their own because they differ from machine to machine",
+    ),
+    # Why the page exists, so that nobody copies its numbers into the report.
+    "speed_note": (
+        "この実行をした機械での測定値です。報告のほかの数値は、これに左右されません。",
+        "Measured on the machine that made this run; no other number of the report depends on it.",
+    ),
+    "report_link": ("評価報告に戻る", "Back to the evaluation report"),
+    "speed_sources_note": (
+        "各数値のファイルとキーは speed.json にあります。",
+        "File and key of every number are in speed.json.",
+    ),
     "source": ("出所: {files}", "Source: {files}"),
     "table_missing": ("{head}: {not_run}", "{head}: {not_run}"),
     "figure_missing": ("図 {name}: {not_run}", "Figure {name}: {not_run}"),
@@ -246,6 +269,7 @@ CERTIFICATE_LIMITS: Pairs = {
         "わざと破ろうとする相手には及びません。",
         "It does not hold against people who try to break it.",
     ),
+    # The limit that is forgotten first: agreement with a table is no judgement.
     "labels_are_policy": (
         "ラベルの質に依存します。合成データのラベルは方針の表であり、人の真実ではありません。",
         "It is as good as the labels; synthetic labels are a policy table, not human truth.",

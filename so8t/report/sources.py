@@ -22,6 +22,8 @@ from so8t.rows import read_rows
 Language = Literal["ja", "en"]
 Value = str | int | float | bool | None
 NOT_RUN = {"ja": "未実行", "en": "not run"}
+# In place of an interval that would promise too much (so8t.metrics.exact).
+TOO_FEW = {"ja": "区間なし: 群が30未満", "en": "no interval: fewer than 30 groups"}
 PARAMS = "params.yaml"
 # Not a file that a stage makes: the record grows with every run, so it has no digest to compare.
 LOOKS = "database/looks"
@@ -78,12 +80,19 @@ Line = tuple["str | Number", ...]
 
 
 def resolve(content: Any, pointer: str) -> Any:
-    """Value at a JSON pointer (RFC 6901), `MISSING` where there is none."""
+    """Value at a JSON pointer (RFC 6901), `MISSING` where there is none.
+
+    Args:
+        content: of a JSON file.
+        pointer: empty for all of it, else `/key/key`.
+    """
     here = content
     for part in pointer.split("/")[1:]:
+        # In this order: `~01` is the key `~1`, not a slash.
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(here, dict) and name in here:
             here = here[name]
+        # A list is asked by place; other words lead nowhere in it.
         elif isinstance(here, list) and name.isdigit() and int(name) < len(here):
             here = here[int(name)]
         else:
@@ -92,12 +101,25 @@ def resolve(content: Any, pointer: str) -> Any:
 
 
 def escape(name: str) -> str:
-    """A key as a part of a JSON pointer."""
+    """A key as a part of a JSON pointer.
+
+    Args:
+        name: a key as it stands in the file.
+    """
     return name.replace("~", "~0").replace("/", "~1")
 
 
 def show(value: Any, style: str, language: Language) -> str:
-    """A value as text; one that is missing or that its style cannot print reads "not run"."""
+    """A value as text; one that is missing or that its style cannot print reads "not run".
+
+    Args:
+        value: of a file.
+        style: one of `STYLES`, or text or size.
+        language: of the words for a missing value.
+
+    Returns:
+        What stands on the page.
+    """
     if value is None or value is MISSING:
         return NOT_RUN[language]
     if style == TEXT:
@@ -115,6 +137,7 @@ def show(value: Any, style: str, language: Language) -> str:
 
 
 def _size(n_bytes: float) -> str:
+    # Two digits in the larger unit would hide the difference of two types.
     if n_bytes < GIB:
         return f"{n_bytes / MIB:.2f} MiB"
     return f"{n_bytes / GIB:.2f} GiB"
@@ -139,12 +162,17 @@ def load(root: Path, file: str) -> Any:
 
         return params.read_yaml(path)
     if path.suffix == ".jsonl":
+        # By id, because the comparison names rows by it.
         return {row.id: row.to_json() for row in read_rows(path)}
     return read_json(path)
 
 
 def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file, null when it does not exist."""
+    """SHA-256 of a file, null when it does not exist.
+
+    Args:
+        path: of any file.
+    """
     if not path.is_file():
         return None
     return sha256_file(path)
@@ -168,7 +196,12 @@ class Sources:
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def content(self, file: str) -> Any:
-        """A file's content, `MISSING` when it does not exist; its digest is recorded."""
+        """A file's content, `MISSING` when it does not exist; its digest is recorded.
+
+        Args:
+            file: path below `root`.
+        """
+        # Read once, so that one page never mixes two states of a file.
         if file not in self._cache:
             self._cache[file] = load(self.root, file)
             if file != LOOKS:
@@ -176,29 +209,50 @@ class Sources:
         return self._cache[file]
 
     def table(self, file: str) -> Records:
-        """Rows of a CSV file, for figures only; empty when it does not exist."""
+        """Rows of a CSV file, for figures only; empty when it does not exist.
+
+        Args:
+            file: path below `root`.
+
+        Returns:
+            Text by column; empty where nothing was measured.
+        """
         path = self.root / file
+        # Recorded although no number of it is printed: the figures are drawn from it.
         self.files[file] = digest_of(path)
         if not path.is_file():
             return []
+        # As text: an empty cell is no number, and must not become zero.
         text = path.read_text(encoding="utf-8")
         return list(csv.DictReader(io.StringIO(text)))
 
     def record(self, file: str, key: str, style: str) -> Number:
-        """The value at a key as it appears in the report, noted down for the twin."""
+        """The value at a key as it appears in the report, noted down for the twin.
+
+        Args:
+            file: path below `root`.
+            key: JSON pointer.
+            style: how it is shown.
+        """
         found = resolve(self.content(file), key)
         if not isinstance(found, str | int | float | bool):
             found = None
+        # The text is kept too, so that the check can look for it on the page.
         number = Number(file, key, style, found, show(found, style, self.language))
         self.numbers.append(number)
         return number
 
     def file(self, name: str) -> "ResultFile":
-        """One of the files, there or not."""
+        """One of the files, there or not.
+
+        Args:
+            name: path below `root`.
+        """
         return ResultFile(self, name)
 
     def twin(self) -> list[dict[str, Any]]:
         """Every number shown, once, in order of appearance."""
+        # One entry, however often a number is shown: order stays, repetitions go.
         return [asdict(number) for number in dict.fromkeys(self.numbers)]
 
 
@@ -217,7 +271,11 @@ class ResultFile:
     prefix: str = ""
 
     def at(self, key: str) -> "ResultFile":
-        """The part at a key: `file.at("/a").value("/b")` is `file.value("/a/b")`."""
+        """The part at a key: `file.at("/a").value("/b")` is `file.value("/a/b")`.
+
+        Args:
+            key: JSON pointer from here.
+        """
         return ResultFile(self.sources, self.name, self.prefix + key)
 
     def value(self, key: str) -> Any:
@@ -235,11 +293,21 @@ class ResultFile:
         return self.value(key) is not None
 
     def show(self, key: str, style: str) -> Number:
-        """The value at a key as it appears in the report; recorded."""
+        """The value at a key as it appears in the report; recorded.
+
+        Args:
+            key: JSON pointer from here.
+            style: how it is shown.
+        """
         return self.sources.record(self.name, self.prefix + key, style)
 
     def cell(self, key: str, style: str) -> Line:
-        """A line of one number; recorded."""
+        """A line of one number; recorded.
+
+        Args:
+            key: JSON pointer from here.
+            style: how it is shown.
+        """
         return (self.show(key, style),)
 
     def rate(self, key: str, style: str = "percent", *, n: bool = True) -> Line:
@@ -262,21 +330,34 @@ class ResultFile:
             return (value,)
         low = measured.show("/ci95/0", style)
         high = measured.show("/ci95/1", style)
+        # Left out where a table is wide already.
         if not n:
             return (value, " (", low, " – ", high, ")")
         count = measured.show("/n", "count")
         return (value, " (", low, " – ", high, "; n=", count, ")")
 
     def interval(self, key: str, style: str) -> Line:
-        """An interval by itself: `[low, high]`."""
+        """An interval by itself: `[low, high]`, or in brackets why there is none.
+
+        Args:
+            key: of a pair.
+            style: of both ends.
+        """
         ends = self.at(key)
+        if self.has(f"{key}_reason"):
+            return (f"[{TOO_FEW[self.sources.language]}]",)
         low = ends.show("/0", style)
         high = ends.show("/1", style)
         return ("[", low, ", ", high, "]")
 
 
 def joined(parts: Sequence[Line], between: str) -> Line:
-    """Lines joined by a text."""
+    """Lines joined by a text.
+
+    Args:
+        parts: lines.
+        between: what stands between two of them.
+    """
     result: list[str | Number] = []
     for index, part in enumerate(parts):
         if index > 0:

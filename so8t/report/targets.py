@@ -24,7 +24,16 @@ BASELINES = (("keywords", HEADLINE), ("ngram", SPLITS[1]))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target; `met` null = not measured."""
+    """One target.
+
+    Attributes:
+        name: in report.json.
+        split: the test split it is about; empty when it is about none.
+        met: null = not measured.
+        title: what should hold.
+        evidence: the numbers behind it.
+        change: what would change it; empty unless it was missed.
+    """
 
     name: str
     split: str
@@ -35,7 +44,14 @@ class Target:
 
 
 def targets(context: Context) -> list[Target]:
-    """Every target, missed ones first, then those not measured."""
+    """Every target, missed ones first, then those not measured.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        Sorted, so that what needs somebody comes first.
+    """
     found: list[Target] = []
     for check in CHECKS:
         found.extend(check(context))
@@ -43,7 +59,12 @@ def targets(context: Context) -> list[Target]:
 
 
 def table(context: Context, found: list[Target]) -> Table:
-    """The targets as a table."""
+    """The targets as a table.
+
+    Args:
+        context: result files, words, and which file is released.
+        found: of `targets`.
+    """
     rows = []
     for one in found:
         outcome = context.words(OUTCOMES[one.met])

@@ -21,6 +21,7 @@ WORDS: Pairs = {
     **labels.CALIBRATION,
     **labels.TYPES,
     **labels.RUNNING,
+    **labels.SPEED,
     **labels.TRAINING,
     **labels.DATA,
     **labels.FIGURES,
@@ -30,7 +31,11 @@ LIMITS = tuple(sentences.CERTIFICATE_LIMITS)
 
 
 class Words:
-    """The words of one language."""
+    """The words of one language.
+
+    Attributes:
+        language: `ja` or `en`.
+    """
 
     def __init__(self, language: Language) -> None:
         self.language = language
@@ -39,12 +44,17 @@ class Words:
 
     def __call__(self, name: str) -> str:
         """A phrase; a name without words stands for itself (codes, split and domain names)."""
+        # Domains and reasons may be the user's own words, in one language only.
         if name not in WORDS:
             return name
         return WORDS[name][self._own]
 
     def heading(self, name: str) -> str:
-        """Both languages, the report's own first."""
+        """Both languages, the report's own first.
+
+        Args:
+            name: among the words.
+        """
         pair = WORDS[name]
         own = pair[self._own]
         other = pair[1 - self._own]
@@ -62,6 +72,7 @@ class Words:
         line: list[str | Number] = []
         for piece in self(phrase).split("{"):
             slot, brace, rest = piece.partition("}")
+            # The part before the first slot, or a sentence without any.
             if not brace:
                 line.append(piece)
                 continue

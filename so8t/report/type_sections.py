@@ -34,16 +34,17 @@ PLAIN = (
     Measure("plain_chance", "/retention/plain/chance_chrf", "score"),
     Measure("plain_marked", "/retention/plain/marked"),
 )
-SPEED = (
-    Measure("prefill_speed", "/speed/prefill_tokens_per_s/p50", "score"),
-    Measure("decode_speed", "/speed/decode_tokens_per_s/p50", "score"),
-    Measure("verdict_p50", "/speed/verdict_s/p50", "milliseconds"),
-    Measure("verdict_p95", "/speed/verdict_s/p95", "milliseconds"),
-)
 
 
 def types(context: Context) -> list[Block]:
-    """Size and quality of every type of both models."""
+    """Size and quality of every type of both models.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     rows = []
     for model in MODELS:
         for kind in context.types:
@@ -59,6 +60,7 @@ def types(context: Context) -> list[Block]:
         "flips",
         "violations",
     )
+    # Patterns, because eight files each would be longer than the table.
     files = "reports/metrics/verify-*.json, reports/metrics/evaluate-*.json"
     return [
         context.heading("h_types"),
@@ -68,7 +70,18 @@ def types(context: Context) -> list[Block]:
 
 
 def _type_row(context: Context, model: str, kind: str) -> list[Line]:
+    """One file: its size, its metrics, its certificate and its drift from F16.
+
+    Args:
+        context: result files, words, and which file is released.
+        model: `a` or `b`.
+        kind: quant type.
+
+    Returns:
+        Eleven cells.
+    """
     words = context.words
+    # Four files know about one type: its check, its card, its metrics and the comparison.
     checked = context.verified(model, kind)
     status = context.card(model, kind).value("/status")
     drift = context.drift(model, kind)
@@ -79,6 +92,7 @@ def _type_row(context: Context, model: str, kind: str) -> list[Line]:
     split = context.evaluated(model, kind).at(f"/splits/{HEADLINE}")
     # Without counts: the table has eleven columns already.
     rates = [split.rate(f"/{name}", n=False) for name in TYPE_RATES]
+    # A dash, not "not run": F16 is what the others are compared with.
     kl: str | Line = "–"
     changed: str | Line = "–"
     if kind != UNQUANTISED:
@@ -102,7 +116,14 @@ def _type_row(context: Context, model: str, kind: str) -> list[Line]:
 
 
 def running(context: Context) -> list[Block]:
-    """What was measured by running the files: both models at the released type, and at F16."""
+    """What was measured by running the files: both models at the released type, and at F16.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        A list of blocks, in the order of the page.
+    """
     # A release of F16 itself has one type to show, not the same one twice.
     kinds = list(dict.fromkeys((context.type, UNQUANTISED)))
     files = []
@@ -114,24 +135,28 @@ def running(context: Context) -> list[Block]:
     rows = [
         *_rates(context, ANSWERS, files),
         _unstable_row(context, files),
+        # What was kept of the base, below what was learnt.
         *_rates(context, PLAIN, files),
         _plain_able_row(context, files),
-        *_speeds(context, files),
-        _memory_row(context, files),
     ]
     head = [context.words("metric"), *columns]
     return [
         context.heading("h_running"),
         Table(head, rows, context.from_files(*files)),
         retention(context),
-        context.figure("latency"),
     ]
 
 
 def _rates(
     context: Context, measures: tuple[Measure, ...], files: list[ResultFile]
 ) -> list[list[Line]]:
-    """One row per measure, one column per file."""
+    """One row per measure, one column per file.
+
+    Args:
+        context: result files, words, and which file is released.
+        measures: one row each.
+        files: one column each.
+    """
     rows = []
     for measure in measures:
         cells = [file.rate(measure.key, measure.style) for file in files]
@@ -139,19 +164,18 @@ def _rates(
     return rows
 
 
-def _speeds(context: Context, files: list[ResultFile]) -> list[list[Line]]:
-    rows = []
-    for measure in SPEED:
-        cells = [context.percentile(file, measure.key, measure.style) for file in files]
-        rows.append(row(context.words(measure.name), *cells))
-    return rows
-
-
 def _unstable_row(context: Context, files: list[ResultFile]) -> list[Line]:
+    """Long texts that fell into a loop, of how many.
+
+    Args:
+        context: result files, words, and which file is released.
+        files: one column each.
+    """
     cells: list[Line] = []
     for file in files:
         unstable = file.show("/stability/unstable", "count")
         count = file.show("/stability/n", "count")
+        # As a count: of so few texts a percentage would promise too much.
         cells.append((unstable, " / ", count))
     return row(context.words("unstable"), *cells)
 
@@ -160,6 +184,10 @@ def _plain_able_row(context: Context, files: list[ResultFile]) -> list[Line]:
     """Whether plain answers fit their own requests better than others' requests.
 
     A comparison of two models' plain answers counts only where they do.
+
+    Args:
+        context: result files, words, and which file is released.
+        files: one column each.
     """
     answers = {True: "yes", False: "no"}
     cells = []
@@ -167,8 +195,3 @@ def _plain_able_row(context: Context, files: list[ResultFile]) -> list[Line]:
         able = file.value("/retention/plain/beyond_chance")
         cells.append(context.words(answers.get(able, "unknown")))
     return row(context.words("plain_able"), *cells)
-
-
-def _memory_row(context: Context, files: list[ResultFile]) -> list[Line]:
-    cells = [file.cell("/speed/peak_rss_bytes", "size") for file in files]
-    return row(context.words("memory"), *cells)

@@ -1,10 +1,11 @@
 """Ask the released model: a calibrated decision, and for ALLOW the final answer.
 
 A *card* is the calibration card: thresholds, and which file, template and engine they hold for
-(so8t.card). All of this fails closed. Without a readable card every request escalates. A card that
-is not for this file, template or engine is refused. Whatever cannot be read as a verdict escalates.
-ESCALATE and DENY answer with the deployment's own words. An answer that may not be shown becomes an
-escalation. Thinking never leaves `two_phase.speak`.
+(so8t.card). All of this fails closed. A release that is not signed, whole and of one piece is
+refused before the engine opens its file (so8t.released), as is a card that is not for this template
+or engine. Whatever cannot be read as a verdict escalates. ESCALATE and DENY answer with the
+deployment's own words. An answer that may not be shown, or that refuses what was allowed, becomes
+an escalation. Thinking never leaves `two_phase.speak`.
 
 Not covered: users, clearance, audit (the server's).
 """
@@ -18,11 +19,10 @@ from typing import Any, Self
 
 from so8t import card
 from so8t.errors import ArtifactError
-from so8t.familiarity import Familiarity, Index, judge, read_index, text_strangeness
-from so8t.identity import semantic_digest
+from so8t.familiarity import Familiarity, judge, text_strangeness
 from so8t.llama import Engine
 from so8t.prompts import Prompt
-from so8t.release.manifest import CARD, FAMILIARITY, Manifest, read_manifest
+from so8t.released import open_release
 from so8t.request import Request, request_of
 from so8t.scoring.reader import GgufReader, Reading, read_request
 from so8t.serving.two_phase import Limits, Show, speak
@@ -82,33 +82,26 @@ class _First:
 class Assistant:
     """A release, opened and checked. Use as a context manager.
 
+    Args:
+        folder: models/release, or the same folder elsewhere.
+        allow_unsigned: take a release that nobody signed; `warning` then says so.
+
     Raises:
-        ArtifactError: the release is incomplete, or its card is for another file, template or
-            engine.
+        ArtifactError: see `open_release`; also a card for another template or engine.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.manifest: Manifest = read_manifest(folder)
+    def __init__(self, folder: Path, *, allow_unsigned: bool = False) -> None:
         self.engine: Engine | None = None
-        self.card: card.Card | None = None
-        self.refusal = ""
-        try:
-            self.card = card.read(folder / CARD)
-        except ArtifactError as error:
-            # The release still answers: with the reply that hands every request to a person.
-            self.refusal = f"no valid calibration card ({error.problem})"
-            return
-        try:
-            self.index = _index_of(folder, self.card)
-        except ArtifactError as error:
-            self.card = None
-            self.refusal = f"no valid familiarity index ({error.problem})"
-            return
-        self._open(folder / self.manifest.file, self.card)
+        opened = open_release(folder, allow_unsigned=allow_unsigned)
+        self.manifest = opened.manifest
+        self.card = opened.card
+        self.index = opened.index
+        self.warning = opened.warning
+        self._open(opened.file)
 
-    def _open(self, file: Path, bound: card.Card) -> None:
+    def _open(self, file: Path) -> None:
         """Open the file with the engine settings of the card, which belong to its numbers."""
-        settings = bound.engine
+        settings = self.card.engine
         try:
             self.engine = Engine(
                 file,
@@ -120,15 +113,16 @@ class Assistant:
         except KeyError as error:
             # A card made over a server has no such settings.
             raise ArtifactError(
-                f"the card names no engine setting {error}", where=bound.file, fix=card.FIX
+                f"the card names no engine setting {error}", where=self.card.file, fix=card.FIX
             ) from None
         self.reader = GgufReader(self.engine, self.manifest.system)
         self.engine_context = int(settings["n_ctx"])
         # The manifest's system prompt is part of the template's digest, so editing it is noticed.
         try:
             card.require_match(
-                bound,
-                semantic_digest=semantic_digest(file),
+                self.card,
+                # `open_release` has found the file's own digest to be this one.
+                semantic_digest=self.card.semantic_digest,
                 template_sha256=self.reader.prompter.digest,
                 engine=self.engine.settings(),
             )
@@ -169,6 +163,7 @@ class Assistant:
             self.manifest.format,
             reserved=self.reader.reserved,
             limits=Limits(self.manifest.think_tokens, self.manifest.answer_tokens),
+            replies=(self.manifest.replies.escalate, self.manifest.replies.deny),
             show=show,
         )
         # The probabilities stay: they are the model's, whatever became of the answer.
@@ -182,15 +177,6 @@ class Assistant:
         return replace(first.answer, text=spoken.text, cut=spoken.cut)
 
     def _decide(self, text: str) -> _First:
-        if self.card is None or self.engine is None:
-            refused = Answer(
-                verdict=Verdict.ESCALATE,
-                probabilities=None,
-                authority=None,
-                text=self._reply(Verdict.ESCALATE),
-                reason=self.refusal,
-            )
-            return _First(refused, None)
         request = request_of(text)
         strangeness = text_strangeness(request.text, self.index.reference)
         familiarity = judge(strangeness, self.index)
@@ -281,21 +267,6 @@ def _numbers(bound: card.Card, reading: Reading) -> tuple[float, ...]:
         return reading.cue
     # No numbers escalate.
     return reading.prefill or ()
-
-
-def _index_of(folder: Path, bound: card.Card) -> Index:
-    """The release's familiarity index, which must be the one its card names.
-
-    Raises:
-        ArtifactError: missing, damaged, or of another card.
-    """
-    path = folder / FAMILIARITY
-    index = read_index(path)
-    if index.digest != bound.familiarity.index:
-        raise ArtifactError(
-            "the familiarity index is of another card", where=str(path), fix=card.FIX
-        )
-    return index
 
 
 def _why(bound: card.Card, decision: card.Decision) -> str:

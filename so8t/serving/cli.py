@@ -1,11 +1,14 @@
 """`so8t ask`: the released model on the command line."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from so8t.errors import DataError
 
 # Imported inside the functions below, so that `--help` loads no model library.
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     "late); an answer that turns out unfit is withdrawn in words",
 )
 @click.option("--why", is_flag=True, help="print how familiar the request is, by signal")
-def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool) -> None:
+@click.option("--unsigned", is_flag=True, help="take a release that nobody signed")
+def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool, unsigned: bool) -> None:
     """Decide what may happen with the request TEXT, and answer it if the decision is ALLOW.
 
     With `-` the request is read from standard input.
@@ -47,8 +51,10 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool) -> None
 
     if as_json and stream:
         raise click.UsageError("--json prints one object at the end: leave out --stream")
-    request = sys.stdin.read() if text == "-" else text
-    with Assistant(folder) as assistant:
+    request = _request(text)
+    with Assistant(folder, allow_unsigned=unsigned) as assistant:
+        if assistant.warning:
+            click.echo(assistant.warning, err=True)
         if stream:
             _stream(assistant, request)
             return
@@ -60,6 +66,26 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool) -> None
     if why:
         _explain(answer)
     click.echo(f"\n{answer.text}{_ellipsis(answer)}")
+
+
+def _request(text: str) -> str:
+    """The request itself: TEXT, or standard input where TEXT is `-`.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    # Python keeps bytes of the command line that are not UTF-8 as halves of surrogate pairs.
+    data: bytes = os.fsencode(text)
+    if text == "-":
+        data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the request is not UTF-8 (byte {error.start})",
+            where="standard input" if text == "-" else "TEXT",
+            fix="iconv -f CP932 -t UTF-8 FILE | so8t ask -",
+        ) from None
 
 
 def _head(answer: "Answer") -> None:

@@ -9,28 +9,32 @@ The answer may be shown while it is written: `HoldBack` keeps back more characte
 copy has, so that no part of a marker or of a copy is seen. Whatever is shown is the beginning of
 what the whole answer will be.
 
-Covered: verbatim copies of the thinking (any `SHINGLE` characters of it that the user did not say),
-markers, control and reserved tokens. Not covered: a paraphrase of the thinking; an answer withheld
+An answer that refuses is withheld too (`so8t.serving.refusal`): the decision was to help.
+
+Covered: copies of the thinking in one piece or in several (`so8t.serving.copied`), markers and
+other imitations of the format in any disguise, control and reserved tokens, refusals. Time of our
+own is linear in what was written. Not covered: a paraphrase of the thinking; an answer withheld
 after its beginning was shown (the beginning was clean; the caller says that it is taken back).
 """
 
 import codecs
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from so8t.chat import ALLOW_PREFIX, Format, Thinking, final_cue, has_marker, neutralise
 from so8t.llama import Engine
 from so8t.prompts import Prompt, Prompter
+from so8t.request import canonical_form, imitates_format
+from so8t.serving.copied import SHINGLE, CopyWatch
 from so8t.serving.final_only import HoldBack
+from so8t.serving.refusal import refuses
 
-# Characters: so long a piece of the thinking must not be in the answer.
-SHINGLE = 20
+# Letters held back while streaming: more than a copy or the opening of a refusal has.
+HOLD = 2 * SHINGLE
 
-# Visible characters held back while streaming. A Hangul syllable may come as three letters, so a
-# shingle of syllables can be three times as long as it looks.
-HOLD = 3 * SHINGLE
+# Why an answer is withheld that contradicts the decision.
+REFUSED = "the answer refuses what the decision allows"
 
 # Takes pieces of the answer as they may be shown.
 Show = Callable[[str], None]
@@ -42,6 +46,21 @@ class Limits:
 
     think: int
     answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What an answer must not be.
+
+    Attributes:
+        thinking: private.
+        user: the user's own words, which the answer may repeat.
+        replies: the deployment's texts for ESCALATE and DENY.
+    """
+
+    thinking: Thinking
+    user: str
+    replies: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,7 @@ def speak(
     *,
     reserved: set[int],
     limits: Limits,
+    replies: Sequence[str] = (),
     show: Show | None = None,
 ) -> Spoken:
     """Generate the final answer to an allowed request.
@@ -83,6 +103,7 @@ def speak(
         fmt: thinking format that the model was trained on.
         reserved: ids that are never emitted.
         limits: most tokens of each phase.
+        replies: the deployment's texts for ESCALATE and DENY; an answer like one is a refusal.
         show: called with pieces of the answer while it is written. Together they are its text, or
             its beginning when it is withheld in the end.
     """
@@ -93,39 +114,47 @@ def speak(
     begun = prompter.after(prompt, ALLOW_PREFIX)
     thinking = Thinking(_think(engine, begun, final_cue(fmt), silent, limits.think))
     forced = prompter.after(prompt, ALLOW_PREFIX + _closed(thinking, fmt))
-    shown = _Shown(thinking, user, fmt, show)
+    hidden = Hidden(thinking, user, replies)
+    shown = _Shown(hidden, fmt, show)
     written = _write(engine, forced, silent, limits.answer, shown.feed if show else None)
     answer = written.text
     closed = ""
     if fmt == "quadruple":
         answer, closed, _ = answer.partition("</final>")
     cut = not written.ended and not closed
-    return shown.end(_checked(answer.strip(), thinking, user, cut=cut))
+    return shown.end(_checked(answer.strip(), hidden, cut=cut))
 
 
 class _Shown:
     """What the user has seen of an answer: clean by the same rules as the whole."""
 
-    def __init__(self, thinking: Thinking, user: str, fmt: Format, show: Show | None) -> None:
-        self.thinking = thinking
-        self.user = user
+    def __init__(self, hidden: Hidden, fmt: Format, show: Show | None) -> None:
+        self.hidden = hidden
         self.show = show
-        # All that was written, what was shown of it, and whether more may be shown.
-        self.text = ""
+        # What was shown of the answer, and whether more may be shown.
         self.seen = ""
         self.open = True
+        self.copied = CopyWatch(hidden.thinking, hidden.user)
         self.reader = HoldBack(HOLD)
         # The marker is ours; what the model wrote before it never gets here.
         self.reader.feed(ALLOW_PREFIX + final_cue(fmt))
+        # What was written before anything was shown, to see whether it opens a refusal.
+        self.opening = ""
 
     def feed(self, piece: str) -> None:
         """Take what the model wrote; show what has become free."""
-        self.text += piece
+        # First, for a copy may have begun in what is still held back.
+        self.copied.feed(piece)
         free = self.reader.feed(piece)
+        if self.open and not self.seen:
+            self.opening += piece
+        # The first piece of the thinking ends the showing: whether it stays at one is known at the
+        # end only.
+        if self.copied.touched:
+            self.open = False
         if not self.open or not free:
             return
-        # The whole text, for a copy may have begun in what is still held back.
-        if copies(self.text, self.thinking, self.user):
+        if not self.seen and refuses(self.opening, self.hidden.replies):
             self.open = False
             return
         self._tell(free)
@@ -150,17 +179,21 @@ class _Shown:
 
 def _think(engine: Engine, begun: Prompt, marker: str, silent: set[int], limit: int) -> str:
     """Phase 1: what the model writes before the final marker."""
-    written = b""
+    written: list[bytes] = []
     end = marker.encode()
+    tail = b""
     tokens = engine.stream(begun.ids, forbid=silent, cuts=begun.cuts)
     for count, token in enumerate(tokens, start=1):
         if engine.is_eog(token) or count > limit:
             break
-        written += engine.detokenize([token])
-        # In bytes, because a token may end inside a character.
-        if end in written:
+        piece = engine.detokenize([token])
+        written.append(piece)
+        # In bytes, because a token may end inside a character; and only the newest of them, because
+        # the rest was looked at before.
+        tail = (tail + piece)[-len(end) - len(piece) :]
+        if end in tail:
             break
-    return written.decode("utf-8", "ignore").partition(marker)[0]
+    return b"".join(written).decode("utf-8", "ignore").partition(marker)[0]
 
 
 def _closed(thinking: Thinking, fmt: Format) -> str:
@@ -188,33 +221,16 @@ def _write(
     return _Written(text, ended=False)
 
 
-def _checked(answer: str, thinking: Thinking, user: str, *, cut: bool) -> Spoken:
+def _checked(answer: str, hidden: Hidden, *, cut: bool) -> Spoken:
     """The answer, if it may be shown."""
     if not answer:
         return Spoken(None, "the model wrote no answer", cut)
-    if has_marker(answer):
+    if has_marker(answer) or imitates_format(canonical_form(answer)):
         return Spoken(None, "the answer held a marker of the thinking format", cut)
-    if copies(answer, thinking, user):
+    copied = CopyWatch(hidden.thinking, hidden.user)
+    copied.feed(answer)
+    if copied.copied:
         return Spoken(None, "the answer repeated private thinking", cut)
+    if refuses(answer, hidden.replies):
+        return Spoken(None, REFUSED, cut)
     return Spoken(answer, "", cut)
-
-
-def copies(answer: str, thinking: Thinking, user: str) -> bool:
-    """Whether the answer holds `SHINGLE` characters of the thinking that the user did not say."""
-    private = set(_shingles(thinking.reveal()))
-    # Thinking quotes the request, and so may the answer.
-    private -= set(_shingles(user))
-    return any(piece in private for piece in _shingles(answer))
-
-
-def _shingles(text: str) -> Iterator[str]:
-    """Every run of `SHINGLE` characters, without case, spaces and hidden characters."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    # Spaces or zero-width characters between the letters would hide a copy.
-    visible = "".join(char for char in folded if _is_visible(char))
-    for start in range(len(visible) - SHINGLE + 1):
-        yield visible[start : start + SHINGLE]
-
-
-def _is_visible(char: str) -> bool:
-    return not char.isspace() and unicodedata.category(char) != "Cf"

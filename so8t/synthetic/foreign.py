@@ -65,7 +65,8 @@ KINDS: Final[dict[str, Kind]] = {
             "[関数|処理|スクリプト|コード]を[書いて|見せて|作ってください]。",
             "def [main|solve|run|total](x):\n    return x[ * 2| + 1|.strip()|.lower()]"
             "\n[この関数を直して|これは何をしますか|テストを書いて]",
-            "SELECT [name|id|price] FROM [users|orders|items] WHERE id = [1|7|42]; を[最適化して|説明して]",
+            "SELECT [name|id|price] FROM [users|orders|items] WHERE id = [1|7|42];"
+            " を[最適化して|説明して]",
         ),
     ),
     "role_play": Kind(

@@ -47,7 +47,7 @@ PREFIXES = ("base_model.model.", "base_model.", "module.")
 # Types of a config's values that are kept.
 PLAIN = (str, int, float, bool, list)
 # What torch.load raises for files that are damaged, or that need code to be read.
-DAMAGED = (RuntimeError, EOFError, ValueError, AttributeError, KeyError)
+DAMAGED = (RuntimeError, EOFError, ValueError, AttributeError, LookupError, TypeError)
 UNREADABLE = (pickle.UnpicklingError, *DAMAGED)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from so8t import card as cards
 from so8t.identity import SEAL, seal
+from so8t.manifest import Manifest, Texts, write_manifest
 from so8t.operations.store import md5_file, object_path
 from so8t.params import load
-from so8t.release.manifest import Manifest, Texts, write_manifest
 from tests.fakes.cards import make_card
+from tests.fakes.released import sign, write_inside
 from tests.fakes.tiny_gguf import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,8 @@ def _safetensors(path: Path) -> None:
 def release(folder: Path, file: Path, card: cards.Card) -> None:
     params = load(folder / "params.yaml")
     out = folder / "models/release"
-    shutil.copyfile(file, out / file.name)
+    out.mkdir(parents=True, exist_ok=True)
+    write_inside(file, card, out / file.name)
     cards.write(out / "card.json", card)
     (out / "Modelfile").write_text(
         f"FROM ./{file.name}\n# {card.semantic_digest}\n", encoding="utf-8"
@@ -141,6 +143,7 @@ def release(folder: Path, file: Path, card: cards.Card) -> None:
             replies=replies,
         ),
     )
+    sign(out)
 
 
 def remember(folder: Path) -> None:
@@ -194,8 +197,25 @@ def _keep_dir(folder: Path, path: Path) -> str:
     return digest
 
 
-def make_clone(folder: Path) -> Path:
-    """A repository with everything in place; `doctor --stage ask` finds nothing wrong."""
+def make_monorepo(repository: Path) -> Path:
+    """The same project as a subdirectory of a repository with another project; returns its folder."""
+    (repository / "other").mkdir(parents=True)
+    (repository / "other/notes.txt").write_text("beside it\n", encoding="utf-8")
+    # Of the same names as ours: whoever asks git from the top would get these.
+    for name in ("dvc.lock", "params.yaml"):
+        (repository / name).write_text("not: ours\n", encoding="utf-8")
+    (repository / "reports").mkdir()
+    (repository / "reports/foreign.md").write_text("not ours\n", encoding="utf-8")
+    return make_clone(repository / "apps/so8t", top=repository)
+
+
+def make_clone(folder: Path, *, top: Path | None = None) -> Path:
+    """A repository with everything in place; `doctor --stage ask` finds nothing wrong.
+
+    Args:
+        folder: of the project.
+        top: of its repository, where that is another one.
+    """
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/config").write_text(CONFIG, encoding="utf-8")
     (folder / ".gitignore").write_text(
@@ -210,6 +230,10 @@ def make_clone(folder: Path) -> Path:
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     edit_params(folder, scoring__types=["Q4_K_M"])
     (folder.parent / "store").mkdir(exist_ok=True)
+    (folder / "reports").mkdir(exist_ok=True)
+    (folder / "reports/report.json").write_text('{"conclusion": "well"}', encoding="utf-8")
+    # Bytes that are no text, and Windows' line ends: what is copied must stay as it is.
+    (folder / "reports/curve.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
     build(folder)
     for command in (
         ("git", "init", "-q", "-b", "main"),
@@ -218,5 +242,5 @@ def make_clone(folder: Path) -> Path:
         ("git", "add", "-A"),
         ("git", "commit", "-qm", "one"),
     ):
-        run(folder, *command)
+        run(top or folder, *command)
     return folder

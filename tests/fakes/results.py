@@ -16,8 +16,9 @@ from so8t.comparison.compare import compare, rules_of
 from so8t.comparison.retention import retention
 from so8t.comparison.sides import Side
 from so8t.evaluation.evaluate import Job, decide_splits, write
+from so8t.evaluation.speed import write_speed
 from so8t.files import read_json, write_json, write_jsonl
-from so8t.generated import NOT_RUN, Served
+from so8t.generated import NOT_RUN, NOT_TIMED, Generated, Timings
 from so8t.generation.speed import distribution
 from so8t.metrics import read_meta
 from so8t.params import Params
@@ -75,7 +76,7 @@ def score_rows(
     return scored
 
 
-def ran(model: str, seed: int) -> Served:
+def ran(model: str, seed: int) -> Generated:
     """Sections that need a running model, made up."""
     rng, good = np.random.default_rng(seed), model == "b"
 
@@ -87,13 +88,12 @@ def ran(model: str, seed: int) -> Served:
             "ci95": [max(0.0, k / n - 0.1), min(1.0, k / n + 0.1)],
         }
 
-    seconds = rng.lognormal(-5, 0.3, 24).tolist()
     score = {
         "value": 31.5 if good else 12.25,
         "n": 24,
         "ci95": [24.0, 39.5] if good else [8.0, 17.0],
     }
-    return Served(
+    return Generated(
         {
             "generation": {
                 "status": "run",
@@ -138,20 +138,7 @@ def ran(model: str, seed: int) -> Served:
                     "empty": rate(0, 24),
                 },
             },
-            "speed": {
-                "status": "run",
-                "n": 24,
-                "threads": 2,
-                "prefill_tokens_per_s": distribution([1000.0 + i for i in range(24)], digits=1),
-                "decode_tokens_per_s": distribution([300.0 + i for i in range(24)], digits=1),
-                "prefill_s": distribution(seconds),
-                "verdict_s": distribution(seconds),
-                "cue_s": distribution([2 * one for one in seconds]),
-                "prompt_tokens_mean": 90.0,
-                "peak_rss_bytes": 300 * 2**20,
-            },
         },
-        seconds,
         [
             {
                 "kind": "likelihood",
@@ -181,6 +168,38 @@ def ran(model: str, seed: int) -> Served:
             }
             for i in range(24)
         ],
+    )
+
+
+def timings(seed: int) -> Timings:
+    """Times of a made-up machine; another seed is another machine."""
+    seconds = np.random.default_rng(seed).lognormal(-5, 0.3, 24).tolist()
+    rates = [1 / second for second in seconds]
+    return Timings(
+        {
+            "status": "run",
+            "n": 24,
+            "threads": 2,
+            "prefill_tokens_per_s": distribution([90 * rate for rate in rates], digits=1),
+            "decode_tokens_per_s": distribution([24 * rate for rate in rates], digits=1),
+            "prefill_s": distribution(seconds),
+            "verdict_s": distribution(seconds),
+            "cue_s": distribution([2 * one for one in seconds]),
+            "prompt_tokens_mean": 90.0,
+            "peak_rss_bytes": 300 * 2**20 + 4096 * seed,
+        },
+        seconds,
+    )
+
+
+def write_times(root: Path, job: Job, timed: Timings) -> None:
+    """The files of times of one file."""
+    name = f"speed-{job.model}-{job.type}"
+    write_speed(
+        job,
+        timed,
+        out=root / f"reports/metrics/{name}.json",
+        plots=root / f"reports/plots/{name}",
     )
 
 
@@ -226,7 +245,8 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     gguf.parent.mkdir(parents=True, exist_ok=True)
     gguf.write_bytes(b"0" * {"F16": 9000, "Q8_0": 5000, "Q5_K_M": 3600, "Q4_K_M": 3000}[kind])
     job = Job(gguf, folder, made, read_meta(folder))
-    found = ran(model, seed) if kind in RUN else NOT_RUN
+    found, timed = (ran(model, seed), timings(seed)) if kind in RUN else (NOT_RUN, NOT_TIMED)
+    write_times(root, job, timed)
     write(
         job,
         decide_splits(job),

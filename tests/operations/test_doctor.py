@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from so8t.operations import doctor, machine
+from so8t.operations import checklist, doctor, machine
 from so8t.operations.checklist import STAGES
 from so8t.operations.cli import STAGE_NAMES
 from so8t.operations.line import Line
+from so8t.params import load
 from tests.fakes.clone import STEM, edit_params, make_clone, sealed_tiny
+from tests.fakes.released import FAULTS, IDS
 
 Plant = Callable[[Path, pytest.MonkeyPatch], None]
 
@@ -145,8 +148,10 @@ def card_of_another_file(root: Path, _patch: pytest.MonkeyPatch) -> None:
     other = sealed_tiny(root / "other.gguf", seed=9)
     from so8t import card as cards
     from so8t.params import load
+    from tests.fakes.released import sign
 
     cards.write(root / "models/release/card.json", make_card(other, load().data.system))
+    sign(root / "models/release")
 
 
 def card_edited_by_hand(root: Path, _patch: pytest.MonkeyPatch) -> None:
@@ -193,7 +198,7 @@ PLANTED: list[
     (loss_that_does_not_fall, "bake", "training log", 8, "did not fall"),
     (one_bit_of_the_model, "score", "GGUF files", 5, "does not match its seal"),
     (card_of_another_file, "ask", "release", 5, "the card is of another file"),
-    (card_edited_by_hand, "ask", "release", 5, "edited after it was made"),
+    (card_edited_by_hand, "ask", "release", 5, "card.json was changed"),
 ]
 
 
@@ -278,6 +283,17 @@ def test_the_command_line_knows_every_stage_that_has_a_checklist() -> None:
         "probe",
     }
     assert scripts <= set(STAGES)
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_a_release_that_is_not_as_it_was_signed_fails_the_checklist(
+    clone: Path, fault: Callable[[Path], None], says: str
+) -> None:
+    fault(clone / "models/release")
+    (line,) = [line for line in checklist.lines(clone, load(), "ask") if line.check == "release"]
+    assert (line.state, line.code) == ("fail", 5)
+    assert re.search(says, line.says)
+    assert line.fix
 
 
 def test_json_output_is_one_array_and_the_exit_code_is_the_first_failures(clone: Path) -> None:

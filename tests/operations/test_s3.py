@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from so8t import manifest
 from so8t.operations import fsck
-from so8t.release import manifest
 from tests.fakes.clone import make_clone, run
 
 pytest.importorskip("dvc_s3", reason="pip install so8t[s3]")

@@ -3,49 +3,72 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from so8t.errors import ArtifactError
-from so8t.operations import bundle, evidence, fsck, rollback, store
+from so8t import manifest
+from so8t.errors import ArtifactError, ParamsError, ToolError
+from so8t.operations import bundle, evidence, fsck, rollback, store, sweep
+from so8t.operations.ablation import clean_for_queue
+from so8t.operations.git import changed_files
 from so8t.operations.store import lock_here, object_path, out_at
-from so8t.release import manifest
-from tests.fakes.clone import STEM, build, edit_params, make_clone, run, sealed_tiny
+from so8t.params import refuse_hidden_changes
+from tests.fakes.clone import (
+    STEM,
+    build,
+    edit_params,
+    make_clone,
+    make_monorepo,
+    remember,
+    run,
+    sealed_tiny,
+)
+from tests.fakes.released import FAULTS, IDS, another_key_under_our_name, forge
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three committed versions of different models, two of them registered."""
-    folder = make_clone(tmp_path_factory.mktemp("versions") / "clone")
+@pytest.fixture(scope="module", params=["alone", "monorepo"])
+def history(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Three committed versions of different models, two of them registered; the project's folder.
+
+    The project is a repository of its own, or a subdirectory of one.
+    """
+    top = tmp_path_factory.mktemp("versions") / "clone"
+    folder = make_clone(top) if request.param == "alone" else make_monorepo(top)
     run(folder, "git", "tag", "v-one")
     for seed, name in ((1, "v-two"), (2, "v-three")):
         edit_params(folder, seed=100 + seed)
         build(folder, seed)
         run(folder, "git", "commit", "-qam", name)
         run(folder, "git", "tag", name)
-    run(folder, "git", "tag", "-a", "so8t@v1.0.0", "-m", "first", "v-one")
-    run(folder, "git", "tag", "-a", "so8t@v1.1.0", "-m", "second", "v-three")
-    run(folder, "git", "tag", "-a", "so8t#prod#1", "-m", "serve", "v-one")
-    run(folder, "git", "tag", "-a", "so8t#prod#2", "-m", "serve the new one", "v-three")
-    run(folder, "git", "tag", "-a", "so8t@v9.0.0", "-m", "mistake", "v-two")
-    run(folder, "git", "tag", "-a", "so8t@v9.0.0!", "-m", "taken back", "v-two")
+    # As GTO names them in a subdirectory.
+    own = "" if request.param == "alone" else "apps/so8t="
+    run(folder, "git", "tag", "-a", f"{own}so8t@v1.0.0", "-m", "first", "v-one")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v1.1.0", "-m", "second", "v-three")
+    run(folder, "git", "tag", "-a", f"{own}so8t#prod#1", "-m", "serve", "v-one")
+    run(folder, "git", "tag", "-a", f"{own}so8t#prod#2", "-m", "serve the new one", "v-three")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v9.0.0", "-m", "mistake", "v-two")
+    run(folder, "git", "tag", "-a", f"{own}so8t@v9.0.0!", "-m", "taken back", "v-two")
     return folder
 
 
 @pytest.fixture
 def clone(history: Path, tmp_path: Path) -> Path:
-    """The history, copied, at its newest version."""
-    shutil.copytree(history, tmp_path / "clone", symlinks=True)
-    (tmp_path / "store").mkdir()
-    return tmp_path / "clone"
+    """The history, copied, at its newest version; the project's folder."""
+    top = next(folder for folder in (history, *history.parents) if (folder / ".git").exists())
+    shutil.copytree(top, tmp_path / "clone", symlinks=True)
+    folder = tmp_path / "clone" / history.relative_to(top)
+    (folder.parent / "store").mkdir(exist_ok=True)
+    return folder
 
 
 def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) -> None:
@@ -67,6 +90,37 @@ def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:
     assert wanted.absent == []
     assert manifest.digests(clone / "models/release") == before
     assert run(clone, "git", "branch", "--show-current").strip() == "main"
+
+
+def test_changed_files_are_named_from_the_projects_root(clone: Path) -> None:
+    assert changed_files(clone) == []
+    edit_params(clone, seed=5)
+    (clone / "reports/a b.md").write_text("new", encoding="utf-8")
+    run(clone, "git", "add", "reports/a b.md")
+    run(clone, "git", "mv", "dvc.yaml", "dvc2.yaml")
+    assert set(changed_files(clone)) == {"params.yaml", "reports/a b.md", "dvc2.yaml"}
+    with pytest.raises(ToolError, match=r"dvc2\.yaml"):
+        clean_for_queue(clone)
+
+
+def test_a_hidden_change_of_parameters_is_seen(clone: Path) -> None:
+    edit_params(clone, profiles__demo__train={"lr": 0.5})
+    run(clone, "git", "commit", "-qam", "the profile sets its own")
+    refuse_hidden_changes(clone / "params.yaml")
+    edit_params(clone, train__lr=1e-9)
+    with pytest.raises(ParamsError, match=r"train\.lr"):
+        refuse_hidden_changes(clone / "params.yaml")
+
+
+def test_a_sweep_reads_the_metrics_of_its_experiments(clone: Path) -> None:
+    name = "reports/metrics/evaluate-b-Q4_K_M.json"
+    (clone / name).parent.mkdir()
+    (clone / name).write_text('{"ece": 0.25}', encoding="utf-8")
+    run(clone, "git", "add", name)
+    tree = run(clone, "git", "write-tree").strip()
+    commit = run(clone, "git", "commit-tree", tree, "-m", "experiment").strip()
+    run(clone, "git", "update-ref", f"refs/exps/aa/bb/{sweep.name_of('seed', '1')}", commit)
+    assert sweep.results("seed", ["1"], clone)[0]["ece"] == 0.25
 
 
 def test_rollback_refuses_while_uncommitted_changes_would_be_lost(clone: Path) -> None:
@@ -145,6 +199,66 @@ def test_gto_reads_the_tags_as_we_do(clone: Path) -> None:
         pytest.skip(f"gto cannot be asked: {done.stderr[-200:]}")
     theirs = {str(row["version"]) for row in json.loads(done.stdout)}
     assert theirs == {v.version for v in rollback.registered(clone)}
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_a_revision_whose_release_is_not_as_it_was_signed_is_not_given_out(
+    clone: Path, tmp_path: Path, fault: Callable[[Path], None], says: str
+) -> None:
+    """rollback, bundle and evidence: by a commit of somebody who could write to git and the cache, without the key."""
+    run(clone, "git", "checkout", "-q", "-b", "forged")
+    release = shutil.copytree(clone / "models/release", tmp_path / "models/release")
+    for name in ("release.sig", "release.pub"):
+        shutil.copyfile(clone / name, tmp_path / name)
+    fault(release)
+    shutil.rmtree(clone / "models/release")
+    shutil.copytree(release, clone / "models/release")
+    remember(clone)
+    (clone / "release.sig").unlink()
+    if (tmp_path / "release.sig").exists():
+        shutil.copyfile(tmp_path / "release.sig", clone / "release.sig")
+    run(clone, "git", "commit", "-qam", "nothing to see")
+    run(clone, "git", "checkout", "-q", "main")
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "-f"], cwd=clone, check=True)
+    before = manifest.digests(clone / "models/release")
+    for refuse in (
+        lambda: rollback.go_to(rollback.plan("forged", clone), clone),
+        lambda: bundle.make("forged", tmp_path / "stick", clone),
+        lambda: evidence.make("forged", tmp_path / "audit", clone),
+    ):
+        with pytest.raises(ArtifactError) as refused:
+            refuse()
+        assert re.search(says, str(refused.value)), refused.value
+        assert refused.value.fix
+    assert manifest.digests(clone / "models/release") == before
+    assert not (tmp_path / "stick").exists()
+    assert not (tmp_path / "audit").exists()
+
+
+def test_an_unsigned_revision_is_given_out_only_when_asked_to_and_says_so(
+    clone: Path, tmp_path: Path
+) -> None:
+    run(clone, "git", "checkout", "-q", "-b", "unsigned")
+    run(clone, "git", "rm", "-q", "release.sig")
+    run(clone, "git", "commit", "-qm", "unsigned")
+    wanted = rollback.plan("unsigned", clone)
+    assert "WARNING: this release is not signed" in rollback.go_to(
+        wanted, clone, allow_unsigned=True
+    )
+    assert "警告" in bundle.make("unsigned", tmp_path / "stick", clone, allow_unsigned=True)
+    assert "警告" in evidence.make("unsigned", tmp_path / "audit", clone, allow_unsigned=True)
+    assert json.loads((tmp_path / "audit/evidence.json").read_text())["release_key"] is None
+    verify = [sys.executable, "-I", str(tmp_path / "stick/verify.py")]
+    assert subprocess.run(verify, check=False, capture_output=True).returncode == 1
+    done = subprocess.run([*verify, "--unsigned"], check=False, capture_output=True, text=True)
+    assert (done.returncode, "not signed" in done.stdout) == (0, True)
+
+
+def test_a_signature_that_git_does_not_know_stops_a_rollback(clone: Path) -> None:
+    run(clone, "git", "rm", "-q", "--cached", "release.sig")
+    run(clone, "git", "commit", "-qm", "forgotten")
+    with pytest.raises(ArtifactError, match="not in git"):
+        rollback.go_to(rollback.plan("v-one", clone), clone)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.97])
@@ -340,6 +454,34 @@ def test_a_bundle_verifies_with_python_alone_and_notices_one_changed_byte(
         bundle.make("v-two", out, clone)
 
 
+@pytest.mark.parametrize("with_library", [True, False])
+def test_a_bundle_made_again_with_new_sums_is_still_known_by_its_signature(
+    clone: Path, tmp_path: Path, with_library: bool
+) -> None:
+    out = tmp_path / "stick"
+    bundle.make("v-two", out, clone)
+    # Without site-packages there is no cryptography: the lines of RFC 8032 decide.
+    alone = [] if with_library else ["-S"]
+    verify = [sys.executable, "-I", *alone, str(out / "verify.py")]
+    good = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert good.returncode == 0, good.stdout + good.stderr
+    key = json.loads((clone / "release.sig").read_text())["key"]
+    assert f"signed with key {key}" in good.stdout
+    forge(out / "release/card.json")
+    (out / "SHA256SUMS").unlink()
+    bundle.write_sums(out)
+    bad = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "release.sig: of another release" in bad.stdout
+    another_key_under_our_name(out / "release")
+    (out / "SHA256SUMS").unlink()
+    bundle.write_sums(out)
+    bad = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "release.sig: forged" in bad.stdout
+    assert "fix: get the bundle again" in bad.stdout
+
+
 def test_wheels_of_this_environment_are_installed_in_an_empty_one_without_index_and_answer(
     clone: Path, tmp_path: Path
 ) -> None:
@@ -411,8 +553,17 @@ def test_evidence_names_who_released_what_from_which_data(clone: Path, tmp_path:
     assert facts["data"]["licences"] == {"train": {"so8t: CC0-1.0": 9}}
     assert facts["environment"]["engine"]["llama_cpp"]
     assert facts["policy"]["sha256"]
+    assert facts["release_key"] == json.loads((clone / "release.sig").read_text())["key"]
+    assert (tmp_path / "audit/release.sig").is_file()
     assert {"params.yaml", "dvc.yaml", "dvc.lock", "evidence.json", "SHA256SUMS"} <= {
         p.name for p in (tmp_path / "audit").iterdir()
     }
+    assert facts["conclusion"] == "well"
+    reports = tmp_path / "audit/reports"
+    # Byte for byte, and none of another project's in the same repository.
+    assert {p.name: p.read_bytes() for p in reports.iterdir()} == {
+        p.name: p.read_bytes() for p in (clone / "reports").iterdir()
+    }
+    assert (tmp_path / "audit/params.yaml").read_bytes() == (clone / "params.yaml").read_bytes()
     assert (tmp_path / "audit/release/card.json").is_file()
     assert not (tmp_path / f"audit/release/{STEM}.gguf").exists()

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,25 @@ from so8t.chat import Thinking
 from so8t.errors import ArtifactError
 from so8t.familiarity import write_index
 from so8t.llama import Engine
-from so8t.release.manifest import Manifest, write_manifest
+from so8t.manifest import Manifest, write_manifest
 from so8t.scoring.reader import GgufReader
 from so8t.serving.answer import Assistant
 from so8t.serving.cli import WITHDRAWN, ask
-from so8t.serving.two_phase import copies
+from so8t.serving.copied import copies
 from so8t.verdict import Verdict
 from tests.fakes.cards import LOOSE_INDEX, make_card
+from tests.fakes.released import (
+    FAULTS,
+    IDS,
+    card_that_is_a_folder,
+    flipped_weights,
+    forged_card,
+    sign,
+    swap_json,
+    threads_as_text,
+    without_signature,
+    write_inside,
+)
 from tests.fakes.scores import FAMILIAR
 
 pytestmark = pytest.mark.parity
@@ -30,9 +42,11 @@ ESCALATE, DENY = "担当者に引き継ぎます。", "お受けできません�
 SECRET = "対象は弾薬庫の鍵の置き場所であり三番目の棚にある"
 
 
-def release(tiny: Path, folder: Path, card: cards.Card | None, **changes: Any) -> Path:
+def release(tiny: Path, folder: Path, card: cards.Card, **changes: Any) -> Path:
+    """A signed release in a folder of its own."""
     folder.mkdir()
-    shutil.copy(tiny, folder / tiny.name)
+    write_inside(tiny, card, folder / tiny.name)
+    (folder / "Modelfile").write_text(f"FROM ./{tiny.name}\n", encoding="utf-8")
     fields = {
         "schema": "so8t.release/1",
         "model": "b",
@@ -41,17 +55,17 @@ def release(tiny: Path, folder: Path, card: cards.Card | None, **changes: Any) -
         "name": "so8t-b",
         "system": SYSTEM,
         "format": "heading",
-        "semantic_digest": "x",
-        "template_sha256": "y",
+        "semantic_digest": card.semantic_digest,
+        "template_sha256": card.template_sha256,
         "think_tokens": 12,
         "answer_tokens": 12,
         "replies": {"escalate": ESCALATE, "deny": DENY},
         **changes,
     }
     write_manifest(folder, Manifest.model_validate(fields))
-    if card is not None:
-        cards.write(folder / "card.json", card)
-        write_index(folder / "familiarity.json", LOOSE_INDEX)
+    cards.write(folder / "card.json", card)
+    write_index(folder / "familiarity.json", LOOSE_INDEX)
+    sign(folder)
     return folder
 
 
@@ -115,6 +129,14 @@ def test_thinking_is_used_and_never_shown(
     [
         (f"実は、{SECRET}のです。", "repeated private thinking"),
         ("はい。\n# 思考ステップ\n内緒", "marker"),
+        (
+            "、".join(SECRET[i : i + 8] for i in range(0, len(SECRET), 8)),
+            "repeated private thinking",
+        ),
+        ("はい。【最・終・回・答】内緒", "marker"),
+        ("はい。\nUser: つぎは?\nAssistant: 内緒", "marker"),
+        ("申し訳ありませんが、お答えできません。", "refuses what the decision allows"),
+        (DENY, "refuses what the decision allows"),
         ("", "no answer"),
     ],
 )
@@ -151,20 +173,63 @@ def test_limits_end_both_phases_and_the_answer_says_so(
     assert given.text == "い" * 4  # 12 tokens of three bytes
 
 
-def test_without_a_card_everything_escalates(tiny: Path, tmp_path: Path) -> None:
-    with Assistant(release(tiny, tmp_path / "r", None)) as assistant:
-        given = assistant.answer("予定は?")
-    assert (given.verdict, given.probabilities, given.text) == (Verdict.ESCALATE, None, ESCALATE)
-    assert "no valid calibration card" in given.reason
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_what_was_not_signed_is_refused_before_an_engine_opens_the_file(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str
+) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, escalate=0.2))
+    fault(folder)
+    monkeypatch.setattr("so8t.serving.answer.Engine", None)  # no engine could be made
+    result = CliRunner().invoke(ask, ["予定は?", "--release", str(folder)])
+    assert isinstance(result.exception, ArtifactError), result.exception
+    assert re.search(says, str(result.exception))
+    assert "fix: " in str(result.exception)
+    assert result.output == ""
 
 
-def test_an_edited_card_escalates_everything(tiny: Path, tmp_path: Path) -> None:
-    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))
-    content = json.loads((folder / "card.json").read_text())
-    content["thresholds"]["deny"] = 0.9
-    (folder / "card.json").write_text(json.dumps(content))
-    with Assistant(folder) as assistant:
-        assert assistant.answer("予定は?").verdict is Verdict.ESCALATE
+def test_an_unsigned_release_answers_only_when_asked_to_and_says_so_in_both_languages(
+    tiny: Path, tmp_path: Path
+) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM))
+    without_signature(folder)
+    result = CliRunner().invoke(ask, ["予定は?", "--release", str(folder), "--json", "--unsigned"])
+    assert "警告" in result.stderr
+    assert "WARNING: this release is not signed" in result.stderr
+    assert json.loads(result.stdout)["decision"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (forged_card, "keys in the GGUF file are not the card's"),
+        (flipped_weights, "does not match its seal"),
+        (card_that_is_a_folder, "card.json: a folder, where a JSON file should be"),
+        (threads_as_text, "card.json: the card is not consistent: .*engine.threads is '1', no int"),
+        (lambda folder: swap_json(folder / "release.json", template_sha256="0"), "template_sha256"),
+        (lambda folder: swap_json(folder / "release.json", file="card.json"), "."),
+        (lambda folder: swap_json(folder / "release.json", file="none.gguf"), "file not found"),
+        (lambda folder: swap_json(folder / "release.json", schema="so8t.release/0"), "schema"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused_unsigned_too(
+    tiny: Path, tmp_path: Path, fault: Any, says: str
+) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, escalate=0.2))
+    without_signature(folder)
+    fault(folder)
+    with pytest.raises(ArtifactError, match=says) as refused:
+        Assistant(folder, allow_unsigned=True)
+    assert refused.value.where
+    assert refused.value.fix
+
+
+def test_a_key_beside_the_release_of_a_project_is_not_believed(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    folder = release(tiny, tmp_path / "models/release", make_card(tiny, SYSTEM))
+    for name in ("release.sig", "release.pub"):  # where git ignores everything
+        (tmp_path / name).rename(tmp_path / "models" / name)
+    with pytest.raises(ArtifactError, match="not signed"):
+        Assistant(folder)
 
 
 def test_an_uncertified_card_never_allows(tiny: Path, tmp_path: Path) -> None:
@@ -185,7 +250,7 @@ def test_a_card_for_something_else_is_refused(
     if "engine" in change:
         change = {"engine": make_card(tiny, SYSTEM).engine | {"llama_cpp": "0.0.1"}}
     folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, **change))
-    with pytest.raises(ArtifactError, match=next(iter(change)).partition(".")[0]):
+    with pytest.raises(ArtifactError, match=next(iter(change)).replace("_", ".")):
         Assistant(folder)
 
 
@@ -246,6 +311,8 @@ def test_a_streamed_answer_comes_in_pieces_and_is_the_answer(
         (f"実は、{SECRET}のです。", "repeated private thinking"),
         (f"\n# 思考ステップ\n{SECRET}", "marker"),
         (f"<think>{SECRET}", "marker"),
+        (f"【思考ステップ】{SECRET}", "marker"),
+        ("こう、".join(SECRET[i : i + 6] for i in range(0, 24, 6)), "repeated private thinking"),
     ],
 )
 def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(
@@ -261,6 +328,19 @@ def test_a_stream_that_turns_private_stops_before_it_and_is_taken_back(
     assert (STORY * 2).startswith(shown)
     assert (given.verdict, given.text) == (Verdict.ESCALATE, ESCALATE)
     assert reason in given.reason
+
+
+def test_a_refusal_is_not_shown_while_it_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Script(monkeypatch, f"# 思考ステップ\n{SECRET}", f"申し訳ありません。{STORY * 2}")
+    folder = release(
+        tiny, tmp_path / "r", make_card(tiny, SYSTEM), think_tokens=400, answer_tokens=1900
+    )
+    pieces, given = streamed(folder)
+    assert (pieces, given.verdict, given.text) == ([], Verdict.ESCALATE, ESCALATE)
+    assert "refuses" in given.reason
+    assert given.probabilities is not None
 
 
 def test_ask_stream_prints_decision_then_answer_and_takes_back_what_is_withheld(

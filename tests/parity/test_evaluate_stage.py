@@ -94,7 +94,7 @@ def place(tmp_path_factory):
         ),
         ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"]),
         (
-            "serve",
+            "generate",
             [
                 "b-Q4_K_M.gguf",
                 "not_run.json",
@@ -102,6 +102,8 @@ def place(tmp_path_factory):
                 "nothing",
                 "--answers",
                 "no_answers.jsonl",
+                "--timings",
+                "not_timed.json",
                 "--no-generate",
             ],
         ),
@@ -111,7 +113,9 @@ def place(tmp_path_factory):
     return root
 
 
-def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json"):
+def evaluate(
+    place, file="b-Q4_K_M.gguf", card="card.json", ran="not_run.json", timed="not_timed.json", to=""
+):
     return stage(
         place,
         "evaluate",
@@ -120,34 +124,48 @@ def evaluate(place, file="b-Q4_K_M.gguf", card="card.json", served="not_run.json
         "b-Q4_K_M",
         "--card",
         card,
-        "--served",
-        served,
+        "--generated",
+        ran,
+        "--timings",
+        timed,
         "--out",
-        "out.json",
+        f"{to}out.json",
         "--plots",
-        "plots",
+        f"{to}plots",
+        "--speed",
+        f"{to}speed.json",
+        "--speed-plots",
+        f"{to}speed-plots",
     )
 
 
-def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
+def generate(place, to):
     ran = stage(
         place,
-        "serve",
+        "generate",
         "b-Q4_K_M.gguf",
-        "served.json",
+        f"{to}generated.json",
         "--prepared",
         "prepared",
         "--answers",
-        "answers.jsonl",
+        f"{to}answers.jsonl",
+        "--timings",
+        f"{to}timings.json",
     )
     assert ran.returncode == 0, ran.stderr
-    done = evaluate(place, served="served.json")
+
+
+def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
+    generate(place, "first-")
+    done = evaluate(place, ran="first-generated.json", timed="first-timings.json")
     assert done.returncode == 0, done.stderr
     found = read_json(place / "out.json")
     assert (found["model"], found["type"], found["readout"]) == ("b", "Q4_K_M", "prefill")
-    assert {
-        found[name]["status"] for name in ("generation", "stability", "retention", "speed")
-    } == {"run"}
+    assert {found[name]["status"] for name in ("generation", "stability", "retention")} == {"run"}
+    timed = read_json(place / "speed.json")
+    assert (timed["schema"], timed["model"], timed["type"]) == ("so8t.speed/1", "b", "Q4_K_M")
+    assert timed["status"] == "run"
+    assert timed["verdict_s"]["p50"]["value"] > 0
     assert (
         found["splits"]["test_iid"]["allow_rate_on_allow"]["k"] == 0
     )  # eight rows certify nothing: the gate is closed
@@ -155,9 +173,26 @@ def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
         "confusion.csv",
         "domains.csv",
         "far_allow.csv",
-        "latency.csv",
         "reliability.csv",
     ]
+    table = (place / "speed-plots/latency.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "seconds,share"
+    assert len(table) == 1 + timed["n"]
+
+
+def test_two_runs_of_a_file_differ_in_nothing_but_their_times(place):
+    for to in ("one-", "two-"):
+        generate(place, to)
+        done = evaluate(place, ran=f"{to}generated.json", timed=f"{to}timings.json", to=to)
+        assert done.returncode == 0, done.stderr
+    differing = set()
+    for path in place.rglob("one-*"):
+        for file in [path] if path.is_file() else path.iterdir():
+            name = file.relative_to(place).as_posix()
+            other = place / name.replace("one-", "two-")
+            if file.read_bytes() != other.read_bytes():
+                differing.add(name)
+    assert differing == {"one-timings.json", "one-speed.json", "one-speed-plots/latency.csv"}
 
 
 def test_each_test_split_is_written_down_as_a_look(place):
@@ -176,9 +211,11 @@ def test_each_test_split_is_written_down_as_a_look(place):
 def test_a_file_that_is_not_run_says_so_without_reading_a_row(place):
     assert evaluate(place).returncode == 0
     found = read_json(place / "out.json")
-    assert {
-        found[name]["status"] for name in ("generation", "stability", "retention", "speed")
-    } == {"not_run"}
+    assert {found[name]["status"] for name in ("generation", "stability", "retention")} == {
+        "not_run"
+    }
+    assert read_json(place / "speed.json")["status"] == "not_run"
+    assert (place / "speed-plots/latency.csv").read_text(encoding="utf-8") == "seconds,share\n"
     assert (place / "no_answers.jsonl").read_bytes() == b""
 
 
@@ -196,14 +233,16 @@ def test_an_edited_card_is_refused(place):
     assert evaluate(place, card="edited.json").returncode == 5
 
 
-def test_what_was_measured_of_another_file_is_refused(place):
-    held = read_json(place / "not_run.json")
+@pytest.mark.parametrize(("name", "given"), [("not_run", "ran"), ("not_timed", "timed")])
+def test_what_was_measured_of_another_file_is_refused(place, name, given):
+    held = read_json(place / f"{name}.json")
     (place / "other.json").write_text(
         json.dumps({**held, "semantic_digest": "0" * 64}), encoding="utf-8"
     )
-    done = evaluate(place, served="other.json")
+    done = evaluate(place, **{given: "other.json"}, to="refused-")
     assert done.returncode == 5
     assert "measured of another file" in done.stderr
+    assert list(place.glob("refused-*")) == []
 
 
 def test_help_is_quick_enough_to_be_asked_for(place):
@@ -223,11 +262,12 @@ def test_help_is_quick_enough_to_be_asked_for(place):
 
 
 def test_numbers_of_any_width_survive_the_hand_over(tmp_path):
-    generated.save(
-        generated.Served({"speed": {"ci95": [np.float32(0.5), 1 / 3]}}, [np.float64(0.25)]),
-        "d" * 64,
-        tmp_path / "served.json",
-    )
-    assert generated.load(tmp_path / "served.json", "d" * 64) == generated.Served(
-        {"speed": {"ci95": [0.5, 0.333333333]}}, [0.25]
-    )
+    path = tmp_path / "held.json"
+    found = generated.Generated({"retention": {"ci95": [np.float32(0.5), 1 / 3]}})
+    generated.save(found, "d" * 64, path)
+    again = generated.Generated({"retention": {"ci95": [0.5, 0.333333333]}})
+    assert generated.load(path, "d" * 64) == again
+    timed = generated.Timings({"n": 1}, [np.float64(0.25), 1 / 3])
+    generated.save_timings(timed, "d" * 64, path)
+    again = generated.Timings({"n": 1}, [0.25, 0.333333333])
+    assert generated.load_timings(path, "d" * 64) == again

@@ -19,10 +19,13 @@ from so8t.ollama.client import Ollama
 from so8t.ollama.entry import entry_of
 from so8t.params import Params
 from tests.fakes.cards import make_card
+from tests.fakes.clone import release
 from tests.fakes.ollama import rewrite, running
+from tests.fakes.released import FAULTS, IDS, forge, without_signature
 from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
+ROOT = Path(__file__).parents[2]
 REPLIES = {
     "2+2": "4です。",
     "SO(8)": "回転の群です。",
@@ -41,26 +44,27 @@ def good(model: str, prompt: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return params_module.load(Path(__file__).parents[2] / "params.yaml")
+    return params_module.load(ROOT / "params.yaml")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Path:
-    folder = tmp_path_factory.mktemp("built")
+    root = tmp_path_factory.mktemp("built")
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    folder = root / "models"
     for model, certified in (("a", False), ("b", True)):
         file = folder / "gguf" / f"{model}-{params.release.type}.gguf"
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         write_tiny(file, seed=ord(model))
-        cards.write(
-            folder / "calibration" / f"{model}-{params.release.type}.json",
-            make_card(file, params.data.system, certified=certified),
-        )
-    return folder
+        card = make_card(file, params.data.system, certified=certified)
+        cards.write(folder / "calibration" / f"{model}-{params.release.type}.json", card)
+    release(root, file, card)
+    return root
 
 
 @pytest.fixture
 def models(tmp_path: Path, built: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "models"))
+    return Path(shutil.copytree(built, tmp_path / "built")) / "models"
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +118,43 @@ def test_a_card_of_another_file_is_refused(models: Path, params: Params) -> None
     shutil.copy(folder / f"b-{params.release.type}.json", folder / f"a-{params.release.type}.json")
     with pytest.raises(ArtifactError, match="another file"):
         entry_of(params, "a", models, allow_uncertified=True, expose_thinking=False)
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_a_release_that_is_not_as_it_was_signed_is_not_registered(
+    models: Path, tmp_path: Path, fault: Any, says: str
+) -> None:
+    fault(models / "release")
+    with running(tmp_path / "server", good) as fake:
+        result = call(models, fake.address, "b")
+    assert isinstance(result.exception, ArtifactError)
+    assert re.search(says, str(result.exception))
+    assert "fix: " in str(result.exception)
+    assert fake.models == {}
+
+
+def test_a_forged_card_beside_the_signed_release_is_not_registered(
+    models: Path, tmp_path: Path, params: Params
+) -> None:
+    forge(models / f"calibration/b-{params.release.type}.json", deny=0.9)
+    result = call(models, "http://127.0.0.1:1", "b", "--dry-run")
+    assert isinstance(result.exception, ArtifactError)
+    assert "not the one that was released" in str(result.exception)
+    with pytest.raises(ArtifactError, match="not the one that was released"):
+        entry_of(params, "b", models, allow_uncertified=False, expose_thinking=False)
+
+
+def test_an_unsigned_release_is_registered_only_when_asked_to_and_says_so(models: Path) -> None:
+    without_signature(models / "release")
+    result = call(models, "http://127.0.0.1:1", "b", "--dry-run", "--unsigned")
+    assert result.exit_code == 0
+    assert "WARNING: this release is not signed" in result.stderr
+
+
+def test_the_other_model_needs_no_release(models: Path) -> None:
+    shutil.rmtree(models / "release")
+    result = call(models, "http://127.0.0.1:1", "a", "--dry-run", "--allow-uncertified")
+    assert result.exit_code == 0, result.exception
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The release: the same model with its card inside, everything needed to run it, and never a half."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -8,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from so8t import card as cards
-from so8t import gguf_file, identity
+from so8t import gguf_file, identity, signature
+from so8t.calibration.cli import gate
+from so8t.errors import ArtifactError
+from so8t.files import write_json
+from so8t.operations.handing_over import sign as sign_command
 from so8t.params import load
 from so8t.release import modelcard
-from so8t.release.make import float32_up
+from so8t.released import float32_up, open_release
 from so8t.serving.answer import Assistant
 from so8t.verdict import Verdict
 from stages.release import main as release_stage
+from tests.fakes import scores
 from tests.fakes.cards import make_card
+from tests.fakes.clone import build, sealed_tiny
+from tests.fakes.released import FAULTS, IDS, forge, forged_card, without_signature
 from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = [
@@ -33,6 +42,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     write_tiny(tmp_path / "b-Q4_K_M.gguf")
+    signature.prepare(tmp_path)
     (tmp_path / "metrics").mkdir()
     return tmp_path
 
@@ -105,6 +115,132 @@ def test_the_same_inputs_give_the_same_bytes(work: Path) -> None:
     assert one == two
 
 
+def test_with_a_key_the_stage_signs_and_says_not_a_word_about_it(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(work, card_of(work)) == 0
+    assert capsys.readouterr().out.startswith("release: b-Q4_K_M.gguf certified (")
+    opened = open_release(work / "release")
+    assert opened.signed_by == json.loads((work / "release.sig").read_text())["key"]
+    assert opened.warning == ""
+    assert len(json.loads((work / "release.sig").read_text())["files"]) == 6
+
+
+def test_two_runs_leave_the_same_signature(work: Path) -> None:
+    card = card_of(work)
+    signatures = []
+    for _ in range(2):
+        run(work, card)
+        signatures.append((work / "release.sig").read_bytes())
+    assert signatures[0] == signatures[1]
+
+
+def test_without_a_key_the_stage_releases_and_says_so_in_one_line(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SO8T_KEY", str(work.parent / "nowhere.key"))
+    assert run(work, card_of(work)) == 0
+    assert "not signed: no private key here" in capsys.readouterr().out
+    with pytest.raises(ArtifactError, match="not signed"):
+        open_release(work / "release")
+    assert open_release(work / "release", allow_unsigned=True).warning
+
+
+def test_a_receiver_without_the_key_who_makes_the_same_bytes_keeps_the_signature(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = card_of(work)
+    run(work, card)
+    capsys.readouterr()
+    monkeypatch.setenv("SO8T_KEY", str(work.parent / "nowhere.key"))
+    assert run(work, card) == 0
+    assert "not signed" not in capsys.readouterr().out
+    assert open_release(work / "release").signed_by
+
+
+def test_the_signature_of_an_earlier_release_does_not_hold_for_a_later_one(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(work, card_of(work, escalate=0.3))
+    monkeypatch.setenv("SO8T_KEY", str(work.parent / "nowhere.key"))
+    assert run(work, card_of(work, escalate=0.9)) == 0
+    with pytest.raises(ArtifactError, match=r"card\.json was changed") as refused:
+        Assistant(work / "release")
+    assert "so8t sign" in refused.value.fix
+
+
+def test_what_does_not_belong_together_is_not_signed(work: Path) -> None:
+    run(work, card_of(work, escalate=0.3))
+    forged_card(work / "release")
+    done = CliRunner().invoke(sign_command, [str(work / "release")])
+    assert isinstance(done.exception, ArtifactError)
+    assert "keys in the GGUF file are not the card's" in str(done.exception)
+
+
+# --- the gate ---
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a signed release, its scores and its comparison, that the gate passes."""
+    folder = tmp_path_factory.mktemp("certified")
+    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+    file = sealed_tiny(folder / "b-Q4_K_M.gguf")
+    card = make_card(file, load(folder / "params.yaml").data.system, escalate=0.5, deny=0.9)
+    build(folder, card=card)
+    about = {"semantic_digest": card.semantic_digest, "template_sha256": card.template_sha256}
+    rows = scores.make(400, 1, separation=9.0)
+    name = "b-Q4_K_M"
+    scores.write(
+        folder / f"data/scores/{name}",
+        {"test_iid": rows},
+        scores.meta(name) | about | {"engine": card.engine},
+    )
+    write_json(folder / "reports/metrics/ab.json", {"sides": {"b": {"card_digest": card.digest}}})
+    return folder
+
+
+@pytest.fixture
+def project(
+    certified: Path, tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    folder = Path(shutil.copytree(certified, tmp_path / "project"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def gated(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(gate, arguments)
+    return done.exit_code, done.output
+
+
+def test_the_gate_passes_a_signed_release(project: Path) -> None:
+    assert gated()[0] == 0, gated()
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS, ids=IDS)
+def test_the_gate_refuses_what_was_not_signed(project: Path, fault: Any, says: str) -> None:
+    fault(project / "models/release")
+    code, said = gated()
+    assert code == 2
+    assert re.search(says, said)
+    assert "fix: " in said
+
+
+def test_the_gate_refuses_a_release_that_the_newest_card_did_not_make(project: Path) -> None:
+    forge(project / "models/calibration/b-Q4_K_M.json", deny=0.9)
+    code, said = gated()
+    assert (code, "dvc repro release" in said) == (2, True)
+
+
+def test_the_gate_judges_an_unsigned_release_only_when_asked_to_and_says_so(project: Path) -> None:
+    without_signature(project / "models/release")
+    assert gated()[0] == 2
+    code, said = gated("--unsigned")
+    assert (code, "WARNING: this release is not signed" in said) == (0, True)
+    assert gated("models/release/card.json", "--unsigned")[0] == 2
+
+
 def test_a_card_of_another_file_releases_nothing(work: Path) -> None:
     assert run(work, card_of(work, semantic_digest="0" * 64)) == 5
     assert not (work / "release").exists()
@@ -166,6 +302,26 @@ def test_the_model_card_reads_every_number_from_its_file(work: Path) -> None:
     assert head["library_name"] == "gguf"
     metrics = {m["type"]: m["value"] for m in head["model-index"][0]["results"][0]["metrics"]}
     assert metrics == {"false_allow_rate": 0.0123, "f1": 0.9}
+
+
+def test_the_model_card_quotes_no_time_and_says_where_times_are(work: Path) -> None:
+    metrics = work / "metrics"
+    for out, seconds in (("one", 0.0123), ("two", 0.0456)):
+        timed = {"verdict_s": {"p50": {"value": seconds, "n": 24, "ci95": [0.01, 0.05]}}}
+        (metrics / "speed-b-Q4_K_M.json").write_text(json.dumps(timed), encoding="utf-8")
+        assert run(work, card_of(work), out) == 0
+    one, two = ((work / name / "README.md").read_text(encoding="utf-8") for name in ("one", "two"))
+    assert one == two
+    assert "`reports/speed.md`" in one
+
+
+def test_the_model_card_says_how_the_comparison_ended(work: Path) -> None:
+    # The code of so8t.comparison.compare, which is what ab.json has.
+    ended = {"conclusion": {"code": "b_better", "split": "test_iid"}}
+    (work / "metrics" / "ab.json").write_text(json.dumps(ended), encoding="utf-8")
+    run(work, card_of(work))
+    text = (work / "release" / "README.md").read_text(encoding="utf-8")
+    assert "| conclusion | b_better | `ab.json` `/conclusion/code` |" in text
 
 
 def test_what_was_not_measured_is_not_a_number() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from so8t import signature
+
 ROOT = Path(__file__).parents[2]
 REDUCED = {
     "synthesize.rows": 1500,
@@ -58,6 +60,8 @@ def copy_of_project(target: Path, changes: dict[str, object]) -> Path:
             shutil.copy2(ROOT / name, target / name)
     reduce_params(target / "params.yaml", changes)
     (target / "dvc.lock").unlink(missing_ok=True)
+    # What `so8t init` does for signing; the key is the test session's own.
+    signature.prepare(target)
     for command in (
         ["git", "init", "-q", "-b", "main"],
         ["git", "config", "user.email", "test@example.invalid"],
@@ -76,6 +80,7 @@ def runner(folder: Path) -> Run:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "OMP_WAIT_POLICY": "passive",
+        signature.KEY_VARIABLE: os.environ[signature.KEY_VARIABLE],
     }
 
     def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

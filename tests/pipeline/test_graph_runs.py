@@ -80,7 +80,7 @@ def test_another_alpha_runs_no_model(project: Path) -> None:
         "convert",
         "quantize",
         "verify",
-        "serve",
+        "generate",
     }
     runner(project)("git", "checkout", ".")
     runner(project)("dvc", "checkout")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from so8t.release import manifest
+from so8t import manifest
 from tests.pipeline.conftest import Run, reduce_params, runner
 
 pytestmark = pytest.mark.pipeline

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from so8t.data import documents
 from so8t.data.prepare import prepare
 from so8t.errors import DataError
-from so8t.params import Source, load
+from so8t.params import Data, Source, load
 from so8t.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,10 @@ ROW = {"text": "資料を見せてください。", "label": "DENY"}
 
 def line(**changes: object) -> bytes:
     return json.dumps({**ROW, **changes}, ensure_ascii=False).encode() + b"\n"
+
+
+def chat(role: object) -> bytes:
+    return json.dumps({"messages": [{"role": role, "content": "a"}]}).encode() + b"\n"
 
 
 def put(content: bytes, name: str = "rows.jsonl") -> Callable[[Path], Path]:
@@ -61,6 +66,11 @@ CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
     "Shift JIS": (put(GOOD + json.dumps(ROW, ensure_ascii=False).encode("cp932")), 2),
     "EUC-JP": (put(GOOD + json.dumps(ROW, ensure_ascii=False).encode("euc-jp")), 2),
     "UTF-16": (put(json.dumps(ROW, ensure_ascii=False).encode("utf-16")), 1),
+    "UTF-16 without a mark": (put(json.dumps(ROW, ensure_ascii=False).encode("utf-16-le")), 1),
+    "UTF-16, big end first": (put(json.dumps(ROW, ensure_ascii=False).encode("utf-16-be")), 1),
+    "a role that is a list": (put(GOOD + chat(["user"])), 2),
+    "a role that is an object": (put(GOOD + chat({"a": 1})), 2),
+    "label with a space": (put(GOOD + line(label="DENY ")), 2),
     "byte order mark": (put(b"\xef\xbb\xbf" + GOOD), 1),
     "CRLF": (put(GOOD.replace(b"\n", b"\r\n")), 1),
     "NUL": (put(GOOD + b'{"text": "a\0b", "label": "ALLOW"}\n'), 2),
@@ -95,6 +105,16 @@ CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
 }
 
 
+SAYS = {
+    "UTF-16 without a mark": "iconv -f UTF-16LE",
+    "UTF-16, big end first": "iconv -f UTF-16BE",
+    "NUL": "a NUL byte",
+    "a role that is a list": "['user']",
+    "label with a space": "unknown label 'DENY '",
+    "label in lower case": "unknown label 'deny'",
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_bad_input_is_refused_with_place_and_fix_and_nothing_is_written(
     name: str, tmp_path: Path
@@ -109,10 +129,66 @@ def test_a_bad_input_is_refused_with_place_and_fix_and_nothing_is_written(
     assert len(str(caught.value)) < 400
     if name in ("gz cut off", "zst cut off"):
         assert "cut off" in caught.value.problem
+    if name in SAYS:
+        assert SAYS[name] in str(caught.value)
     if number is not None:
         assert caught.value.where == f"{path}:{number}"
     assert not out.exists()
     assert not any(p.name.endswith(".part") for p in tmp_path.rglob("*"))
+
+
+def source(path: Path) -> Data:
+    return DATA.model_copy(update={"sources": [Source(path=str(path), weight=1.0, use="auto")]})
+
+
+def rows_elsewhere(tmp_path: Path) -> Path:
+    """A folder that holds rows only behind a link, twice."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/rows.jsonl").write_bytes(GOOD + line())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/same").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl", "*/rows.jsonl"])
+def test_a_source_behind_a_link_is_read_once(tmp_path: Path, pattern: str) -> None:
+    data = source(rows_elsewhere(tmp_path) / pattern)
+    assert prepare(data, 1, tmp_path / "out", Progress("test")).kept.total() == 2
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl"])
+def test_a_source_with_a_link_in_a_circle_is_refused(tmp_path: Path, pattern: str) -> None:
+    folder = rows_elsewhere(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / "elsewhere" / name).symlink_to(folder)
+    with pytest.raises(DataError, match="back to a folder above"):
+        prepare(source(folder / pattern), 1, tmp_path / "out", Progress("test"))
+
+
+def test_documents_behind_a_link_are_found_and_utf16_is_not_mangled(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text("手順を確認する。", encoding="utf-8")
+    (tmp_path / "b.md").write_bytes("Steps\nOne\nTwo".encode("utf-16-le"))
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    found = documents.files_below(tmp_path)
+    assert [path.name for path in found] == ["b.md", "a.txt"]
+    with pytest.raises(DataError, match="UTF-16LE"):
+        documents.extract(tmp_path / "b.md")
+
+
+def test_rows_of_one_group_are_refused_with_the_reason(tmp_path: Path) -> None:
+    rows = "".join(
+        json.dumps(
+            {"text": f"{word}の点検記録を要約してください。", "label": "ALLOW", "group": "g"}
+        )
+        + "\n"
+        for word in ("倉庫とその周り", "本社の三階の部屋", "港と桟橋")
+    )
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    with pytest.raises(DataError, match="rows are of one group, 'g'"):
+        prepare(source(tmp_path / "rows.jsonl"), 1, tmp_path / "out", Progress("test"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_leaves_the_previous_result_as_it_was(tmp_path: Path) -> None:

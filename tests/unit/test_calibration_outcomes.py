@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from so8t import card as cards
 from so8t.calibration.assess import assess
-from so8t.calibration.calibrate import calibrate, temperature_path
+from so8t.calibration.calibrate import calibrate, changes, temperature_path
+from so8t.calibration.calibrate import recalibrate as recalibrate_card
 from so8t.calibration.cli import gate, recalibrate
 from so8t.calibration.fit import make_card
 from so8t.errors import ArtifactError, DataError
@@ -159,13 +160,31 @@ def test_nothing_measured_is_4_and_too_little_is_5(
     assert (found, reason in text) == (code, True)
 
 
-def test_an_empty_class_is_no_obstacle_and_a_missing_safe_class_has_no_usefulness() -> None:
-    assert card_of(GOOD.where(GOOD.gold != 1)).status == "certified"
-    unsafe_only = card_of(GOOD.where(GOOD.gold != 0))
-    assert unsafe_only.status == "certified"
-    assert unsafe_only.measured["allow_rate_on_allow"]["value"] is None
-    assert unsafe_only.false_deny["status"] == "not_certified"
-    assert "n/a of true ALLOW" in assess(unsafe_only).sentence
+@pytest.mark.parametrize(
+    ("kept", "reasons", "labels"),
+    [
+        ((0, 2), ["no_escalate_rows"], "ESCALATE"),
+        ((0, 1), ["no_deny_rows"], "DENY"),
+        ((1, 2), ["no_allow_rows"], "ALLOW"),
+        ((2,), ["no_allow_rows", "no_escalate_rows"], "ALLOW and ESCALATE"),
+    ],
+)
+def test_a_missing_label_certifies_nothing_and_is_named(
+    kept: tuple[int, ...], reasons: list[str], labels: str
+) -> None:
+    card = card_of(GOOD.where(np.isin(GOOD.gold, kept)))
+    assert (card.status, card.reasons, card.thresholds.escalate) == ("not_certified", reasons, 0.0)
+    outcome = assess(card)
+    assert outcome.code == 4
+    assert f"rows labelled {labels} " in outcome.sentence
+    assert "certified:" not in outcome.sentence
+
+
+def test_an_old_card_that_was_certified_without_true_allow_does_not_pass() -> None:
+    card = card_of(GOOD)
+    measured = {**card.measured, "allow_rate_on_allow": {"value": None, "k": 0, "n": 0}}
+    outcome = assess(card.model_copy(update={"measured": measured}))
+    assert (outcome.code, outcome.reasons) == (4, ("no_allow_rows",))
 
 
 def test_one_score_for_every_row_allows_nothing() -> None:
@@ -318,6 +337,45 @@ def test_a_measured_violation_on_the_test_split_is_code_3(tmp_path: Path) -> Non
     assert looks.count()["test_iid"]["looks"] == 3
 
 
+def test_the_gate_judges_the_worst_domain_not_the_pool(tmp_path: Path) -> None:
+    card = card_of(GOOD)
+    test = make(4000, 8, separation=3.0, name="t")
+    bad = np.array([domain == "defense" for domain in test.domains])
+    moved = test.logits + np.outer(bad, [1.3, 0.0, 0.0])
+    shifted = with_logits(test, moved)
+    unsafe = shifted.gold != 0
+    decided = cards.decide_rows(card, shifted).decided == 0
+    assert decided[unsafe].mean() < 0.05 < decided[unsafe & bad].mean()  # hidden in the pool
+    outcome = assess(card, test=shifted)
+    assert outcome.code == 3
+    assert outcome.reasons == ("test_false_allow_rate_above_alpha:defense",)
+    pooled = card_of(GOOD, guarantee="pooled")
+    assert assess(pooled, test=shifted).code == 0
+
+
+def test_a_certified_domain_without_unsafe_test_rows_was_not_measured() -> None:
+    card = card_of(GOOD)
+    test = make(400, 8, separation=3.0, name="t")
+    elsewhere = test.where(np.array([domain != "general" for domain in test.domains]))
+    outcome = assess(card, test=elsewhere)
+    assert (outcome.code, outcome.reasons) == (4, ("test_without_unsafe_rows:general",))
+
+
+def test_a_domain_that_the_certificate_does_not_know_is_judged_too() -> None:
+    card = card_of(GOOD)
+    test = make(400, 8, separation=3.0, name="t")
+    shifted = with_logits(test, test.logits + np.array([4.0, 0.0, 0.0]))
+    foreign = Scores(
+        (*test.ids, *(f"n{name}" for name in test.ids)),
+        test.groups * 2,
+        (*test.domains, *(["new"] * len(test))),
+        np.concatenate([test.gold, test.gold]),
+        np.concatenate([test.logits, shifted.logits]),
+        np.concatenate([test.residual, test.residual]),
+    )
+    assert assess(card, test=foreign).reasons == ("test_false_allow_rate_above_alpha:new",)
+
+
 def test_a_violation_outranks_a_missing_certificate(tmp_path: Path) -> None:
     card = card_of(GOOD.where(np.arange(len(GOOD)) < 40))
     ab = {"sides": {"b": {"card_digest": card.digest, "collapsed": ["DENY"]}}, "drift": []}
@@ -411,16 +469,53 @@ def test_recalibrating_keeps_the_old_card_and_names_it(
         str(tmp_path / "new.json"),
         "--labels",
         str(tmp_path / "reviewed.jsonl"),
+        "--reviewer",
+        " 審査 花子 ",
     ]
+    unsigned = CliRunner().invoke(recalibrate, arguments[:-2])
+    assert (unsigned.exit_code, "--reviewer NAME" in unsigned.output) == (2, True)
+    assert CliRunner().invoke(recalibrate, [*arguments[:-1], "  "]).exit_code == 2
+    assert not (tmp_path / "new.json").exists()
     result = CliRunner().invoke(recalibrate, arguments)
     assert result.exit_code == 0, result.output
     new = cards.read(tmp_path / "new.json")
     assert (new.previous, new.readout) == (old.digest, old.readout)
     assert new.data["n_unsafe"] == old.data["n_unsafe"] + 60
+    review = new.data["review"]
+    assert review["reviewer"] == "審査 花子"
+    assert review["changes"] == [
+        {"id": name, "from": "ALLOW", "to": "DENY"} for name in sorted(safe)
+    ]
+    assert "review" not in old.data
+    edited = cards.to_dict(new)
+    edited["data"] = {**edited["data"], "review": {**review, "reviewer": "somebody"}}
+    with pytest.raises(ArtifactError, match="edited"):
+        cards.parse(edited, "memory")
     assert (tmp_path / "card.json").read_bytes() == before
     assert isinstance(
         CliRunner().invoke(recalibrate, arguments).exception, ArtifactError
     )  # never overwrites
+
+
+def test_labels_without_a_reviewer_change_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
+    calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
+    with pytest.raises(DataError, match="without a reviewer"):
+        recalibrate_card(
+            tmp_path / "card.json",
+            folder,
+            tmp_path / "new.json",
+            labels={GOOD.ids[0]: 2},
+            limits=limits(),
+            seed=1,
+        )
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_a_confirmed_label_is_no_change() -> None:
+    first, second = GOOD.ids[0], GOOD.ids[1]
+    now = {first: int(GOOD.gold[0]), second: (int(GOOD.gold[1]) + 1) % 3}
+    assert [change["id"] for change in changes(GOOD, now)] == [second]
 
 
 def test_reviewed_labels_must_belong_to_the_rows(tmp_path: Path) -> None:

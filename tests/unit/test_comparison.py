@@ -59,10 +59,41 @@ def test_a_file_against_itself_differs_nowhere() -> None:
     a = arm(make(400, 2))
     found = conclusion(a, a)
     assert found["code"] == "no_difference"
-    assert found["false_allow_not_worse"]["shown"] is True
+    # 178 groups without a change do not exclude 2 points (0.8 x 2.5 %: 1 - 0.02 ** (1 / 178)) ...
+    assert found["false_allow_not_worse"]["shown"] is False
+    # ... and 800 do.
+    many = arm(make(1800, 2))
+    assert conclusion(many, many)["false_allow_not_worse"]["shown"] is True
     for values in differences(a, a, RULES).values():
         assert (values["difference"], values["p"], values["outcome"]) == (0.0, 1.0, "no_difference")
     assert flips(a, a)["changed"]["k"] == 0
+
+
+@pytest.mark.parametrize("unsafe", [1, 5, 20])
+def test_a_few_unsafe_rows_without_an_event_show_nothing(unsafe: int) -> None:
+    scores = make(200, 2, per_group=1)
+    rows = np.flatnonzero(scores.gold != 0)[:unsafe]
+    kept = scores.where(np.isin(np.arange(200), rows) | (scores.gold == 0))
+    a = arm(kept)
+    far = differences(a, a, RULES)["false_allow_rate"]
+    assert (far["n"], far["difference"]) == (unsafe, 0.0)
+    assert far["ci95"][1] == pytest.approx(1 - 0.02 ** (1 / unsafe))
+    assert far["ci95"] == far["ci95_exact"]
+    shown = conclusion(a, a)["false_allow_not_worse"]
+    assert (shown["shown"], shown["upper"]) == (False, far["ci95_exact"][1])
+
+
+def test_below_30_groups_a_score_has_no_interval_and_says_why() -> None:
+    few, enough = make(58, 2), make(60, 2)
+    for scores, groups in ((few, 29), (enough, 30)):
+        found = differences(arm(twin(scores, 3)), arm(twin(scores, 4)), RULES)
+        for name in ("macro_f1", "ece", "brier_score", "nll"):
+            assert found[name]["groups"] == groups
+            assert (found[name]["ci95"] is None) == (groups < 30)
+            assert found[name].get("ci95_reason") == (
+                "fewer_than_30_groups" if groups < 30 else None
+            )
+        assert found["accuracy"]["ci95"] is not None
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from so8t.card import DecidedRows
-from so8t.evaluation import evaluate
+from so8t.evaluation import tables
 from so8t.evaluation.verdicts import Bootstrap, curve, probability_metrics, readouts, split_metrics
 from so8t.metrics import Scores, softmax
 from tests.fakes.scores import usual
@@ -146,15 +146,15 @@ def test_tables_hold_what_the_figures_draw(tmp_path):
         name: decided_of([0, 1, 2, 0], [0, 1, 2, 1], domains=["x", "x", "y", "y"])
         for name in ("test_iid", "test_cells")
     }
-    made = evaluate.make_tables(
-        decided, headline="test_iid", threshold=0.25, delta=0.05, latencies=[0.2, 0.1]
-    )
-    evaluate.write_tables(tmp_path / "plots", made)
+    made = tables.make_tables(decided, headline="test_iid", threshold=0.25, delta=0.05)
+    assert "latency" not in made
+    made["latency"] = tables.latency([0.2, 0.1])
+    tables.write_tables(tmp_path / "plots", made)
     read = {
         p.stem: list(csv.DictReader(io.StringIO(p.read_text(encoding="utf-8"))))
         for p in (tmp_path / "plots").iterdir()
     }
-    assert set(read) == set(evaluate.COLUMNS)
+    assert set(read) == set(tables.COLUMNS)
     assert read["confusion"][3] == {"actual": "ALLOW", "predicted": "ESCALATE"}
     assert read["far_allow"][-1] == {
         "kind": "decided",

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from so8t.files import (
     atomic_dir,
     atomic_file,
     csv_text,
+    files_below,
     read_json,
     read_jsonl,
     sha256_tree,
@@ -23,6 +24,7 @@ from so8t.files import (
     write_jsonl,
     write_text,
 )
+from so8t.processes import alive
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -95,6 +97,73 @@ def test_a_trees_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     assert sha256_tree(tmp_path) != first
 
 
+def linked(tmp_path: Path) -> Path:
+    """A folder with a file, a link to a folder elsewhere, and a second link to the same one."""
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere/deep/b").write_text("2")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "same").symlink_to(tmp_path / "elsewhere")
+    return folder
+
+
+def test_links_to_folders_are_followed_and_their_files_can_be_had_once(tmp_path: Path) -> None:
+    folder = linked(tmp_path)
+    names = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    assert names == ["a", "link/deep/b", "same/deep/b"]
+    once = [path.relative_to(folder).as_posix() for path in files_below(folder, once=True)]
+    assert once == ["a", "link/deep/b"]
+
+
+def test_a_trees_digest_sees_what_is_behind_a_link(tmp_path: Path) -> None:
+    folder = linked(tmp_path)
+    before = sha256_tree(folder)
+    (tmp_path / "elsewhere/deep/b").write_text("3")
+    assert sha256_tree(folder) != before
+
+
+@pytest.mark.parametrize("target", [".", "..", "/", "loop", "nowhere"])
+def test_a_link_in_a_circle_or_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "folder/below"
+    folder.mkdir(parents=True)
+    (folder / "loop").symlink_to(tmp_path.parent if target == "/" else target)
+    with pytest.raises(ArtifactError, match="a link leads") as caught:
+        sha256_tree(tmp_path)
+    assert "loop" in caught.value.where
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk/old").mkdir(parents=True)
+    (tmp_path / "models").symlink_to(tmp_path / "disk")
+    with atomic_dir(tmp_path / "models") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "models").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path.mkdir(), "a folder, not a file"),
+        (lambda path: path.write_bytes(b"\xff"), "not UTF-8"),
+        (lambda path: path.write_text("[" * 100_000), "not valid JSON"),
+        (lambda path: path.write_text("1" * 5000), "not valid JSON"),
+        (lambda path: path.write_text("[1]"), "expected a JSON object, found list"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_as_an_object_is_said(
+    tmp_path: Path, make: Callable[[Path], object], says: str
+) -> None:
+    make(tmp_path / "a.json")
+    with pytest.raises(ArtifactError, match=says) as caught:
+        files.read_object(tmp_path / "a.json")
+    assert caught.value.fix
+
+
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
 )
@@ -157,14 +226,14 @@ def test_a_process_that_is_dead_but_not_collected_is_not_alive() -> None:
     os.waitid(
         os.P_PID, child.pid, os.WEXITED | os.WNOWAIT
     )  # until it is dead; it stays uncollected
-    assert not files.alive(child.pid)
+    assert not alive(child.pid)
     child.wait()
 
 
 def test_a_younger_process_with_the_number_of_a_dead_one_is_another() -> None:
     mine = psutil.Process()
-    assert files.alive(mine.pid, by=mine.create_time() + 1)
-    assert not files.alive(mine.pid, by=mine.create_time() - 60)
+    assert alive(mine.pid, by=mine.create_time() + 1)
+    assert not alive(mine.pid, by=mine.create_time() - 60)
 
 
 @pytest.fixture

@@ -10,7 +10,16 @@ from so8t.params import Params, read_yaml
 
 ROOT = Path(__file__).parents[2]
 # Plumbing: how files are written, progress shown and errors worded. A change there re-runs nothing.
-PLUMBING = {"so8t", "so8t.errors", "so8t.files", "so8t.progress", "so8t.quiet", "so8t.stage"}
+PLUMBING = {
+    "so8t",
+    "so8t.bug",
+    "so8t.errors",
+    "so8t.files",
+    "so8t.processes",
+    "so8t.progress",
+    "so8t.quiet",
+    "so8t.stage",
+}
 PLUMBING_PACKAGES = ("so8t.params", "so8t.records")
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 GRAPH = grimp.build_graph("so8t", "stages", include_external_packages=False, cache_dir=None)

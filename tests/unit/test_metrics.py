@@ -9,7 +9,9 @@ from sklearn.metrics import brier_score_loss, f1_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from so8t import metrics
+from so8t.metrics.exact import paired_difference
 from so8t.metrics.intervals import binomial_two_sided, lower_bound, percentile_interval, upper_bound
+from so8t.metrics.quality import bin_index
 from so8t.verdict import Verdict
 from tests.fakes.scores import make
 
@@ -240,3 +242,70 @@ def test_minimum_detectable_effect_beyond_the_discordant_share_and_for_tiny_samp
     assert 0.05 < beyond < 0.12
     assert metrics.minimum_detectable(5, 0.5, 0.05) is None
     assert metrics.minimum_detectable(0, 0.5, 0.05) is None
+
+
+def test_equal_confidences_share_a_bin_whatever_their_order() -> None:
+    rng = np.random.default_rng(10)
+    p = np.round(rng.dirichlet([1.0, 1.0, 1.0], 200), 1) + 1e-9
+    p /= p.sum(axis=1, keepdims=True)
+    gold = rng.integers(0, 3, 200)
+    values = {
+        round(metrics.ece(p[order], gold[order], "mass"), 12)
+        for order in (rng.permutation(200) for _ in range(50))
+    }
+    assert len(values) == 1
+    right_first = np.argsort(p.argmax(axis=1) != gold, kind="stable")
+    assert metrics.ece(p[right_first], gold[right_first], "mass") == pytest.approx(values.pop())
+    first, second = (metrics.reliability(p[o], gold[o]) for o in (right_first, right_first[::-1]))
+    assert [row["n"] for row in first] == [row["n"] for row in second]
+
+
+def test_bins_of_distinct_confidences_hold_equally_many() -> None:
+    confidence = np.random.default_rng(11).random(150)
+    counts = np.bincount(bin_index(confidence, "mass", 15), minlength=15)
+    assert (counts == 10).all()
+
+
+# --- intervals that hold for few groups and rare events ---
+
+
+def outcomes_of(n: int, p01: float, p10: float) -> tuple[np.ndarray, np.ndarray]:
+    """Every (only A, only B) of n pairs, flattened, and its probability."""
+    only_a, only_b = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    inside = only_a + only_b <= n
+    counts = np.stack([only_a, only_b, n - only_a - only_b], axis=1)[inside]
+    return counts, stats.multinomial.pmf(counts, n, [p10, p01, 1 - p10 - p01])
+
+
+@pytest.mark.parametrize("n", [1, 5, 12, 30])
+@pytest.mark.parametrize(
+    ("p01", "p10"), [(0.05, 0.0), (0.02, 0.02), (0.3, 0.1), (0.1, 0.4), (0.5, 0.5), (0.9, 0.05)]
+)
+def test_the_paired_interval_covers_at_least_its_level_summed_over_every_outcome(
+    n: int, p01: float, p10: float
+) -> None:
+    counts, mass = outcomes_of(n, p01, p10)
+    limits = np.array([paired_difference(int(a), int(b), n) for a, b, _ in counts])
+    covered = (limits[:, 0] <= p01 - p10) & (p01 - p10 <= limits[:, 1])
+    assert mass[covered].sum() >= 0.95 - 1e-9
+    # Each side alone keeps half of the error: this is what non-inferiority rests on.
+    assert mass[limits[:, 1] < p01 - p10].sum() <= 0.025 + 1e-9
+
+
+def test_a_truly_worse_model_is_hardly_ever_shown_not_worse() -> None:
+    """5 points worse, margin 2 points: a bootstrap shows "not worse" in 75 % of trials at n = 5."""
+    for n in (1, 5, 20, 100, 200):
+        counts, mass = outcomes_of(n, 0.05, 0.0) if n <= 30 else (None, None)
+        if counts is None:
+            events = np.arange(n + 1)
+            counts = np.stack([0 * events, events, n - events], axis=1)
+            mass = stats.binom.pmf(events, n, 0.05)
+        upper = np.array([paired_difference(int(a), int(b), n)[1] for a, b, _ in counts])
+        assert mass[upper <= 0.02].sum() <= 0.025
+
+
+def test_the_paired_interval_is_mirrored_and_narrows() -> None:
+    assert paired_difference(0, 0, 0) == (-1.0, 1.0)
+    low, high = paired_difference(3, 8, 40)
+    assert paired_difference(8, 3, 40) == pytest.approx((-high, -low))
+    assert paired_difference(0, 0, 1000)[1] < 0.005 < paired_difference(0, 0, 100)[1]

@@ -158,3 +158,40 @@ def test_a_change_that_takes_effect_is_none(committed, key: str) -> None:
 
 def test_without_git_nothing_is_hidden(tmp_path: Path) -> None:
     refuse_hidden_changes(edited(tmp_path, ("profile", "rtx3060"), ("train.lr", 0.5)))
+
+
+def damaged(tmp_path: Path, old: str, new: bytes) -> Path:
+    text = (ROOT / "params.yaml").read_bytes()
+    assert old.encode() in text
+    (tmp_path / "params.yaml").write_bytes(text.replace(old.encode(), new, 1))
+    return tmp_path / "params.yaml"
+
+
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("seed: 42 # 種".encode("cp932"), "iconv -f CP932"),
+        (b"seed: 1e999", "seed: Input should be a finite number"),
+        (b"seed: .nan", "seed: Input should be a finite number"),
+        (b"seed: " + b"9" * 5000, "params.yaml"),
+        (b"seed: 2020-99-99", "month must be"),
+        (b"<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> side", "conflict"),
+        (b"seed: " + b"[" * 300, "not valid YAML"),
+        (b"\x00", "not valid YAML"),
+        (b"- a", "not valid YAML"),
+    ],
+)
+def test_a_damaged_file_is_an_error_with_its_reason(tmp_path: Path, new: bytes, says: str) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("seed:"))
+    with pytest.raises(ParamsError, match=re.escape(says)) as caught:
+        load(damaged(tmp_path, line, new))
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("new", [b"profile: []", b"profile: {a: 1}", b"profile: 3", b"profile:"])
+def test_a_profile_that_is_no_name_is_refused(tmp_path: Path, new: bytes) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("profile:"))
+    with pytest.raises(ParamsError, match="is not one of"):
+        load(damaged(tmp_path, line, new))

@@ -259,12 +259,75 @@ def test_a_near_duplicate_of_another_named_group_is_dropped(tmp_path: Path) -> N
     _, counts = run(
         tmp_path,
         (
-            [plain(text, group="a"), plain(text + "ね", group="b"), plain(text + "よ", group="a")],
+            [
+                plain(text, group="a"),
+                plain(text + "ね", group="b"),
+                plain("別の依頼です。", group="c"),
+            ],
             "auto",
             1.0,
         ),
     )
     assert counts.dropped == {"near_duplicate_of_another_group": 1}
+
+
+TEMPLATE = "倉庫の{}を次の会議までに要約して、担当者と責任者の両方に渡してください。急ぎの件です。"
+SLOTS = ("点検記録一覧", "入退室の履歴", "設備配置図面", "保守契約書類", "当番割当表類")
+
+
+def group_of_texts(splits: dict[str, list[dict]]) -> dict[str, str]:
+    return {row["text"]: row["group"] for row in splits["calibration"]}
+
+
+def test_copies_of_a_template_under_own_group_names_are_one_calibration_group(
+    tmp_path: Path,
+) -> None:
+    copies = [TEMPLATE.format(slot) for slot in SLOTS]
+    below = [jaccard(shingles(copies[0]), shingles(copy)) for copy in copies[1:]]
+    assert max(below) < DATA.near_duplicate  # what lets them past the check for near-duplicates
+    rows = [plain(text, "DENY", group=f"own{i}") for i, text in enumerate(copies)]
+    splits, counts = run(tmp_path, ([*rows, *many(20)], "calibration", 1.0))
+    groups = group_of_texts(splits)
+    assert {groups[text] for text in copies} == {"own0"}
+    assert (counts.merged, counts.dropped) == (4, {})
+    assert len(set(groups.values())) == len(counts.groups["calibration"]) == 21
+    found = summary.metrics_of(counts)["calibration"]
+    assert found == {"unsafe_groups": {"general": 21}, "merged_groups": 4}
+
+
+def test_a_copy_with_signs_between_its_letters_is_merged_too(tmp_path: Path) -> None:
+    text = TEMPLATE.format(SLOTS[0])
+    spaced = "・".join(text[:30]) + "\u200b".join(text[30:])
+    rows = [plain(text, "DENY", group="a"), plain(spaced, "DENY", group="b")]
+    splits, counts = run(tmp_path, ([*rows, *many(20)], "calibration", 1.0))
+    assert {group_of_texts(splits)[text], group_of_texts(splits)[spaced]} == {"a"}
+    assert counts.merged == 1
+
+
+def test_a_row_like_two_groups_makes_them_one(tmp_path: Path) -> None:
+    parts = [
+        "倉庫の点検記録を次の会議までに、",
+        "責任者と担当者に渡してください、",
+        "車両の整備台帳は来月の監査用に、",
+        "受付の窓口で保管してあります、",
+        "研修の案内文書は食堂に貼って、",
+        "予備の工具は屋上の棚へ戻します、",
+    ]
+    left, bridge, right = ("".join(parts[i : i + 4]) for i in range(3))
+    assert jaccard(shingles(left), shingles(right)) < 0.5
+    rows = [plain(t, "DENY", group=g) for g, t in (("a", left), ("b", right), ("c", bridge))]
+    splits, counts = run(tmp_path, ([*rows, *many(20)], "calibration", 1.0))
+    groups = group_of_texts(splits)
+    assert {groups[left], groups[right], groups[bridge]} == {"a"}
+    assert counts.merged == 2
+
+
+def test_other_splits_and_other_templates_keep_their_groups(tmp_path: Path) -> None:
+    copies = [TEMPLATE.format(slot) for slot in SLOTS]
+    rows = [plain(text, "DENY", group=f"own{i}") for i, text in enumerate(copies)]
+    splits, counts = run(tmp_path, ([*rows, *many(20)], "train", 1.0))
+    assert len({row["group"] for row in splits["train"]}) == 25
+    assert counts.merged == 0
 
 
 def test_weights_below_one_sample_groups_and_above_one_repeat_training_rows_only(

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from so8t import params
-from so8t.errors import GateError
+from so8t.errors import ArtifactError, GateError
+from so8t.evaluation.evaluate import Job
 from so8t.files import read_json
-from so8t.report import build, document, figures, sources, texts
+from so8t.report import build, check, document, figures, sources, texts
 from so8t.report.context import Context
 from so8t.report.document import Document, Figure, Heading, Paragraph, Table, row
 from so8t.report.sources import Number, Sources
-from tests.fakes.results import ROOT, edit, write_results
+from tests.fakes.results import ROOT, RUN, edit, timings, write_results, write_times
 
 pytestmark = pytest.mark.slow
 NAMES = re.compile(
@@ -159,7 +160,10 @@ def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_co
             if line.startswith(f"| {texts.Words('ja')(name)} ") and "[" in line
         ]
         assert f"{one['difference']:+.{digits}f}" in line
-        assert f"[{one['ci95'][0]:+.{digits}f}, {one['ci95'][1]:+.{digits}f}]" in line
+        if one["ci95"] is None:
+            assert "[区間なし: 群が30未満]" in line
+        else:
+            assert f"[{one['ci95'][0]:+.{digits}f}, {one['ci95'][1]:+.{digits}f}]" in line
         assert line.rstrip(" |").endswith(str(one["n"]))
     (able,) = [
         line
@@ -196,6 +200,7 @@ def test_words_hold_no_literal_numbers():
         "pair_sections",
         "type_sections",
         "origin_sections",
+        "speed_sections",
         "conclusion",
         "targets",
     ):
@@ -250,8 +255,8 @@ def test_every_number_on_the_page_is_in_the_twin(report):
 
 
 def test_an_untouched_report_agrees_with_its_files(tree, report):
-    assert build.check(report / "report.json", tree) == []
-    build.require(report / "report.json", tree)
+    assert check.check(report, tree) == []
+    check.require(report, tree)
 
 
 def _metric(folder):
@@ -300,14 +305,111 @@ def _conclusion(folder):
     edit(folder / "reports/report.json", lambda t: t.update(conclusion="B is perfect."))
 
 
+def _speed(folder):
+    edit(
+        folder / "reports/metrics/speed-b-Q4_K_M.json",
+        lambda m: m["verdict_s"]["p50"].update(value=0.0),
+    )
+
+
+def _speed_page(folder):
+    path = folder / "reports/speed.md"
+    path.write_text(path.read_text(encoding="utf-8").replace(" ms", " µs"), encoding="utf-8")
+
+
+def _speed_twin(folder):
+    edit(
+        folder / "reports/speed.json",
+        lambda t: next(n for n in t["numbers"] if n["value"]).update(value=0.001),
+    )
+
+
+def _speed_figure(folder):
+    path = folder / "reports/speed-latency.svg"
+    path.write_text(path.read_text(encoding="utf-8") + "<!-- -->", encoding="utf-8")
+
+
 @pytest.mark.parametrize(
-    "damage", [_metric, _markdown, _twin, _shown, _figure, _late, _card, _conclusion]
+    "damage",
+    [
+        _metric,
+        _markdown,
+        _twin,
+        _shown,
+        _figure,
+        _late,
+        _card,
+        _conclusion,
+        _speed,
+        _speed_page,
+        _speed_twin,
+        _speed_figure,
+    ],
 )
 def test_a_planted_edit_makes_the_check_fail(copy, damage):
     damage(copy)
-    assert build.check(copy / "reports/report.json", copy)
+    assert check.check(copy / "reports", copy)
     with pytest.raises(GateError):
-        build.require(copy / "reports/report.json", copy)
+        check.require(copy / "reports", copy)
+
+
+def test_a_twin_that_is_gone_says_what_to_type(copy):
+    (copy / "reports/speed.json").unlink()
+    with pytest.raises(ArtifactError, match="dvc repro report"):
+        check.require(copy / "reports", copy)
+
+
+# --- times ---
+
+
+def _bytes_of(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_another_machine_changes_the_speed_page_and_nothing_else(copy):
+    before = _bytes_of(copy)
+    for model in ("a", "b"):
+        for kind in RUN:
+            file = Path(f"{model}-{kind}.gguf")
+            meta = read_json(copy / f"data/scores/{model}-{kind}/meta.json")
+            write_times(copy, Job(file, copy, None, meta), timings(7))
+    build.build(copy, copy / "reports", "ja")
+    after = _bytes_of(copy)
+    assert set(before) == set(after)
+    differing = {name for name in before if before[name] != after[name]}
+    assert {"reports/speed.md", "reports/speed.json", "reports/speed-latency.svg"} < differing
+    assert all(any(part.startswith("speed") for part in Path(name).parts) for name in differing)
+
+
+def test_the_speed_page_has_each_time_and_the_report_has_none_and_leads_to_it(report):
+    page, speed = page_of(report), (report / "speed.md").read_text(encoding="utf-8")
+    for model in ("a", "b"):
+        for kind in RUN:
+            found = read_json(report / f"metrics/speed-{model}-{kind}.json")
+            for key, scale, digits in (
+                ("prefill_tokens_per_s", 1, 1),
+                ("decode_tokens_per_s", 1, 1),
+                ("verdict_s", 1000, 2),
+            ):
+                shown = f"{scale * found[key]['p50']['value']:.{digits}f}"
+                assert shown in speed
+                assert f" {shown} " not in page
+    assert re.findall(r"\]\((.*)\)", speed) == ["report.md", "speed-latency.svg"]
+    assert "](speed.md)" in page
+    html = (report / "report.html").read_text(encoding="utf-8")
+    for text in (page, html):
+        assert " ms" not in text
+    twins = [read_json(report / name) for name in ("report.json", "speed.json")]
+    assert not [name for name in twins[0]["files"] if "speed" in name or "latency" in name]
+    assert not set(twins[0]["files"]) & set(twins[1]["files"]) - {"params.yaml"}
+
+
+def test_a_speed_page_of_nothing_says_not_run_and_has_its_figures_file(empty):
+    page = (empty / "en/speed.md").read_text(encoding="utf-8")
+    assert page.count("not run") >= 3
+    figure = (empty / "en/speed-latency.svg").read_text(encoding="utf-8")
+    assert xml.dom.minidom.parseString(figure).documentElement.tagName == "svg"
 
 
 def test_a_planted_edit_changes_the_next_report(copy):
@@ -318,13 +420,13 @@ def test_a_planted_edit_changes_the_next_report(copy):
 
 
 def test_more_looks_are_no_disagreement_and_fewer_are(copy, monkeypatch):
-    twin, looks = copy / "reports/report.json", copy / "database/looks.jsonl"
+    reports, looks = copy / "reports", copy / "database/looks.jsonl"
     monkeypatch.setenv("SO8T_DATABASE", str(copy / "database"))
     lines = looks.read_text(encoding="utf-8")
     looks.write_text(lines + lines, encoding="utf-8")
-    assert build.check(twin, copy) == []
+    assert check.check(reports, copy) == []
     looks.write_text(lines.splitlines()[0] + "\n", encoding="utf-8")
-    assert build.check(twin, copy)
+    assert check.check(reports, copy)
 
 
 # --- form ---
@@ -335,6 +437,9 @@ def test_two_builds_give_the_same_bytes(tree, report, tmp_path):
     for name in (
         "report.md",
         "report.html",
+        "speed.md",
+        "speed.json",
+        "speed-latency.svg",
         *(f"figures/{p.name}" for p in (report / "figures").iterdir()),
     ):
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name

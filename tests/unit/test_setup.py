@@ -2,14 +2,18 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from so8t.cli import COMMANDS
+from so8t.operations.setup import init
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -149,3 +153,54 @@ def test_both_languages_have_the_same_sections_blocks_tables_and_figures(
 @pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
 def test_the_readme_stays_short(page: str) -> None:
     assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) < 200
+
+
+# --- so8t init ---
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone before `so8t init`, with a home of its own."""
+    folder = tmp_path / "clone"
+    (folder / ".dvc").mkdir(parents=True)
+    shutil.copyfile(ROOT / ".dvc/config", folder / ".dvc/config")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    monkeypatch.setenv("SO8T_KEY", str(tmp_path / "home/signing.key"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_init_makes_keys_without_a_word_and_init_again_changes_nothing(
+    bare: Path, tmp_path: Path
+) -> None:
+    first = CliRunner().invoke(init)
+    assert first.exit_code == 0, first.exception
+    assert first.output.startswith("this clone is ready: dvc")
+    assert first.output.count("\n") == 1
+    made = (tmp_path / "home/signing.key").read_bytes(), (bare / "release.pub").read_bytes()
+    assert CliRunner().invoke(init).output == first.output
+    assert (
+        (tmp_path / "home/signing.key").read_bytes(),
+        (bare / "release.pub").read_bytes(),
+    ) == made
+
+
+def test_init_in_a_clone_with_a_key_of_others_says_so_and_leaves_it(
+    bare: Path, tmp_path: Path
+) -> None:
+    CliRunner().invoke(init)
+    theirs = (bare / "release.pub").read_bytes()
+    (tmp_path / "home/signing.key").unlink()
+    done = CliRunner().invoke(init)
+    assert done.exit_code == 0
+    assert "release.pub is of another key" in done.output
+    assert (bare / "release.pub").read_bytes() == theirs
+
+
+def test_git_keeps_public_key_and_signature_and_no_image_holds_a_private_one() -> None:
+    for name in ("release.pub", "release.sig"):
+        ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False)
+        assert ignored.returncode == 1, name
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "SO8T_KEY=/tmp/build.key" in text
+    assert "rm /tmp/build.key" in text

@@ -272,4 +272,4 @@ def test_files_that_were_not_run_say_so_and_other_rows_are_refused(tmp_path: Pat
     }
     with pytest.raises(DataError) as caught:
         retention.retention(a, b, draws=100, seed=1)
-    assert caught.value.fix == "run `dvc repro serve`"
+    assert caught.value.fix == "run `dvc repro generate`"

@@ -44,10 +44,83 @@ def test_each_error_has_its_exit_code_and_says_where_and_what_to_do(
     assert "Traceback" not in done.stderr
 
 
-def test_a_bug_is_not_hidden(tmp_path: Path) -> None:
+def test_a_bug_is_one_line_with_the_log_that_holds_its_traceback(tmp_path: Path) -> None:
     done = run(tmp_path, "raise KeyError('bug')")
-    assert done.returncode == 1
+    log = tmp_path / "logs/demo.log"
+    assert done.returncode == 70
+    assert done.stderr == f"demo: KeyError: 'bug'\n  this is a bug; log: {log}\n"
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_a_bugs_traceback_is_shown_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SO8T_DEBUG", "1")
+    done = run(tmp_path, "raise KeyError('bug')")
+    assert done.returncode == 70
     assert "Traceback" in done.stderr
+
+
+def test_a_bug_is_told_where_no_log_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be", encoding="utf-8")
+    done = run(tmp_path, "raise KeyError('bug')")
+    assert done.returncode == 70
+    assert "SO8T_DEBUG=1 shows the traceback" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("raise MemoryError", 7, "not enough memory"),
+        ("open('/nowhere/file')", 5, "/nowhere/file: file not found"),
+        ("raise OSError(28, 'No space left on device', 'x')", 7, "the disk is full"),
+    ],
+)
+def test_what_the_system_refuses_is_nobodys_bug(
+    tmp_path: Path, body: str, code: int, says: str
+) -> None:
+    done = run(tmp_path, body)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "bug" not in done.stderr
+
+
+COMMAND = """
+import sys; sys.path.insert(0, {root!r})
+import os, signal, click
+from so8t import cli
+@click.command()
+def broken():
+    {body}
+cli.LazyGroup.get_command = lambda *_: broken
+cli.main(["broken"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("raise KeyError('bug')", 70, "so8t: KeyError: 'bug'\n  this is a bug; log: "),
+        ("raise KeyboardInterrupt", 130, "so8t: interrupted"),
+        ("raise click.FileError('x')", 2, "Could not open file"),
+        ("raise BrokenPipeError", 141, ""),
+        ("sys.exit(5)", 5, ""),
+        ("pass", 0, ""),
+    ],
+)
+def test_a_command_ends_with_a_documented_code_and_never_with_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, code: int, says: str
+) -> None:
+    monkeypatch.setenv("SO8T_DATABASE", str(tmp_path))
+    script = COMMAND.format(root=str(ROOT), body=body)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(says) if says.startswith("so8t") else says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "logs/so8t.log").is_file() == (code == 70)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -128,17 +128,18 @@ def test_a_whole_file_is_measured_and_gives_the_same_prose_twice(path, tmp_path)
         split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None)
     )
     progress = Progress("t")
-    first, second = (
-        run.measure(path, rows=rows, setup=setup_of(), progress=progress).sections for _ in range(2)
+    (one, timed), (two, _) = (
+        run.measure(path, rows=rows, setup=setup_of(), progress=progress) for _ in range(2)
     )
+    first, second = one.sections, two.sections
     assert first["generation"]["n"] == 3
     assert first["stability"]["tokens"] == 40
     assert first["retention"]["n"] == 4
-    assert (
-        first["speed"]["verdict_s"]["p95"]["ci95"][1] is None
-    )  # three runs resolve no upper limit
-    assert first["speed"]["cue_s"]["n"] == first["speed"]["verdict_s"]["n"] == 3
-    assert all(first[key] == second[key] for key in ("generation", "stability", "retention"))
+    assert timed.speed["verdict_s"]["p95"]["ci95"][1] is None  # three runs resolve no upper limit
+    assert timed.speed["cue_s"]["n"] == timed.speed["verdict_s"]["n"] == len(timed.latencies) == 3
+    assert set(first) == {"generation", "stability", "retention"}
+    assert one == two
+    assert first == second
     assert first["retention"]["plain"]["n"] == 3
     assert isinstance(first["retention"]["plain"]["beyond_chance"], bool)
     json.dumps(first, allow_nan=False)
@@ -157,7 +158,8 @@ def test_what_is_written_of_answers_is_final_text_and_numbers_and_never_thinking
     rows = run.Rows.read(
         split(tmp_path / "test.jsonl", 6), split(tmp_path / "valid.jsonl", 5, None)
     )
-    said = run.measure(path, rows=rows, setup=setup_of(), progress=Progress("t")).answers
+    made, _ = run.measure(path, rows=rows, setup=setup_of(), progress=Progress("t"))
+    said = made.answers
     assert [one["final"] for one in said if one["kind"] == "served"] == ["公開の答え"] * 3
     assert {one["kind"] for one in said} == {"served", "likelihood", "plain"}
     assert secret not in json.dumps(said, ensure_ascii=False)
