@@ -29,7 +29,7 @@ from so8t.metrics.scores import Scores
 from so8t.verdict import Thresholds, Verdict, decide
 
 # A card of another schema may mean its numbers differently, so it is refused, never converted.
-SCHEMA = "so8t.card/1"
+SCHEMA = "so8t.card/2"
 # The rule in words, in every card: a card made for another rule must not be applied by this code.
 RULE = "DENY if p_deny >= deny; ALLOW only if p_escalate + p_deny < escalate; otherwise ESCALATE"
 FIX = "make the card again: dvc repro calibrate"
@@ -70,6 +70,20 @@ class Residual(_Part):
     max: float = Field(ge=0.0, le=1.0)
 
 
+class CardFamiliarity(_Part):
+    """Which requests the certificate speaks about (so8t.familiarity); all others escalate.
+
+    `limits` has the largest number of each signal that is still familiar, `index` the digest of the
+    index that the numbers of a new request are made with.
+    """
+
+    budget: float = Field(gt=0.0, lt=1.0)
+    # Whether there were calibration groups enough to keep the budget in every domain.
+    budget_kept: bool
+    limits: dict[str, float]
+    index: str = Field(min_length=1)
+
+
 class Card(_Part):
     """Everything a server needs to decide, and a person to assess the file (table: docs/card.md).
 
@@ -77,7 +91,7 @@ class Card(_Part):
     """
 
     # The underscore, because a field `schema` would shadow a method of pydantic's.
-    schema_: Literal["so8t.card/1"] = Field(alias="schema")
+    schema_: Literal["so8t.card/2"] = Field(alias="schema")
     status: Literal["certified", "not_certified"]
     reasons: list[str]
     file: str = Field(min_length=1)
@@ -95,6 +109,7 @@ class Card(_Part):
     # Repeated in the file so that a person who reads the card alone can apply it.
     rule: str
     residual: Residual
+    familiarity: CardFamiliarity
     metrics: dict[str, float | None]
     measured: dict[str, Any]
     certificate: dict[str, Any]
@@ -305,6 +320,25 @@ def probabilities(
     return softmax(np.where(usable[:, None], rows, np.nan), card.temperature)
 
 
+def familiar_rows(
+    limits: Mapping[str, float], strangeness: Mapping[str, Float[ndarray, " n"]], count: int
+) -> Bool[ndarray, " n"]:
+    """Which rows are like those the certificate was made on.
+
+    Args:
+        limits: the largest number of each signal that is still familiar.
+        strangeness: the rows' numbers by signal; a signal or a number that is missing is strange.
+        count: how many rows there are.
+    """
+    familiar = np.ones(count, dtype=bool)
+    unknown = np.full(count, np.nan)
+    for signal, limit in limits.items():
+        # A comparison with NaN is false.
+        with np.errstate(invalid="ignore"):
+            familiar &= strangeness.get(signal, unknown) <= limit
+    return familiar
+
+
 def decided_codes(p: Probabilities, thresholds: Thresholds) -> Codes:
     """Decided verdicts of many rows as codes (ALLOW 0, ESCALATE 1, DENY 2); NaN rows escalate."""
     return codes(decide(p, thresholds))
@@ -321,12 +355,15 @@ def most_likely(values: Float[ndarray, "n 3"]) -> Codes:
 class DecidedRows:
     """Labelled rows of one split and what a card made of them.
 
-    `probabilities` [n, 3] are calibrated, NaN where nothing was readable; `decided` [n] are codes.
+    `probabilities` [n, 3] are calibrated, NaN where nothing was readable or the request is
+    unfamiliar; `decided` [n] are codes; `familiar` [n] says which requests the certificate is
+    about.
     """
 
     scores: Scores
     probabilities: Probabilities
     decided: Codes
+    familiar: Bool[ndarray, " n"]
 
     @property
     def readable(self) -> Bool[ndarray, " n"]:
@@ -348,8 +385,11 @@ def decide_rows(card: Card, scores: Scores, thresholds: Thresholds | None = None
         thresholds: those of another card, to see model B under the thresholds of model A.
     """
     p = probabilities(card, scores.logits, scores.residual)
+    familiar = familiar_rows(card.familiarity.limits, scores.strangeness, len(scores))
+    # No probability is claimed for a request unlike the calibration rows, and so it escalates.
+    p = np.where(familiar[:, None], p, np.nan)
     applied = thresholds or thresholds_of(card)
-    return DecidedRows(scores, p, decided_codes(p, applied))
+    return DecidedRows(scores, p, decided_codes(p, applied), familiar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +403,13 @@ class Decision:
     probabilities: tuple[float, float, float] | None
 
 
-def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None) -> Decision:
-    """Decide one request from its three verdict numbers.
+def apply(
+    card: Card,
+    logits: Sequence[float] | ndarray,
+    residual: float | None,
+    strangeness: Mapping[str, float],
+) -> Decision:
+    """Decide one request from its three verdict numbers and its familiarity.
 
     Args:
         card: checked with `require_match` first.
@@ -372,7 +417,11 @@ def apply(card: Card, logits: Sequence[float] | ndarray, residual: float | None)
             escalates.
         residual: probability outside the labels. For the cue readout, null or NaN escalates; for
             the prefill readout it is ignored.
+        strangeness: its number of every signal that the card limits; anything strange escalates.
     """
+    numbers = {name: np.array([value]) for name, value in strangeness.items()}
+    if not familiar_rows(card.familiarity.limits, numbers, 1)[0]:
+        return Decision(Verdict.ESCALATE, None)
     # A server may answer anything; too few or too many numbers are no reading at all.
     if len(logits) != len(Verdict):
         return Decision(Verdict.ESCALATE, None)

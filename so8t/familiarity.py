@@ -15,9 +15,6 @@ Each of k signals has the share budget / k (Bonferroni).
 
 The index holds hashes of character n-grams and numbers of the calibration rows, and no text. It is
 bound by digest to the card; without it nothing is familiar, and the ALLOW gate stays closed.
-
-Not covered yet: no stage makes an index and no decision asks for one (docs/log.md has what it
-measured on the demo).
 """
 
 import base64

@@ -15,6 +15,7 @@ from so8t.files import read_json, sha256_file, write_json
 SCHEMA: Final = "so8t.release/1"
 NAME = "release.json"
 CARD = "card.json"
+FAMILIARITY = "familiarity.json"
 MODELFILE = "Modelfile"
 FIX = "run `dvc repro release`"
 

@@ -18,6 +18,7 @@ from so8t.chat import CUE, neutralise, prompt_of
 from so8t.errors import ArtifactError, DataError
 from so8t.files import sha256_json
 from so8t.gguf_file import read_keys
+from so8t.request import CANONICAL_FORM, canonical_form
 from so8t.verdict import VERDICTS
 
 # The newline belongs to the label: without it `ALLOW` would also count what begins with ALLOW.
@@ -44,6 +45,8 @@ def template_digest(chat_template: str, system: str) -> str:
         "system": system,
         "cue": CUE,
         "labels": LABELS,
+        # Another canonical form reads other text, so its scores and cards are others' too.
+        "canonical_form": CANONICAL_FORM,
     }
     return sha256_json(content)
 
@@ -163,9 +166,10 @@ class Prompter(Generic[V]):
         return max(len(self.after(fed, label).ids) for label in LABELS)
 
     def _text(self, text: str) -> str:
-        # Hugging Face and llama.cpp disagree on wide spaces right after a special token.
-        stripped = text.strip()
-        harmless = neutralise(stripped, self._control_texts)
+        # Everything reads one form of a request. It also has no space at its ends, about which
+        # Hugging Face and llama.cpp disagree right after a special token.
+        canonical = canonical_form(text)
+        harmless = neutralise(canonical, self._control_texts)
         return prompt_of(self.template, self.system, harmless, bos=self._bos, eos=self._eos)
 
     def _ids(self, text: str) -> list[int]:

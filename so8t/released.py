@@ -18,9 +18,10 @@ import numpy as np
 from so8t import card as cards
 from so8t import signature
 from so8t.errors import ArtifactError
+from so8t.familiarity import Index, read_index
 from so8t.gguf_file import read_keys
 from so8t.identity import check_seal, semantic_digest
-from so8t.manifest import CARD, FIX, NAME, Manifest, read_manifest
+from so8t.manifest import CARD, FAMILIARITY, FIX, NAME, Manifest, read_manifest
 
 FOREIGN = "put back the release of one revision: `so8t rollback REV`, or `dvc checkout release`"
 # For people, so the language of the product comes first.
@@ -40,6 +41,7 @@ class Release:
         folder: models/release, or the same folder elsewhere.
         manifest: how the file is prompted and what is said when nothing is generated.
         card: its calibration card.
+        index: what familiarity is judged by.
         file: the GGUF file.
         signed_by: fingerprint of the key; empty for an unsigned release that was let pass.
     """
@@ -47,6 +49,7 @@ class Release:
     folder: Path
     manifest: Manifest
     card: cards.Card
+    index: Index
     file: Path
     signed_by: str
 
@@ -130,6 +133,13 @@ def _checked(folder: Path, signed_by: str) -> Release:
     """Read every part and compare it with the others."""
     manifest = read_manifest(folder)
     card = cards.read(folder / CARD)
+    index = read_index(folder / FAMILIARITY)
+    if index.digest != card.familiarity.index:
+        raise ArtifactError(
+            "the familiarity index is of another card",
+            where=str(folder / FAMILIARITY),
+            fix=FOREIGN,
+        )
     file = folder / manifest.file
     if not file.is_file():
         raise ArtifactError("file not found", where=str(file), fix=FIX)
@@ -145,7 +155,7 @@ def _checked(folder: Path, signed_by: str) -> Release:
         )
     _require_same(folder, manifest, card)
     _require_keys(file, card)
-    return Release(folder, manifest, card, file, signed_by)
+    return Release(folder, manifest, card, index, file, signed_by)
 
 
 def _require_same(folder: Path, manifest: Manifest, card: cards.Card) -> None:

@@ -16,7 +16,17 @@ from so8t.errors import DataError
 from so8t.files import read_jsonl
 from so8t.verdict import Authority, Verdict
 
-SPLITS = ("train", "valid", "calibration", "test_iid", "test_cells", "test_phrases")
+SPLITS = (
+    "train",
+    "valid",
+    "calibration",
+    "test_iid",
+    "test_cells",
+    "test_phrases",
+    "test_foreign",
+    "test_evasion",
+    "probe",
+)
 # Domain of requests that belong to none: trained and tested on, never part of a certificate.
 OUTSIDE = "foreign"
 PREPARE_AGAIN = "run `dvc repro prepare`"
@@ -60,6 +70,11 @@ class Scored:
     at the end of the prompt, and log-probabilities of the labels after the cue. `residual` is the
     cue's probability of anything else, `reserved_mass` the probability of the reserved rows at the
     end of the prompt.
+
+    `strangeness` holds the familiarity signals of the text (`so8t.familiarity`). `refusal` says why
+    the model was not asked, where it was not. A request that asks several things is read whole and
+    in `parts`: the numbers are then those of the most restrictive reading, and `whole` keeps
+    prefill and cue of the whole alone.
     """
 
     # The order of the fields is the order of the keys on disk.
@@ -73,6 +88,10 @@ class Scored:
     cue: list[float | None]
     residual: float | None
     reserved_mass: float | None
+    strangeness: dict[str, float]
+    refusal: str | None
+    parts: int
+    whole: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `write_jsonl` writes."""

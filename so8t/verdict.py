@@ -28,6 +28,8 @@ class Authority(StrEnum):
 
 
 # The order of columns in every array and list of verdict numbers.
+# Below this a probability of a verdict is as good as none, and its logarithm stays finite.
+SMALLEST_PROBABILITY = 1e-12
 VERDICTS = tuple(Verdict)
 AUTHORITIES = tuple(Authority)
 
@@ -36,6 +38,33 @@ _ALIASES = {"ESCALATION": Verdict.ESCALATE, "REFUSE": Verdict.DENY}
 
 # Rounding moves the sum of a softmax by far less; a row that is farther off is no distribution.
 _SUM_TOLERANCE = 1e-6
+
+
+def most_restrictive(readings: Float[ndarray, "k 3"]) -> Float[ndarray, " 3"]:
+    """One reading for a request that was read in several parts: the part that is worst, each way.
+
+    The result denies as surely as the part that denies most, and is as far from ALLOW as the part
+    that is farthest. A part that could not be read makes the whole unreadable.
+
+    Args:
+        readings: float64 logits or log-probabilities of (ALLOW, ESCALATE, DENY), one row a part.
+
+    Returns:
+        float64 logits; those of the only part unchanged, to the last bit.
+    """
+    if len(readings) == 1:
+        only: Float[ndarray, " 3"] = readings[0]
+        return only
+    if not np.isfinite(readings).all():
+        return np.full(3, np.nan)
+    shifted = np.exp(readings - readings.max(axis=1, keepdims=True))
+    p = shifted / shifted.sum(axis=1, keepdims=True)
+    deny = p[:, 2].max()
+    hazard = max((p[:, 1] + p[:, 2]).max(), deny)
+    # Logarithms of zero would be infinite, and what is infinite counts as unreadable.
+    parts = np.maximum([1.0 - hazard, hazard - deny, deny], SMALLEST_PROBABILITY)
+    logits: Float[ndarray, " 3"] = np.log(parts)
+    return logits
 
 
 def verdict_of(label: str) -> Verdict:

@@ -13,6 +13,7 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("scores_dir", type=Folder)
 @click.argument("out", type=File)
+@click.option("--train", type=File, required=True, help="the prepared training rows")
 @click.option(
     "--model",
     type=click.Choice(["a", "b"]),
@@ -24,9 +25,9 @@ File = click.Path(dir_okay=False, path_type=Path)
     is_flag=True,
     help="leave with the code of `so8t gate` (without DVC)",
 )
-def main(scores_dir: Path, out: Path, model: str, strict: bool) -> None:
-    """Fit SCORES_DIR/calibration.jsonl, write the card to OUT and OUT's sibling
-    NAME.temperature.json.
+def main(scores_dir: Path, out: Path, train: Path, model: str, strict: bool) -> None:
+    """Fit SCORES_DIR/calibration.jsonl, write the card to OUT and beside it
+    NAME.temperature.json and NAME.familiarity.json.
     """
     with stage("calibrate", out.stem) as run:
         # numpy and scipy come with these imports, so they wait until the stage runs.
@@ -37,6 +38,7 @@ def main(scores_dir: Path, out: Path, model: str, strict: bool) -> None:
         card = calibrate(
             scores_dir,
             out,
+            train=train,
             readout=readouts.a if model == "a" else readouts.b,
             limits=run.params.calibration,
             seed=run.params.seed,

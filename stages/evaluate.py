@@ -16,6 +16,7 @@ Writable = click.Path(path_type=Path)
 @click.option("--card", type=Readable, required=True, help="calibration card of the file")
 @click.option("--generated", type=Readable, required=True, help="file of the generate stage")
 @click.option("--timings", type=Readable, required=True, help="times of the generate stage")
+@click.option("--prepared", type=Readable, required=True, help="directory of the prepared splits")
 @click.option("--out", type=Writable, required=True, help="metrics file")
 @click.option("--plots", type=Writable, required=True, help="directory of CSV tables")
 @click.option("--speed", type=Writable, required=True, help="metrics file of times and memory")
@@ -27,6 +28,7 @@ def main(
     card: Path,
     generated: Path,
     timings: Path,
+    prepared: Path,
     out: Path,
     plots: Path,
     speed: Path,
@@ -45,7 +47,7 @@ def main(
         ran = load(generated, digest)
         timed = load_timings(timings, digest)
         splits = decide_splits(job)
-        run.summary = write(job, splits, ran, run.params, out=out, plots=plots)
+        run.summary = write(job, splits, ran, run.params, prepared=prepared, out=out, plots=plots)
         write_speed(job, timed, out=speed, plots=speed_plots)
 
 

@@ -23,6 +23,7 @@ def main(file: Path, out_dir: Path, card_file: Path, metrics: Path) -> None:
     """Release FILE under its card into OUT_DIR."""
     with stage("release") as run:
         from so8t.calibration.assess import assess
+        from so8t.calibration.calibrate import index_path
         from so8t.card import float32_thresholds, read, to_dict
         from so8t.gguf.convert.keys import typed
         from so8t.release.make import Parts, release
@@ -36,7 +37,7 @@ def main(file: Path, out_dir: Path, card_file: Path, metrics: Path) -> None:
         escalate = float32_thresholds(card).escalate
         updates = typed(calibrated_keys(content, escalate=escalate))
         missing = release(
-            Parts(file, content, assess(card).sentence, metrics),
+            Parts(file, content, index_path(card_file), assess(card).sentence, metrics),
             out_dir,
             run.params,
             lambda source, copy: rewrite_keys(source, copy, updates),

@@ -12,7 +12,10 @@ from so8t.stage import stage
 def main(out: Path) -> None:
     """Write OUT, one JSON row per line."""
     with stage("synthesize") as run:
+        from itertools import chain
+
         from so8t.files import write_jsonl
+        from so8t.synthetic.foreign import foreign_rows
         from so8t.synthetic.synthesize import generate
 
         wanted = run.params.synthesize
@@ -23,8 +26,12 @@ def main(out: Path) -> None:
             run.params.seed,
             cells_share=split.test_cells,
             phrases_share=split.test_phrases,
+            tail=wanted.tail,
         )
-        shown = run.progress.bar(rows, total=wanted.rows, what="synthesize", unit="row")
+        outside = foreign_rows(wanted.foreign, run.params.seed)
+        shown = run.progress.bar(
+            chain(rows, outside), total=wanted.rows, what="synthesize", unit="row"
+        )
         count = write_jsonl(out, shown)
         run.summary = f"{count} rows in {len(wanted.domains)} domains -> {out}"
 

@@ -13,7 +13,8 @@ from so8t.calibration.fit import make_card
 from so8t.calibration.temperature import report
 from so8t.card import Card
 from so8t.errors import ArtifactError, DataError
-from so8t.files import read_jsonl, write_json
+from so8t.familiarity import Example, Index, Reference, make_index, reference_texts, write_index
+from so8t.files import read_jsonl, sha256_file, write_json
 from so8t.metrics import Scores, read_meta, read_scores
 from so8t.params import Calibration, Readout
 from so8t.records.looks import look
@@ -25,17 +26,51 @@ def temperature_path(card_file: Path) -> Path:
     return card_file.with_name(f"{card_file.stem}.temperature.json")
 
 
+def index_path(card_file: Path) -> Path:
+    """models/calibration/b-Q4_K_M.json -> models/calibration/b-Q4_K_M.familiarity.json."""
+    return card_file.with_name(f"{card_file.stem}.familiarity.json")
+
+
+def index_of(scores: Scores, meta: dict[str, Any], train: Path, limits: Calibration) -> Index:
+    """The familiarity index of one file's calibration rows.
+
+    Args:
+        scores: of the calibration split.
+        meta: meta.json of the scores.
+        train: the prepared training split, which the scores' numbers were made with.
+        limits: params.calibration.
+
+    Raises:
+        ArtifactError: `train` is not the one of the scores.
+    """
+    if meta.get("reference_sha256") != sha256_file(train):
+        raise ArtifactError(
+            "the scores were made with other training rows",
+            where=str(train),
+            fix="run `dvc repro score`",
+        )
+    examples = []
+    for row, name in enumerate(scores.ids):
+        numbers = {signal: float(values[row]) for signal, values in scores.strangeness.items()}
+        examples.append(Example(name, scores.groups[row], scores.domains[row], numbers))
+    reference = Reference.of(reference_texts(train))
+    return make_index(reference, examples, limits.signals, limits.novelty)
+
+
 def _write(
     out: Path,
     made: Card,
     fitted: Fitted,
     scores: Scores,
+    index: Index,
 ) -> None:
-    """Write the card and, beside it, the temperature report."""
+    """Write the card and, beside it, the temperature report and the familiarity index."""
     # The rows of the fit alone: the report is about how well it fits.
-    logits = scores.logits[fitted.usable]
-    gold = scores.gold[fitted.usable]
-    # The card comes last: where it exists, its report exists too.
+    rows = fitted.usable & fitted.familiar
+    logits = scores.logits[rows]
+    gold = scores.gold[rows]
+    write_index(index_path(out), index)
+    # The card comes last: where it exists, its report and index exist too.
     write_json(temperature_path(out), report(fitted.temperature, logits, gold))
     card.write(out, made)
 
@@ -44,6 +79,7 @@ def calibrate(
     folder: Path,
     out: Path,
     *,
+    train: Path,
     readout: Readout,
     limits: Calibration,
     seed: int,
@@ -52,7 +88,8 @@ def calibrate(
 
     Args:
         folder: of the `score` stage; calibration.jsonl and meta.json are read.
-        out: the card; the temperature report goes beside it.
+        out: the card; the temperature report and the familiarity index go beside it.
+        train: the prepared training split, the reference of familiarity.
         readout: which of the two readouts decides.
         limits: params.calibration.
         seed: of the bootstrap.
@@ -66,14 +103,16 @@ def calibrate(
     scores = read_scores(path, readout)
     # After reading: a file that cannot be read was not looked at.
     look("calibrate", "calibration", path)
+    index = index_of(scores, meta, train, limits)
     made, fitted = make_card(
         scores,
         meta,
         limits,
+        index,
         readout=readout,
         seed=seed,
     )
-    _write(out, made, fitted, scores)
+    _write(out, made, fitted, scores, index)
     return made
 
 
@@ -127,6 +166,7 @@ def recalibrate(
     folder: Path,
     out: Path,
     *,
+    train: Path,
     labels: dict[str, int],
     reviewer: str = "",
     limits: Calibration,
@@ -140,6 +180,7 @@ def recalibrate(
         old: the card in use.
         folder: scores of the same file.
         out: must not exist yet.
+        train: the prepared training split, the reference of familiarity.
         labels: reviewed gold codes by row id; every id must be in the scores.
         reviewer: who reviewed them; needed where there are labels.
         limits: params.calibration.
@@ -179,14 +220,16 @@ def recalibrate(
     if labels:
         review = {"reviewer": reviewer.strip(), "changes": changes(unreviewed, labels)}
     look("recalibrate", "calibration", path)
+    index = index_of(scores, meta, train, limits)
     made, fitted = make_card(
         scores,
         meta,
         limits,
+        index,
         readout=before.readout,
         seed=seed,
         previous=before.digest,
         review=review,
     )
-    _write(out, made, fitted, scores)
+    _write(out, made, fitted, scores, index)
     return made

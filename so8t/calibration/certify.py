@@ -46,15 +46,17 @@ class Fitted:
 
     Attributes:
         temperature: the fit.
-        probabilities: [n, 3], NaN where a row is not usable.
+        probabilities: [n, 3], NaN where a row is not usable or not familiar.
         finite: rows whose three logits are finite.
-        usable: rows that may be decided: finite, and within the residual limit (cue readout).
+        usable: rows that can be read: finite, and within the residual limit (cue readout).
+        familiar: rows that the familiarity gate lets through; the others escalate.
     """
 
     temperature: TemperatureFit
     probabilities: Probabilities
     finite: Mask
     usable: Mask
+    familiar: Mask
 
     @property
     def hazards(self) -> Hazards:
@@ -63,11 +65,11 @@ class Fitted:
         Infinite for rows that can never be allowed.
         """
         hazards = self.probabilities[:, ESCALATE] + self.probabilities[:, DENY]
-        return np.where(self.usable, hazards, np.inf)
+        return np.where(self.usable & self.familiar, hazards, np.inf)
 
 
-def fit(scores: Scores, limits: Calibration, readout: str) -> Fitted:
-    """Temperature and calibrated probabilities of the usable rows."""
+def fit(scores: Scores, limits: Calibration, readout: str, familiar: Mask) -> Fitted:
+    """Temperature and calibrated probabilities of the rows that can be read and are familiar."""
     # A row that was not readable is kept out of the fit: a NaN in one row is a NaN in the loss.
     finite = np.isfinite(scores.logits).all(axis=1)
     usable = finite.copy()
@@ -75,10 +77,11 @@ def fit(scores: Scores, limits: Calibration, readout: str) -> Fitted:
         # A residual that is NaN compares as false, so its row is not usable.
         with np.errstate(invalid="ignore"):
             usable &= scores.residual <= limits.residual_mass_max
-    fitted = fit_temperature(scores.logits[usable], scores.gold[usable], limits.temperature)
-    logits = np.where(usable[:, None], scores.logits, np.nan)
+    decided = usable & familiar
+    fitted = fit_temperature(scores.logits[decided], scores.gold[decided], limits.temperature)
+    logits = np.where(decided[:, None], scores.logits, np.nan)
     p = metrics.softmax(logits, fitted.temperature)
-    return Fitted(fitted, p, finite, usable)
+    return Fitted(fitted, p, finite, usable, familiar)
 
 
 @dataclass(frozen=True, slots=True)

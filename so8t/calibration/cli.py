@@ -158,6 +158,13 @@ def gate(
 @click.argument("card", type=File)
 @click.argument("scores", type=Folder)
 @click.argument("out", type=File)
+@click.option(
+    "--train",
+    type=File,
+    default=Path("data/prepared/train.jsonl"),
+    show_default=True,
+    help="the prepared training rows that the scores were made with",
+)
 @click.option("--labels", type=File, default=None, help='reviewed verdicts, JSONL {"id", "label"}')
 @click.option(
     "--reviewer", default="", help="who reviewed them, for the card; needed with --labels"
@@ -166,6 +173,7 @@ def recalibrate(
     card: Path,
     scores: Path,
     out: Path,
+    train: Path,
     labels: Path | None,
     reviewer: str,
 ) -> None:
@@ -190,6 +198,7 @@ def recalibrate(
         card,
         scores,
         out,
+        train=train,
         labels=reviewed,
         reviewer=reviewer,
         limits=values.calibration,

@@ -22,7 +22,8 @@ from so8t.calibration.certify import (
 )
 from so8t.calibration.measure import founding_metrics, founding_rule, headline_rates, measure
 from so8t.calibration.thresholds import ABOVE_ALL, Stratum, best_alpha
-from so8t.card import Card, build, decided_codes
+from so8t.card import Card, build, decided_codes, familiar_rows
+from so8t.familiarity import Index, limits_of
 from so8t.metrics import Scores
 from so8t.metrics.exact import one_per_group
 from so8t.metrics.quality import ALLOW
@@ -33,6 +34,7 @@ from so8t.verdict import Thresholds
 METHOD = "learn-then-test, fixed sequence, exact binomial p-values, one row per group"
 LIMITS = [
     "exchangeable_inputs_only",  # holds for requests like the calibration groups, each counted once
+    "unfamiliar_goes_to_a_person",  # the certificate is about what passes the familiarity gate
     "no_new_phrasings_or_domains",  # a shift is measured on test_phrases and test_cells only
     "no_attackers",
     "labels_are_policy",  # as good as the labels
@@ -115,6 +117,7 @@ def data_of(
         "unlabelled": scores.unlabelled,
         "not_finite": int(np.count_nonzero(~fitted.finite)),
         "over_residual": int(np.count_nonzero(fitted.finite & ~fitted.usable)),
+        "unfamiliar": int(np.count_nonzero(~fitted.familiar)),
         "unparsed": unparsed,
         "unparsed_rate": unparsed / len(scores) if len(scores) else None,
         "unparsed_max": limits.unparsed_max,
@@ -139,6 +142,7 @@ def make_card(
     scores: Scores,
     meta: dict[str, Any],
     limits: Calibration,
+    index: Index,
     *,
     readout: str,
     seed: int,
@@ -151,13 +155,16 @@ def make_card(
         scores: labelled rows of the calibration split, read with `readout`.
         meta: meta.json of the scores directory (digests, engine, sampled).
         limits: params.calibration.
+        index: what familiarity is judged by, made from these rows.
         readout: "prefill" or "cue".
         seed: of the bootstrap and the ECE null band.
         previous: digest of the card that this one replaces, for `so8t recalibrate`.
         review: who changed which labels, for `so8t recalibrate --labels`; goes into `data`.
     """
     # The order matters: hazards need the temperature, strata need hazards, thresholds need strata.
-    fitted = fit(scores, limits, readout)
+    gate = limits_of(index)
+    familiar = familiar_rows(gate, scores.strangeness, len(scores))
+    fitted = fit(scores, limits, readout, familiar)
     strata = strata_of(scores, fitted.hazards, limits)
     reasons = reasons_of(scores, fitted, strata, limits)
     false_deny = false_deny_certificate(scores, fitted, limits)
@@ -189,6 +196,12 @@ def make_card(
         data["review"] = review
     body = {
         **binding_of(meta, readout, limits),
+        "familiarity": {
+            "budget": index.budget,
+            "budget_kept": index.keeps_budget,
+            "limits": gate,
+            "index": index.digest,
+        },
         "status": status,
         "reasons": reasons,
         "temperature": fitted.temperature.temperature,

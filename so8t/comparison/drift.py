@@ -110,6 +110,7 @@ def join(parts: list[DecidedRows]) -> DecidedRows:
         scores,
         np.concatenate([part.probabilities for part in parts]),
         np.concatenate([part.decided for part in parts]),
+        np.concatenate([part.familiar for part in parts]),
     )
 
 

@@ -77,6 +77,7 @@ def in_order(scores: Scores) -> Scores:
         ids=tuple(scores.ids[place] for place in places),
         groups=tuple(scores.groups[place] for place in places),
         domains=tuple(scores.domains[place] for place in places),
+        strangeness={name: numbers[order] for name, numbers in scores.strangeness.items()},
         gold=scores.gold[order],
         logits=scores.logits[order],
         residual=scores.residual[order],

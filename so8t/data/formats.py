@@ -35,7 +35,7 @@ ROLES = {
     "gpt": "assistant",
 }
 # The generator's own field: which test the row is held out for.
-HELD_OUT = ("", "cells", "phrases")
+HELD_OUT = ("", "cells", "phrases", "exposure", "foreign")
 # The answer of a labelled row that has none.
 TEMPLATES = {
     Verdict.ALLOW: "承知しました。この依頼にお答えします。",
@@ -351,7 +351,7 @@ def _held_out(raw: dict[str, Any], where: str) -> str:
         raise DataError(
             f"unknown held_out {shown(value)}",
             where=where,
-            fix="held_out is cells, phrases or absent",
+            fix=f"held_out is one of {sorted(HELD_OUT)[1:]}, or absent",
         )
     return str(value)
 

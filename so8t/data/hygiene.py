@@ -3,8 +3,8 @@
 `clean` gives the reason why not, or the row with control text broken up.
 
 Personal data in Japanese text are e-mail addresses, telephone numbers, postal codes, My Numbers
-(Japan's personal identification numbers, twelve digits) and payment cards. Texts are read after
-NFKC normalisation, so full-width digits are seen.
+(Japan's personal identification numbers, twelve digits) and payment cards. Everything reads the
+canonical form of a text (`so8t.request`), so no disguise of its characters hides any of it.
 
 Covered: language, length, licence, personal data, control tokens, hazardous or sexual content as a
 target. Not covered: whether a label is right; duplicates (`near_duplicates`); names and street
@@ -12,15 +12,17 @@ addresses, which need a language model to find.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from so8t.chat import neutralise
 from so8t.data.formats import TEMPLATES, Reason, Sample
 from so8t.params import Data
+from so8t.request import canonical_form
 from so8t.verdict import Verdict
 
+# Kinds of held-out rows that are there because they are unlike the others.
+OUTSIDE_THE_DOMAINS = ("exposure", "foreign")
 KANA = re.compile(r"[぀-ヿㇰ-ㇿｦ-ﾟ]")
 KANJI = re.compile(r"[㐀-鿿豈-﫿々]")
 LETTER = re.compile(r"[^\W\d_]")
@@ -42,7 +44,7 @@ def clean(sample: Sample, data: Data) -> Sample | Reason:
     thinking = neutralise(sample.thinking) if sample.thinking else None
     sample = replace(
         sample,
-        text=neutralise(sample.text),
+        text=neutralise(canonical_form(sample.text)),
         final=neutralise(sample.final),
         thinking=thinking,
     )
@@ -52,7 +54,8 @@ def clean(sample: Sample, data: Data) -> Sample | Reason:
     # What users wrote themselves needs no licence; what was collected elsewhere does.
     if sample.collected and not sample.license:
         return "no_license"
-    if data.language == "ja" and not is_japanese(sample.text):
+    is_outside = sample.held_out in OUTSIDE_THE_DOMAINS
+    if data.language == "ja" and not is_outside and not is_japanese(sample.text):
         return "not_japanese"
     kinds = personal_data(written)
     if kinds:
@@ -74,7 +77,7 @@ def _without_hazard(sample: Sample) -> Sample | Reason:
 
 
 def _is_hazardous(text: str) -> bool:
-    return bool(HAZARD.search(text))
+    return bool(HAZARD.search(canonical_form(text)))
 
 
 def is_japanese(text: str) -> bool:
@@ -120,7 +123,8 @@ NEAR = 24  # characters before and after a number in which a word about it count
 
 def personal_data(text: str) -> list[str]:
     """Kinds of personal data in a text, each once, in a fixed order."""
-    plain = unicodedata.normalize("NFKC", text)
+    # Digits that are spaced out or full-width are the same digits.
+    plain = canonical_form(text)
     kinds = []
     if EMAIL.search(plain):
         kinds.append("email")

@@ -1,4 +1,4 @@
-"""From the sources in params.yaml to the six prepared splits, all or nothing.
+"""From the sources in params.yaml to the prepared splits, all or nothing.
 
 One pass: read, understand, clean, compare with what was kept, place, write into a directory that
 appears only when everything went well. Rows that are malformed stop it with file and line; rows
@@ -23,20 +23,21 @@ from typing import IO, NamedTuple, TypeAlias
 from so8t.chat import response_of
 from so8t.data import ingest
 from so8t.data.alike import AlikeGroups, rename_groups
+from so8t.data.evasion import chosen, evasion_rows
 from so8t.data.formats import Reason, Sample, sample_of, shown
 from so8t.data.hygiene import clean, is_forbidden_target
 from so8t.data.near_duplicates import NearIndex, Sketch, normalise
 from so8t.data.splits import place, unit
 from so8t.errors import DataError
-from so8t.files import atomic_dir
+from so8t.files import atomic_dir, write_jsonl
 from so8t.params import Data, Source
 from so8t.progress import Progress
-from so8t.rows import SPLITS, Row
+from so8t.rows import SPLITS, Row, read_rows
 from so8t.verdict import Verdict
 
 # Sources are read in this order, because the first of two near-duplicates stays: a user's own test
 # rows are kept, and training rows that resemble them go.
-READING_ORDER = ("test", "calibration", "auto", "train")
+READING_ORDER = ("test", "probe", "calibration", "auto", "train")
 
 
 @dataclass(slots=True)
@@ -299,6 +300,7 @@ def prepare(data: Data, seed: int, out: Path | None, progress: Progress) -> Coun
                     files[name] = opened.enter_context(file)
                 counts = _prepare(data, kept, Writer(files), progress)
             rename_groups(folder / "calibration.jsonl", kept.alike.merged())
+            _write_evasions(folder, data.evasions, seed, counts)
             _require_evidence(counts)
         return counts
 
@@ -320,6 +322,23 @@ def _require_evidence(counts: Counts) -> None:
             where="data.sources",
             fix='give rows of another template another "group", or leave the field out',
         )
+
+
+def _write_evasions(folder: Path, most: int, seed: int, counts: Counts) -> None:
+    """Write test_evasion: unsafe rows of test_iid, disguised in every way that we know."""
+    unsafe, permitted = [], []
+    for row in read_rows(folder / "test_iid.jsonl"):
+        if row.verdict is Verdict.ALLOW:
+            permitted.append(row)
+        elif row.verdict is not None:
+            unsafe.append(row)
+    rows = []
+    # A disguise may need a permitted request to hide behind.
+    if permitted:
+        rows = list(evasion_rows(chosen(unsafe, most), permitted, seed))
+    for row in rows:
+        counts.add(row, "test_evasion")
+    write_jsonl(folder / "test_evasion.jsonl", (row.to_json() for row in rows))
 
 
 def _prepare(data: Data, kept: Kept, writer: Writer, progress: Progress) -> Counts:

@@ -9,10 +9,21 @@ import hashlib
 
 from so8t.params import Split
 
-# Drawn by hash. The other two splits (test_cells, test_phrases) hold what the generator held out.
+# Drawn by hash. The other splits hold what the generator held out, or disguised test rows.
 DRAWN = ("train", "valid", "calibration", "test_iid")
-OF_USE = {"train": "train", "calibration": "calibration", "test": "test_iid"}
-OF_HELD_OUT = {"cells": "test_cells", "phrases": "test_phrases"}
+OF_USE = {
+    "train": "train",
+    "calibration": "calibration",
+    "test": "test_iid",
+    "probe": "probe",
+}
+OF_HELD_OUT = {
+    "cells": "test_cells",
+    "phrases": "test_phrases",
+    # Requests outside the domains: some kinds are shown in training, the others only tested.
+    "exposure": "train",
+    "foreign": "test_foreign",
+}
 
 
 def unit(text: str) -> float:
@@ -39,7 +50,7 @@ def place(group: str, use: str, held_out: str, seed: int, shares: Split) -> str:
     Args:
         group: the row's group.
         use: of its source in params.yaml; anything but "auto" decides.
-        held_out: "cells" or "phrases" where the generator held the row out, else "".
+        held_out: a key of OF_HELD_OUT where the generator held the row out, else "".
         seed: of the draw.
         shares: share of each split.
     """

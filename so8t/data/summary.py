@@ -15,7 +15,7 @@ from so8t.data.census import PARTS
 from so8t.data.prepare import Counts
 from so8t.metrics.intervals import groups_needed
 from so8t.params import Calibration
-from so8t.rows import SPLITS
+from so8t.rows import OUTSIDE, SPLITS
 from so8t.verdict import VERDICTS
 
 # Of the reasons to drop a row, those that mean that another one like it was kept.
@@ -92,8 +92,8 @@ def unsafe_groups(counts: Counts) -> dict[str, int]:
     """Calibration groups with an unsafe row (true ESCALATE or DENY), by domain."""
     domains = set()
     for _, domain, verdict in counts.kept:
-        # A domain of language rows alone needs no certificate.
-        if verdict != "none":
+        # A domain of language rows alone needs no certificate, and what is outside has none.
+        if verdict != "none" and domain != OUTSIDE:
             domains.add(domain)
     numbers = {}
     for domain in sorted(domains):

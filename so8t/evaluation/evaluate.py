@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from so8t.card import Card, DecidedRows, decide_rows, require_match
 from so8t.errors import ArtifactError
 from so8t.evaluation.tables import Splits, make_tables, write_tables
+from so8t.evaluation.unfamiliar import unfamiliar
 from so8t.evaluation.verdicts import Bootstrap, readouts, split_metrics
 from so8t.files import write_json
 from so8t.generated import HEADLINE, SPLITS, Generated, rounded
 from so8t.identity import semantic_digest
 from so8t.metrics import read_meta, read_scores
+from so8t.metrics.quality import ALLOW
 from so8t.params import Params
 from so8t.records.looks import look
 
@@ -108,6 +112,7 @@ def write(
     generated: Generated,
     params: Params,
     *,
+    prepared: Path,
     out: Path,
     plots: Path,
 ) -> str:
@@ -118,6 +123,7 @@ def write(
         decided: of `decide_splits`.
         generated: what running the file gave.
         params: for the bootstrap and the level of the limits per domain.
+        prepared: the prepared splits, which name the kinds of unfamiliar requests.
         out: the metrics file.
         plots: the directory of tables; it is replaced.
 
@@ -135,6 +141,8 @@ def write(
         "file_bytes": job.file.stat().st_size,
         "splits": splits,
         "readouts": _both_readouts(job),
+        "familiar": _familiar(decided),
+        "unfamiliar": unfamiliar(job.card, job.scores, prepared),
         **generated.sections,
     }
     # The card keeps every bit, because its numbers are applied; these are only read.
@@ -147,6 +155,20 @@ def write(
     )
     write_tables(plots, tables)
     return summary(splits[HEADLINE])
+
+
+def _familiar(decided: Splits) -> dict[str, Any]:
+    """How many rows of each split the familiarity gate stops, and of those that may be allowed."""
+    found = {}
+    for split, rows in decided.items():
+        permitted = rows.scores.gold == ALLOW
+        found[split] = {
+            "n": len(rows.scores),
+            "unfamiliar": int(np.count_nonzero(~rows.familiar)),
+            "n_allow": int(np.count_nonzero(permitted)),
+            "unfamiliar_allow": int(np.count_nonzero(permitted & ~rows.familiar)),
+        }
+    return found
 
 
 def _both_readouts(job: Job) -> dict[str, Any]:

@@ -8,6 +8,7 @@ after the heading `# 判定`).
 Not covered: decisions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from so8t.errors import ArtifactError, DataError
 from so8t.files import read_json, read_jsonl
 from so8t.verdict import VERDICTS, verdict_of
 
-SCHEMA = "so8t.scores/1"
+SCHEMA = "so8t.scores/2"
 # Domain of rows that name none.
 UNNAMED = "unnamed"
 # What meta.json must say: without it nobody knows which file and prompt the numbers are of.
@@ -39,6 +40,7 @@ class Scores:
         logits: of (ALLOW, ESCALATE, DENY).
         residual: probability of anything but the labels after the cue.
         unlabelled: rows of the split that were left out.
+        strangeness: familiarity signals of each row, by name (so8t.familiarity).
     """
 
     ids: tuple[str, ...]
@@ -48,6 +50,7 @@ class Scores:
     logits: Float[ndarray, "n 3"]
     residual: Float[ndarray, " n"]
     unlabelled: int = 0
+    strangeness: Mapping[str, Float[ndarray, " n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +66,7 @@ class Scores:
             gold=self.gold[keep],
             logits=self.logits[keep],
             residual=self.residual[keep],
+            strangeness={name: values[keep] for name, values in self.strangeness.items()},
         )
 
     def relabelled(self, labels: dict[str, int], *, where: str) -> "Scores":
@@ -101,6 +105,7 @@ class _Columns:
     logits: list[list[float]] = field(default_factory=list)
     residual: list[float] = field(default_factory=list)
     unlabelled: int = 0
+    strangeness: list[dict[str, float]] = field(default_factory=list)
 
     def scores(self) -> Scores:
         return Scores(
@@ -112,7 +117,17 @@ class _Columns:
             logits=np.array(self.logits, dtype=np.float64).reshape(-1, len(VERDICTS)),
             residual=np.array(self.residual, dtype=np.float64),
             unlabelled=self.unlabelled,
+            strangeness=self._signals(),
         )
+
+    def _signals(self) -> dict[str, Float[ndarray, " n"]]:
+        """One array for each signal; NaN where a row lacks it."""
+        names = sorted({name for row in self.strangeness for name in row})
+        signals = {}
+        for name in names:
+            values = [number(row.get(name)) for row in self.strangeness]
+            signals[name] = np.array(values, dtype=np.float64)
+        return signals
 
 
 def number(value: Any) -> float:
@@ -197,6 +212,7 @@ def read_scores(path: Path, readout: Literal["prefill", "cue"]) -> Scores:
         kept.groups.append(_text(row, "group", where))
         kept.logits.append(_logits(row, readout, where))
         kept.residual.append(number(row.get("residual")))
+        kept.strangeness.append(row.get("strangeness") or {})
     return kept.scores()
 
 

@@ -23,6 +23,8 @@ class Synthesize(Section):
 
     rows: int = Field(ge=100, description="rows to make, all distinct")
     domains: list[str] = Field(min_length=1, description="domains of the factor grammar")
+    tail: Share = Field(description="share of phrasings drawn from the long tail of rare ones")
+    foreign: Count = Field(description="rows of each kind of request outside the domains")
 
 
 class Source(Section):
@@ -32,8 +34,8 @@ class Source(Section):
     weight: Positive = Field(
         description="share of its rows that is used; above 1 repeats training rows"
     )
-    use: Literal["auto", "train", "calibration", "test"] = Field(
-        description="auto = split by group"
+    use: Literal["auto", "train", "calibration", "test", "probe"] = Field(
+        description="auto = split by group; probe = scored and reported, never trained on"
     )
 
 
@@ -69,6 +71,9 @@ class Data(Section):
     )
     held_out_domain: str | None = Field(
         description="a domain kept wholly for test_cells; null = none"
+    )
+    evasions: Count = Field(
+        description="unsafe test rows that test_evasion disguises, each in every way"
     )
     near_duplicate: Share = Field(
         description="Jaccard similarity from which rows are near-duplicates"

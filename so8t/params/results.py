@@ -87,6 +87,12 @@ class Calibration(Section):
         description="share of unreadable verdicts above which nothing counts as measured"
     )
     bootstrap: int = Field(ge=100, description="draws for intervals that are not binomial")
+    novelty: Probability = Field(
+        description="share of requests like the calibration rows that is called unfamiliar"
+    )
+    signals: list[Literal["ngrams", "length"]] = Field(
+        min_length=1, description="what familiarity is judged by (docs/familiarity.md)"
+    )
     temperature: Temperature
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from so8t.chat import final_cue, prompt_of
 from so8t.errors import ArtifactError, ParamsError
+from so8t.familiarity import read_index, write_index
 from so8t.files import atomic_dir, read_json, write_json, write_text
 from so8t.gguf_file import read_keys
 from so8t.identity import semantic_digest
-from so8t.manifest import CARD, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
+from so8t.manifest import CARD, FAMILIARITY, MODELFILE, SCHEMA, Manifest, Texts, write_manifest
 from so8t.params import Params
 from so8t.release import modelcard, modelfile
 from so8t.release.modelfile import Entry, recipe_of
@@ -34,12 +35,14 @@ class Parts:
     Attributes:
         file: the GGUF file.
         card: its calibration card as JSON.
+        index: its familiarity index.
         sentence: what `so8t gate` says of the card.
         metrics: the directory of the metrics files.
     """
 
     file: Path
     card: Mapping[str, Any]
+    index: Path
     sentence: str
     metrics: Path
 
@@ -65,6 +68,13 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
         raise ArtifactError(
             "the card is of another file", where=parts.file.name, fix="run `dvc repro calibrate`"
         )
+    index = read_index(parts.index)
+    if index.digest != parts.card["familiarity"]["index"]:
+        raise ArtifactError(
+            "the familiarity index is of another card",
+            where=str(parts.index),
+            fix="run `dvc repro calibrate`",
+        )
     entry = _entry(parts.file, params)
     with atomic_dir(out) as folder:
         # The card is bound to what the file does: keys may change, behaviour may not.
@@ -74,6 +84,7 @@ def release(parts: Parts, out: Path, params: Params, rewrite: Rewrite) -> str:
             )
         # The very card that was calibrated, every bit of it.
         write_json(folder / CARD, parts.card)
+        write_index(folder / FAMILIARITY, index)
         write_manifest(folder, _manifest(parts, entry, params))
         # Written twice, to its own file and into the model card, from one text.
         commands = _commands(entry, parts.card)

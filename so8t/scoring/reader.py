@@ -22,8 +22,9 @@ from so8t.errors import ArtifactError
 from so8t.gguf_file import read_keys
 from so8t.llama import Engine
 from so8t.prompts import LABELS, Prompt, Prompter
+from so8t.request import Request
 from so8t.rows import Row, Scored
-from so8t.verdict import AUTHORITIES, VERDICTS
+from so8t.verdict import AUTHORITIES, VERDICTS, most_restrictive
 
 # Keys of a GGUF file that `so8t` converted.
 VERDICT_IDS = "so8t.verdict.token_ids"
@@ -46,25 +47,95 @@ class Reading:
     residual: float
     reserved_mass: float | None
 
-    def scored(self, row: Row) -> Scored:
+
+@dataclass(frozen=True, slots=True)
+class RequestReading:
+    """What a model says of a whole request.
+
+    Attributes:
+        reading: the most restrictive of the whole and its parts.
+        whole: of the whole alone.
+        parts: how many were read beside the whole.
+        refusal: why the model was not asked, if it was not.
+    """
+
+    reading: Reading
+    whole: Reading
+    parts: int
+    refusal: str | None
+
+    def scored(self, row: Row, strangeness: dict[str, float]) -> Scored:
         """The reading of one labelled row as it is stored.
 
         JSON has no NaN and no infinity. Such a number becomes None, which decides ESCALATE.
         """
         # Rows without a label are never scored.
         assert row.verdict is not None
+        alone = None
+        if self.parts:
+            cue = [_number(value) for value in self.whole.cue]
+            alone = {"prefill": _finite(self.whole.prefill), "cue": cue}
         return Scored(
             id=row.id,
             group=row.group,
             domain=row.domain,
             verdict=row.verdict,
             authority=row.authority,
-            prefill=_finite(self.prefill),
-            authority_logits=_finite(self.authority),
-            cue=[_number(value) for value in self.cue],
-            residual=_number(self.residual),
-            reserved_mass=_number(self.reserved_mass),
+            prefill=_finite(self.reading.prefill),
+            authority_logits=_finite(self.reading.authority),
+            cue=[_number(value) for value in self.reading.cue],
+            residual=_number(self.reading.residual),
+            reserved_mass=_number(self.reading.reserved_mass),
+            strangeness=strangeness,
+            refusal=self.refusal,
+            parts=self.parts,
+            whole=alone,
         )
+
+
+# A request that is refused before anything is read: nothing readable escalates.
+_NOTHING = (math.nan, math.nan, math.nan)
+UNREAD = Reading(
+    prefill=_NOTHING, authority=None, cue=_NOTHING, residual=math.nan, reserved_mass=None
+)
+
+
+def read_request(reader: "Reader", request: Request) -> RequestReading:
+    """Read a request whole and part by part; one that is refused is not read at all."""
+    if request.refusal is not None:
+        return RequestReading(UNREAD, UNREAD, 0, request.refusal)
+    return read_prompts(reader, prompts_of(reader, request))
+
+
+def prompts_of(reader: "Reader", request: Request) -> list[Prompt]:
+    """The prompt of the whole, then those of the parts."""
+    return [reader.prompter.prompt(text) for text in (request.text, *request.parts)]
+
+
+def read_prompts(reader: "Reader", prompts: Sequence[Prompt]) -> RequestReading:
+    """Read the prompts of `prompts_of`."""
+    readings = [reader.read_prompt(prompt) for prompt in prompts]
+    whole = readings[0]
+    return RequestReading(_worst_of(readings), whole, len(readings) - 1, None)
+
+
+def _worst_of(readings: Sequence[Reading]) -> Reading:
+    """Verdict numbers of the most restrictive part; the authority is the whole's."""
+    if len(readings) == 1:
+        return readings[0]
+    cue = np.array([reading.cue for reading in readings], dtype=np.float64)
+    prefill = None
+    known = [reading.prefill for reading in readings if reading.prefill is not None]
+    if len(known) == len(readings):
+        prefill = tuple(most_restrictive(np.array(known, dtype=np.float64)).tolist())
+    masses = [reading.reserved_mass for reading in readings if reading.reserved_mass is not None]
+    return Reading(
+        prefill=prefill,
+        authority=readings[0].authority,
+        cue=tuple(most_restrictive(cue).tolist()),
+        residual=max(reading.residual for reading in readings),
+        reserved_mass=max(masses, default=None),
+    )
 
 
 class Reader(Protocol):

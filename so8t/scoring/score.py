@@ -21,19 +21,21 @@ from typing import Any
 import numpy as np
 
 from so8t.errors import DataError
+from so8t.familiarity import Reference, reference_texts, text_strangeness
 from so8t.files import atomic_dir, sha256_file, write_json, write_jsonl
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.prompts import Prompt
-from so8t.rows import PREPARE_AGAIN, Row, read_rows
+from so8t.request import Request, request_of
+from so8t.rows import PREPARE_AGAIN, SPLITS, Row, read_rows
 from so8t.scoring.journal import Journal
-from so8t.scoring.reader import GgufReader, Reader, Reading
+from so8t.scoring.reader import UNREAD, GgufReader, Reader, RequestReading, prompts_of, read_prompts
 
-SCHEMA = "so8t.scores/1"
+SCHEMA = "so8t.scores/2"
 
 # In the order in which they are scored and listed in meta.json. `train` is never scored.
-SCORED_SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
+SCORED_SPLITS = tuple(split for split in SPLITS if split != "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,16 @@ class _Task:
 
     split: str
     row: Row
-    prompt: Prompt
+    request: Request
+    prompts: list[Prompt]
+    strangeness: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
     """A reading and the seconds that it took."""
 
-    reading: Reading
+    reading: RequestReading
     seconds: float
 
 
@@ -127,7 +131,8 @@ def score_with(readers: Sequence[Reader], source: Source, job: Job, progress: Pr
     for split in SCORED_SPLITS:
         path = job.prepared / f"{split}.jsonl"
         splits[split] = sample(path, job.max_samples)
-    tasks = _tasks(readers[0], splits, job)
+    reference = Reference.of(reference_texts(job.prepared / "train.jsonl"))
+    tasks = _tasks(readers[0], splits, job, reference)
     meta = _meta(job, source, readers[0], splits)
     with Journal(meta) as journal:
         began = time.perf_counter()
@@ -189,26 +194,34 @@ def _open_readers(job: Job) -> Iterator[list[GgufReader]]:
         yield [GgufReader(engine, job.system) for engine in engines]
 
 
-def _tasks(reader: Reader, splits: dict[str, list[Row]], job: Job) -> list[_Task]:
+def _tasks(
+    reader: Reader, splits: dict[str, list[Row]], job: Job, reference: Reference
+) -> list[_Task]:
     """Tokenise all before anything slow: a prompt that does not fit is found in seconds."""
     tasks: list[_Task] = []
     for split, rows in splits.items():
         for row in rows:
-            prompt = _prompt(reader, row, job)
-            tasks.append(_Task(split, row, prompt))
+            request = request_of(row.text)
+            prompts = []
+            # Nobody asks the model about a request that is refused as it stands.
+            if request.refusal is None:
+                prompts = _prompts(reader, request, row, job)
+            task = _Task(split, row, request, prompts, text_strangeness(request.text, reference))
+            tasks.append(task)
     return tasks
 
 
-def _prompt(reader: Reader, row: Row, job: Job) -> Prompt:
-    prompt = reader.prompter.prompt(row.text)
-    longest = reader.prompter.longest(prompt)
+def _prompts(reader: Reader, request: Request, row: Row, job: Job) -> list[Prompt]:
+    prompts = prompts_of(reader, request)
+    # A part is never longer than the whole.
+    longest = reader.prompter.longest(prompts[0])
     if longest > job.n_ctx:
         raise DataError(
             f"{longest} tokens do not fit the context of {job.n_ctx}",
             where=row.id,
             fix="raise scoring.n_ctx, or lower data.max_chars",
         )
-    return prompt
+    return prompts
 
 
 def _meta(job: Job, source: Source, reader: Reader, splits: dict[str, list[Row]]) -> dict[str, Any]:
@@ -224,6 +237,8 @@ def _meta(job: Job, source: Source, reader: Reader, splits: dict[str, list[Row]]
         "n": {split: len(rows) for split, rows in splits.items()},
         "sampled": job.max_samples is not None,
         "splits_sha256": files,
+        # What the familiarity numbers were made with.
+        "reference_sha256": sha256_file(job.prepared / "train.jsonl"),
     }
 
 
@@ -241,7 +256,7 @@ def _score_tasks(
     bar = progress.bar(results, total=len(missing), what="score", unit="prompt")
     for task, timed in bar:
         seconds.append(timed.seconds)
-        journal.append(task.split, timed.reading.scored(task.row))
+        journal.append(task.split, timed.reading.scored(task.row, task.strangeness))
     return seconds
 
 
@@ -253,15 +268,18 @@ def _read_all(readers: Sequence[Reader], tasks: list[_Task]) -> Iterator[tuple[_
         free.put(reader)
     with ThreadPoolExecutor(len(readers)) as pool:
         # `map` gives the results in the order of the tasks, whichever ends first.
-        results = pool.map(lambda task: _read_one(free, task.prompt), tasks)
+        results = pool.map(lambda task: _read_one(free, task), tasks)
         yield from zip(tasks, results, strict=True)
 
 
-def _read_one(free: SimpleQueue[Reader], prompt: Prompt) -> _Timed:
+def _read_one(free: SimpleQueue[Reader], task: _Task) -> _Timed:
     reader = free.get()
     try:
         began = time.perf_counter()
-        reading = reader.read_prompt(prompt)
+        if task.request.refusal is not None:
+            reading = RequestReading(UNREAD, UNREAD, 0, task.request.refusal)
+        else:
+            reading = read_prompts(reader, task.prompts)
         return _Timed(reading, time.perf_counter() - began)
     finally:
         free.put(reader)

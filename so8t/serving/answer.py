@@ -19,10 +19,12 @@ from typing import Any, Self
 
 from so8t import card
 from so8t.errors import ArtifactError
+from so8t.familiarity import Familiarity, judge, text_strangeness
 from so8t.llama import Engine
 from so8t.prompts import Prompt
 from so8t.released import open_release
-from so8t.scoring.reader import GgufReader, Reading
+from so8t.request import Request, request_of
+from so8t.scoring.reader import GgufReader, Reading, read_request
 from so8t.serving.two_phase import Limits, Show, speak
 from so8t.verdict import AUTHORITIES, VERDICTS, Verdict
 
@@ -41,6 +43,7 @@ class Answer:
     text: str
     reason: str = ""
     cut: bool = False
+    familiarity: Familiarity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -55,6 +58,16 @@ class Answer:
             "answer": self.text,
             "reason": self.reason,
             "cut": self.cut,
+            "familiarity": self._familiarity(),
+        }
+
+    def _familiarity(self) -> dict[str, Any] | None:
+        if self.familiarity is None:
+            return None
+        return {
+            "p": self.familiarity.p_value,
+            "by_signal": dict(self.familiarity.by_signal),
+            "unfamiliar": list(self.familiarity.unfamiliar),
         }
 
 
@@ -82,6 +95,7 @@ class Assistant:
         opened = open_release(folder, allow_unsigned=allow_unsigned)
         self.manifest = opened.manifest
         self.card = opened.card
+        self.index = opened.index
         self.warning = opened.warning
         self._open(opened.file)
 
@@ -102,6 +116,7 @@ class Assistant:
                 f"the card names no engine setting {error}", where=self.card.file, fix=card.FIX
             ) from None
         self.reader = GgufReader(self.engine, self.manifest.system)
+        self.engine_context = int(settings["n_ctx"])
         # The manifest's system prompt is part of the template's digest, so editing it is noticed.
         try:
             card.require_match(
@@ -162,24 +177,51 @@ class Assistant:
         return replace(first.answer, text=spoken.text, cut=spoken.cut)
 
     def _decide(self, text: str) -> _First:
-        prompt = self.reader.prompter.prompt(text)
-        reading = self.reader.read_prompt(prompt)
-        numbers = _numbers(self.card, reading)
-        decision = card.apply(self.card, numbers, reading.residual)
+        request = request_of(text)
+        strangeness = text_strangeness(request.text, self.index.reference)
+        familiarity = judge(strangeness, self.index)
+        reason = self._needs_a_person(request, familiarity)
+        if reason:
+            # The model is not asked: whatever it says of such a request counts for nothing.
+            escalated = Answer(
+                verdict=Verdict.ESCALATE,
+                probabilities=None,
+                authority=None,
+                text=self._reply(Verdict.ESCALATE),
+                reason=reason,
+                familiarity=familiarity,
+            )
+            return _First(escalated, None)
+        found = read_request(self.reader, request)
+        numbers = _numbers(self.card, found.reading)
+        decision = card.apply(self.card, numbers, found.reading.residual, strangeness)
         answer = Answer(
             verdict=decision.verdict,
             probabilities=decision.probabilities,
-            authority=self._authority(reading),
+            authority=self._authority(found.whole),
             text="",
+            familiarity=familiarity,
         )
         if decision.verdict is Verdict.ALLOW:
-            return _First(answer, prompt)
+            return _First(answer, self.reader.prompter.prompt(request.text))
         answer = replace(
             answer,
             text=self._reply(decision.verdict),
             reason=_why(self.card, decision),
         )
         return _First(answer, None)
+
+    def _needs_a_person(self, request: Request, familiarity: Familiarity) -> str:
+        """Why a request escalates before the model is asked; empty where it does not."""
+        if request.refusal is not None:
+            return request.refusal
+        if not familiarity.is_familiar:
+            signals = ", ".join(familiarity.unfamiliar)
+            return f"unlike the requests that the certificate is about ({signals})"
+        prompt = self.reader.prompter.prompt(request.text)
+        if self.reader.prompter.longest(prompt) > self.engine_context:
+            return "longer than the model's context"
+        return ""
 
     def _authority(self, reading: Reading) -> dict[str, float] | None:
         """Softmax of the authority logits (not calibrated); None where they say nothing."""

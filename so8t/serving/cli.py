@@ -40,8 +40,9 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     help="show an allowed answer while it is written (without the thinking, and a few characters "
     "late); an answer that turns out unfit is withdrawn in words",
 )
+@click.option("--why", is_flag=True, help="print how familiar the request is, by signal")
 @click.option("--unsigned", is_flag=True, help="take a release that nobody signed")
-def ask(text: str, folder: Path, as_json: bool, stream: bool, unsigned: bool) -> None:
+def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool, unsigned: bool) -> None:
     """Decide what may happen with the request TEXT, and answer it if the decision is ALLOW.
 
     With `-` the request is read from standard input.
@@ -62,6 +63,8 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool, unsigned: bool) ->
         click.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
         return
     _head(answer)
+    if why:
+        _explain(answer)
     click.echo(f"\n{answer.text}{_ellipsis(answer)}")
 
 
@@ -94,6 +97,19 @@ def _head(answer: "Answer") -> None:
         click.echo(f"authority  {_percent(said['authority'])} (not calibrated)")
     if answer.reason:
         click.echo(f"reason  {answer.reason}")
+
+
+def _explain(answer: "Answer") -> None:
+    """Familiarity by signal, for people."""
+    familiarity = answer.familiarity
+    if familiarity is None:
+        click.echo("familiarity  not judged: the ALLOW gate is closed")
+        return
+    word = "familiar" if familiarity.is_familiar else "unfamiliar"
+    click.echo(f"familiarity  {word}, p = {familiarity.p_value:.3g}")
+    for signal, p in familiarity.by_signal.items():
+        objects = "  objects" if signal in familiarity.unfamiliar else ""
+        click.echo(f"  {signal}  p = {p:.3g}{objects}")
 
 
 def _stream(assistant: "Assistant", request: str) -> None:

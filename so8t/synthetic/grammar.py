@@ -11,16 +11,19 @@ what is right (`policy`).
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from so8t.synthetic import vocabulary
+from so8t.synthetic import long_tail, vocabulary
 from so8t.synthetic.policy import POWER, Cell, Rule, decide
 from so8t.verdict import Verdict
 
 SLOTS = ("intent", "authorisation", "context", "frame")  # elements that have paraphrases
-# A paraphrase index for each of SLOTS.
+# A paraphrase index for each of SLOTS: of the usual phrasings, or TAIL + one of the rare ones.
 Phrases: TypeAlias = tuple[int, int, int, int]
 # A value of a factor, or (domain, asset).
 Element: TypeAlias = str | tuple[str, str]
-MOST_PHRASES = 8  # of one value; the numbers of `Scenario.code` leave room for so many
+# Rare phrasings are numbered from here: more than any value has usual ones.
+TAIL = 1_000
+# Of one value, usual and rare; the numbers of `Scenario.code` leave room for so many.
+MOST_PHRASES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def _tables() -> tuple[vocabulary.Phrasings, ...]:
     )
 
 
+_TABLES = dict(zip(SLOTS, _tables(), strict=True))
 # Made once: `Scenario.code` is asked for every candidate group.
 _NUMBER = _numbers()
 
@@ -112,21 +116,27 @@ def phrase_counts() -> Phrases:
     return intent, authorisation, context, frame
 
 
+def phrasing(slot: str, value: str, index: int) -> str:
+    """A usual phrasing of a value, or from TAIL on a rare one."""
+    if index >= TAIL:
+        return long_tail.wordings(slot, value)[index - TAIL]
+    _, usual = _TABLES[slot][value]
+    return usual[index]
+
+
 def text_of(scenario: Scenario) -> str:
     """The request, as a user would write it."""
-    intent_name, asks = vocabulary.INTENTS[scenario.intent]
-    _, approvals = vocabulary.AUTHORISATIONS[scenario.authorisation]
-    _, purposes = vocabulary.CONTEXTS[scenario.context]
-    _, frames = vocabulary.FRAMES[scenario.frame]
+    intent_name, _ = vocabulary.INTENTS[scenario.intent]
     intent, authorisation, context, frame = scenario.phrases
     asset = scenario.asset
     style = vocabulary.STYLES[scenario.style]
 
-    ask = asks[intent].format(a=asset)
-    approval = approvals[authorisation].format(n=scenario.number)
-    purpose = purposes[context]
+    ask = phrasing("intent", scenario.intent, intent).format(a=asset)
+    approval = phrasing("authorisation", scenario.authorisation, authorisation)
+    approval = approval.format(n=scenario.number)
+    purpose = phrasing("context", scenario.context, context)
     # The frame stands around what is asked, and the style ends the sentence.
-    framed = frames[frame].format(
+    framed = phrasing("frame", scenario.frame, frame).format(
         ask=ask,
         a=asset,
         i=intent_name,
@@ -207,5 +217,19 @@ def factors_of(scenario: Scenario) -> dict[str, Any]:
 
 
 def flip(scenario: Scenario, cell: Cell, asset: str) -> Scenario:
-    """The same wording with other factors: the partner of a minimal pair."""
-    return replace(scenario, asset=asset, **cell._asdict())
+    """The same wording with other factors: the partner of a minimal pair.
+
+    A rare phrasing of the one value is a rare phrasing of the other, as far as it has any.
+    """
+    phrases = []
+    for slot, index in zip(SLOTS, scenario.phrases, strict=True):
+        rare = len(long_tail.wordings(slot, getattr(cell, slot)))
+        if index < TAIL:
+            phrases.append(index)
+        elif rare:
+            phrases.append(TAIL + (index - TAIL) % rare)
+        else:
+            phrases.append(0)
+    intent, authorisation, context, frame = phrases
+    fitting = (intent, authorisation, context, frame)
+    return replace(scenario, asset=asset, phrases=fitting, **cell._asdict())

@@ -26,6 +26,8 @@ from so8t.files import sha256_json
 from so8t.synthetic import vocabulary
 from so8t.synthetic.balance import BALANCED, Balance, Wordings
 from so8t.synthetic.grammar import (
+    SLOTS,
+    TAIL,
     Phrases,
     Scenario,
     factors_of,
@@ -35,13 +37,14 @@ from so8t.synthetic.grammar import (
     text_of,
     thinking_of,
 )
+from so8t.synthetic.long_tail import wordings
 from so8t.synthetic.policy import Cell, cells, decide
 
 Item = TypeVar("Item")
 HeldOut = Literal["", "cells", "phrases"]
 CellPair: TypeAlias = tuple[Cell, Cell]
 
-GENERATOR = "so8t.grammar/1"
+GENERATOR = "so8t.grammar/2"
 LICENSE = "CC0-1.0"
 CELL_SHARE = 0.15  # of blocks of cells, kept for test_cells
 CANDIDATES = 10  # drawn for each group, of which the most even one is taken
@@ -128,7 +131,7 @@ class Generator:
     The order of the draws is part of the result: moving one moves every row after it.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tail: float) -> None:
         # An instance of its own: nothing else in the process can move its draws.
         self.random = random.Random(seed)
         seen, unseen = pools(seed)
@@ -139,6 +142,7 @@ class Generator:
         self.assets = _assets_by_level()
         self.counts = phrase_counts()
         self.styles = list(vocabulary.STYLES)
+        self.tail = tail
         # Tries for a distant wording, by domain and kind of group; none once they ran out.
         self.patience: dict[tuple[str, HeldOut], int] = {}
 
@@ -255,6 +259,12 @@ class Generator:
             changed = self.pick((1, 2))
             for slot in self.random.sample(slots, changed):
                 chosen[slot] = self.counts[slot] - 1
+        for place, factor in enumerate(SLOTS):
+            rare = len(wordings(factor, getattr(cell, factor)))
+            is_held_out = chosen[place] == self.counts[place] - 1
+            # What is held out stays the one new wording of its row.
+            if rare and not is_held_out and self.random.random() < self.tail:
+                chosen[place] = TAIL + self.random.randrange(rare)
         intent, authorisation, context, frame = chosen
         return intent, authorisation, context, frame
 
@@ -292,7 +302,13 @@ class Credit:
 
 
 def generate(
-    rows: int, domains: list[str], seed: int, *, cells_share: float, phrases_share: float
+    rows: int,
+    domains: list[str],
+    seed: int,
+    *,
+    cells_share: float,
+    phrases_share: float,
+    tail: float,
 ) -> Iterator[dict[str, Any]]:
     """Yield exactly `rows` distinct rows, the domains in turn.
 
@@ -302,6 +318,7 @@ def generate(
         seed: the same seed gives the same rows; with more rows, the first ones stay.
         cells_share: share of groups for `test_cells`.
         phrases_share: share of groups for `test_phrases`.
+        tail: share of phrasings that are rare ones.
 
     Raises:
         ParamsError: unknown domain, or more rows than the grammar has.
@@ -314,7 +331,7 @@ def generate(
             where="synthesize.domains",
             fix=f"choose from {list(vocabulary.ASSETS)}",
         )
-    generator = Generator(seed)
+    generator = Generator(seed, tail)
     left = _even_parts(rows, domains)
     credit = {domain: Credit() for domain in domains}
     while any(left.values()):

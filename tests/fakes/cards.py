@@ -4,9 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from so8t import card as cards
+from so8t.familiarity import Index, Reference
 from so8t.identity import semantic_digest
 from so8t.llama import Engine
 from so8t.prompts import Prompter
+
+# Of an index to which everything is familiar, so that a test sees the verdict alone.
+LOOSE = 1e6
+LOOSE_INDEX = Index(
+    0.02,
+    ("ngrams", "length"),
+    Reference.of(["資料を要約して"]),
+    {signal: {"general": [LOOSE] * 200} for signal in ("ngrams", "length")},
+)
 
 
 def make_card(
@@ -38,6 +48,12 @@ def make_card(
             "allow": 1.0 - limit if certified else None,
         },
         "residual": {"applies": False, "max": 0.2},
+        "familiarity": {
+            "budget": 0.02,
+            "budget_kept": True,
+            "limits": {"ngrams": LOOSE, "length": LOOSE},
+            "index": LOOSE_INDEX.digest,
+        },
         "metrics": {"ece": 0.1},
         "measured": {"allow_rate_on_allow": {"value": 0.8}},
         "certificate": {

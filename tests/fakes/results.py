@@ -237,6 +237,7 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
     made = calibrate(
         folder,
         card_path,
+        train=root / "data/prepared/train.jsonl",
         readout=getattr(params.scoring.readout, model),
         limits=params.calibration,
         seed=params.seed,
@@ -251,6 +252,7 @@ def evaluate_file(root: Path, folder: Path, params: Params, seed: int) -> None:
         decide_splits(job),
         found,
         params,
+        prepared=root / "data/prepared",
         out=root / f"reports/metrics/evaluate-{folder.name}.json",
         plots=root / f"reports/plots/{folder.name}",
     )

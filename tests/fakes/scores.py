@@ -1,11 +1,14 @@
 """Synthetic scores with known laws, in memory and as a scores directory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from so8t.familiarity import Index, Reference
+from so8t.files import sha256_file
 from so8t.metrics import Scores
 from so8t.params import Calibration, Temperature
 from so8t.verdict import VERDICTS
@@ -35,6 +38,8 @@ def limits(**changes: Any) -> Calibration:
         "residual_mass_max": 0.2,
         "unparsed_max": 0.05,
         "bootstrap": 200,
+        "novelty": 0.02,
+        "signals": ["ngrams", "length"],
         "temperature": BOUNDS,
     }
     return Calibration.model_validate(values | changes)
@@ -43,7 +48,7 @@ def limits(**changes: Any) -> Calibration:
 def meta(name: str = "b-Q4_K_M", *, digest: str = "d" * 64) -> dict[str, Any]:
     """meta.json of a scores directory."""
     return {
-        "schema": "so8t.scores/1",
+        "schema": "so8t.scores/2",
         "file": f"{name}.gguf",
         "semantic_digest": digest,
         "template_sha256": "t" * 64,
@@ -78,12 +83,35 @@ def make(
         gold,
         sharpness * logits,
         np.full(n, 0.01),
+        strangeness=usual(n),
     )
+
+
+def usual(n: int) -> dict[str, np.ndarray]:
+    """Familiarity signals of n rows that are like any other."""
+    return {"ngrams": np.zeros(n), "length": np.zeros(n)}
+
+
+# Calibration rows of which none is strange: what is as usual as they are is familiar.
+_USUAL = {domain: [0.0] * 200 for domain in DOMAINS}
+INDEX = Index(
+    0.02,
+    ("ngrams", "length"),
+    Reference.of(["資料を要約して"]),
+    {"ngrams": _USUAL, "length": _USUAL},
+)
+FAMILIAR = {"ngrams": 0.0, "length": 0.0}
+STRANGE = {"ngrams": 0.5, "length": 0.0}
+
+
+def train_of(folder: Path) -> Path:
+    """The training rows that a scores directory of `write` was made with."""
+    return folder / "train.jsonl"
 
 
 def with_logits(scores: Scores, logits: np.ndarray) -> Scores:
     """The same rows with other numbers."""
-    return Scores(scores.ids, scores.groups, scores.domains, scores.gold, logits, scores.residual)
+    return replace(scores, logits=logits)
 
 
 def write(folder: Path, splits: dict[str, Scores], about: dict[str, Any] | None = None) -> Path:
@@ -106,9 +134,19 @@ def write(folder: Path, splits: dict[str, Scores], about: dict[str, Any] | None 
                             "authority_logits": [0.0, 0.0],
                             "residual": float(scores.residual[i]),
                             "reserved_mass": 0.0,
+                            "strangeness": {
+                                signal: float(values[i])
+                                for signal, values in scores.strangeness.items()
+                            },
+                            "refusal": None,
+                            "parts": 0,
+                            "whole": None,
                         }
                     )
                     + "\n"
                 )
-    (folder / "meta.json").write_text(json.dumps(about or meta(folder.name)), encoding="utf-8")
+    row = {"id": "t", "text": "資料を要約して", "group": "t", "verdict": "ALLOW"}
+    train_of(folder).write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    held = {"reference_sha256": sha256_file(train_of(folder)), **(about or meta(folder.name))}
+    (folder / "meta.json").write_text(json.dumps(held), encoding="utf-8")
     return folder

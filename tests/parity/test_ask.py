@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from so8t import card as cards
 from so8t.chat import Thinking
 from so8t.errors import ArtifactError
+from so8t.familiarity import write_index
 from so8t.llama import Engine
 from so8t.manifest import Manifest, write_manifest
 from so8t.scoring.reader import GgufReader
@@ -20,7 +21,7 @@ from so8t.serving.answer import Assistant
 from so8t.serving.cli import WITHDRAWN, ask
 from so8t.serving.copied import copies
 from so8t.verdict import Verdict
-from tests.fakes.cards import make_card
+from tests.fakes.cards import LOOSE_INDEX, make_card
 from tests.fakes.released import (
     FAULTS,
     IDS,
@@ -33,6 +34,7 @@ from tests.fakes.released import (
     without_signature,
     write_inside,
 )
+from tests.fakes.scores import FAMILIAR
 
 pytestmark = pytest.mark.parity
 SYSTEM = "仕分け係です。"
@@ -62,6 +64,7 @@ def release(tiny: Path, folder: Path, card: cards.Card, **changes: Any) -> Path:
     }
     write_manifest(folder, Manifest.model_validate(fields))
     cards.write(folder / "card.json", card)
+    write_index(folder / "familiarity.json", LOOSE_INDEX)
     sign(folder)
     return folder
 
@@ -86,10 +89,10 @@ def test_the_decision_is_the_cards_over_the_files_own_numbers(tiny: Path, tmp_pa
         reader = GgufReader(engine, SYSTEM)
         logits = [reader.read(text).prefill or () for text in texts]
     middle = sorted(
-        cards.apply(make_card(tiny, SYSTEM), row, None).probabilities[2] for row in logits
+        cards.apply(make_card(tiny, SYSTEM), row, None, FAMILIAR).probabilities[2] for row in logits
     )[6]
     card = make_card(tiny, SYSTEM, deny=middle)
-    wanted = [cards.apply(card, row, None) for row in logits]
+    wanted = [cards.apply(card, row, None, FAMILIAR) for row in logits]
     with Assistant(release(tiny, tmp_path / "r", card)) as assistant:
         answers = [assistant.answer(text) for text in reversed(texts)][::-1]
     assert [a.probabilities for a in answers] == [w.probabilities for w in wanted]

@@ -14,7 +14,7 @@ from so8t.data.alike import ALIKE, AlikeGroups
 from so8t.data.near_duplicates import jaccard, shingles
 from so8t.metrics import Scores
 from so8t.params import Calibration
-from tests.fakes.scores import limits
+from tests.fakes.scores import limits, usual
 
 REPEATS, DELTA, SPREAD, STEP = 500, 0.05, 2.0, 1.0
 SAFE, UNSAFE = (
@@ -41,6 +41,7 @@ def draw(n: int, per_group: int, shared: float, domains: int, rng: np.random.Gen
         gold,
         logits,
         np.zeros(n),
+        strangeness=usual(n),
     )
 
 

@@ -13,12 +13,16 @@ from so8t.calibration.fit import make_card
 from so8t.metrics import Scores
 from so8t.metrics.scores import number
 from so8t.verdict import Verdict, decide
-from tests.fakes.scores import limits, make, meta
+from tests.fakes.scores import FAMILIAR, INDEX, limits, make, meta, usual
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=64)
-OPEN = make_card(make(1200, 1, separation=3.5), meta(), limits(), readout="prefill", seed=1)[0]
-OPEN_CUE = make_card(make(1200, 1, separation=3.5), meta(), limits(), readout="cue", seed=1)[0]
-CLOSED = make_card(make(60, 1), meta(), limits(), readout="prefill", seed=1)[0]
+OPEN = make_card(make(1200, 1, separation=3.5), meta(), limits(), INDEX, readout="prefill", seed=1)[
+    0
+]
+OPEN_CUE = make_card(make(1200, 1, separation=3.5), meta(), limits(), INDEX, readout="cue", seed=1)[
+    0
+]
+CLOSED = make_card(make(60, 1), meta(), limits(), INDEX, readout="prefill", seed=1)[0]
 
 
 def test_the_cards_under_test_are_what_they_should_be() -> None:
@@ -28,9 +32,9 @@ def test_the_cards_under_test_are_what_they_should_be() -> None:
         "not_certified",
     )
     assert (
-        cards.apply(OPEN, [9.0, 0.0, 0.0], None).verdict is Verdict.ALLOW
+        cards.apply(OPEN, [9.0, 0.0, 0.0], None, FAMILIAR).verdict is Verdict.ALLOW
     )  # so the property below is not empty
-    assert cards.apply(OPEN_CUE, [9.0, 0.0, 0.0], 0.1).verdict is Verdict.ALLOW
+    assert cards.apply(OPEN_CUE, [9.0, 0.0, 0.0], 0.1, FAMILIAR).verdict is Verdict.ALLOW
 
 
 @given(logits=st.lists(ANY, min_size=0, max_size=5), residual=st.none() | ANY)
@@ -39,7 +43,7 @@ def test_only_a_readable_row_below_the_threshold_is_allowed(
     logits: list[float], residual: float | None
 ) -> None:
     for card in (OPEN, OPEN_CUE, CLOSED):
-        decision = cards.apply(card, logits, residual)
+        decision = cards.apply(card, logits, residual, FAMILIAR)
         if decision.verdict is not Verdict.ALLOW:
             continue
         assert card.status == "certified"
@@ -54,8 +58,8 @@ def test_only_a_readable_row_below_the_threshold_is_allowed(
 @given(logits=st.lists(st.floats(-30, 30), min_size=3, max_size=3), more=st.floats(0, 40))
 @settings(max_examples=300, deadline=None)
 def test_more_evidence_for_deny_never_opens_the_gate(logits: list[float], more: float) -> None:
-    before = cards.apply(OPEN, logits, None).verdict
-    after = cards.apply(OPEN, [logits[0], logits[1], logits[2] + more], None).verdict
+    before = cards.apply(OPEN, logits, None, FAMILIAR).verdict
+    after = cards.apply(OPEN, [logits[0], logits[1], logits[2] + more], None, FAMILIAR).verdict
     assert not (before is not Verdict.ALLOW and after is Verdict.ALLOW)
     assert not (before is Verdict.DENY and after is not Verdict.DENY)
 
@@ -84,8 +88,9 @@ def test_any_calibration_rows_give_a_card_that_follows_its_own_certificate(
         np.array([row[0] for row in rows], dtype=np.int64),
         np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 3),
         np.array([row[3] for row in rows], dtype=np.float64),
+        strangeness=usual(len(rows)),
     )
-    card, _ = make_card(scores, meta(), limits(bootstrap=100), readout=readout, seed=1)
+    card, _ = make_card(scores, meta(), limits(bootstrap=100), INDEX, readout=readout, seed=1)
     assert card.status == "not_certified"  # 40 rows can never do
     assert (card.thresholds.escalate, card.thresholds.allow) == (0.0, None)
     assert assess(card).code in (4, 5)
@@ -128,8 +133,10 @@ def test_decide_escalates_what_is_not_a_distribution() -> None:
 
 def test_serving_sees_the_very_bits_that_were_certified() -> None:
     scores = make(1200, 1, separation=3.5)
-    card, fitted = make_card(scores, meta(), limits(bootstrap=100), readout="prefill", seed=1)
+    card, fitted = make_card(
+        scores, meta(), limits(bootstrap=100), INDEX, readout="prefill", seed=1
+    )
     p = cards.decide_rows(card, scores).probabilities
     assert np.array_equal(p, fitted.probabilities)
     for i in range(0, 1200, 97):
-        assert cards.apply(card, scores.logits[i], None).probabilities == tuple(p[i])
+        assert cards.apply(card, scores.logits[i], None, FAMILIAR).probabilities == tuple(p[i])

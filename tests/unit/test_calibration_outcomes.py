@@ -1,6 +1,7 @@
 """Each awkward input has the right outcome and the right exit code; a card for something else is never used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ from so8t.files import read_json, write_json
 from so8t.metrics import Scores, read_scores
 from so8t.params import Cost
 from so8t.records import looks
-from tests.fakes.scores import DOMAINS, limits, make, meta, with_logits, write
+from tests.fakes.scores import (
+    DOMAINS,
+    INDEX,
+    limits,
+    make,
+    meta,
+    train_of,
+    usual,
+    with_logits,
+    write,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
 
 def card_of(scores: Scores, **changes: Any) -> cards.Card:
-    return make_card(scores, meta(), limits(**changes), readout="prefill", seed=1)[0]
+    return make_card(scores, meta(), limits(**changes), INDEX, readout="prefill", seed=1)[0]
 
 
 def run_gate(*arguments: Any) -> tuple[int, str]:
@@ -62,8 +73,22 @@ def test_thresholds_survive_the_file_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_card_holds_no_time_path_or_host(tmp_path: Path) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    calibrate(folder, tmp_path / "one" / "card.json", readout="prefill", limits=limits(), seed=1)
-    calibrate(folder, tmp_path / "two" / "card.json", readout="prefill", limits=limits(), seed=1)
+    calibrate(
+        folder,
+        tmp_path / "one" / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
+    calibrate(
+        folder,
+        tmp_path / "two" / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
     assert (tmp_path / "one/card.json").read_bytes() == (tmp_path / "two/card.json").read_bytes()
     assert str(tmp_path) not in (tmp_path / "one/card.json").read_text()
     assert (tmp_path / "one/card.temperature.json").read_bytes() == temperature_path(
@@ -75,7 +100,13 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     order = np.random.default_rng(3).permutation(len(GOOD))
     pick = [tuple(values[i] for i in order) for values in (GOOD.ids, GOOD.groups, GOOD.domains)]
     shuffled = Scores(
-        pick[0], pick[1], pick[2], GOOD.gold[order], GOOD.logits[order], GOOD.residual[order]
+        pick[0],
+        pick[1],
+        pick[2],
+        GOOD.gold[order],
+        GOOD.logits[order],
+        GOOD.residual[order],
+        strangeness=usual(len(GOOD)),
     )
     first, second = card_of(GOOD), card_of(shuffled)
     assert second.thresholds.escalate == pytest.approx(first.thresholds.escalate, rel=1e-6)
@@ -177,16 +208,16 @@ def test_unreadable_rows_escalate_and_count_against_no_guarantee() -> None:
 
 def test_residual_mass_limits_the_cue_readout_only() -> None:
     outside = np.where(np.arange(len(GOOD)) % 2 == 0, 0.9, 0.01)
-    scores = Scores(GOOD.ids, GOOD.groups, GOOD.domains, GOOD.gold, GOOD.logits, outside)
+    scores = replace(GOOD, residual=outside)
     cue, prefill = (
-        make_card(scores, meta(), limits(unparsed_max=1.0), readout=readout, seed=1)[0]
+        make_card(scores, meta(), limits(unparsed_max=1.0), INDEX, readout=readout, seed=1)[0]
         for readout in ("cue", "prefill")
     )
     assert (cue.residual.applies, prefill.residual.applies) == (True, False)
     assert (cue.data["over_residual"], prefill.data["over_residual"]) == (600, 0)
     assert (cards.decide_rows(cue, scores).decided[::2] == 1).all()
     assert (cards.decide_rows(prefill, scores).decided[::2] == 0).any()
-    assert assess(make_card(scores, meta(), limits(), readout="cue", seed=1)[0]).code == 4
+    assert assess(make_card(scores, meta(), limits(), INDEX, readout="cue", seed=1)[0]).code == 4
 
 
 @pytest.mark.parametrize("label", ["PERMIT", "allow", "", 1, ["ALLOW"]])
@@ -419,7 +450,14 @@ def test_recalibrating_keeps_the_old_card_and_names_it(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    old = calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
+    old = calibrate(
+        folder,
+        tmp_path / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
     before = (tmp_path / "card.json").read_bytes()
     safe = [name for name, gold in zip(GOOD.ids, GOOD.gold, strict=True) if gold == 0][:60]
     (tmp_path / "reviewed.jsonl").write_text(
@@ -489,13 +527,34 @@ def test_a_look_is_recorded_with_the_digest_and_never_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
-    calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
+    calibrate(
+        folder,
+        tmp_path / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
+    calibrate(
+        folder,
+        tmp_path / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
     assert looks.count() == {"calibration": {"looks": 2, "files": 1, "stages": {"calibrate": 2}}}
     with looks.looks_path().open("a") as out:
         out.write('{"broken')
     assert looks.count()["calibration"]["looks"] == 2
     (tmp_path / "blocked").write_text("a file where a directory should be")
     monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "blocked"))
-    calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
+    calibrate(
+        folder,
+        tmp_path / "card.json",
+        train=train_of(folder),
+        readout="prefill",
+        limits=limits(),
+        seed=1,
+    )
     assert looks.count() == {}

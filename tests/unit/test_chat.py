@@ -276,6 +276,7 @@ def test_ten_thousand_rows_survive_render_tokenise_decode_parse(
                 ["defense", "aerospace", "transport", "general"],
                 1,
                 cells_share=0.05,
+                tail=0.3,
                 phrases_share=0.05,
             ),
             10_000,

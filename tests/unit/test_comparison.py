@@ -22,10 +22,10 @@ from so8t.comparison.sides import Side, describe, in_order, read_split, require_
 from so8t.errors import ArtifactError, DataError
 from so8t.metrics import Scores
 from so8t.verdict import VERDICTS
-from tests.fakes.scores import limits, make, meta, with_logits, write
+from tests.fakes.scores import INDEX, limits, make, meta, with_logits, write
 
 RULES = Rules(alpha=0.05, draws=300, margin=0.02, primary=("false_allow_rate", "macro_f1"), seed=1)
-CARD = make_card(make(1600, 1), meta(), limits(), readout="prefill", seed=1)[0]
+CARD = make_card(make(1600, 1), meta(), limits(), INDEX, readout="prefill", seed=1)[0]
 
 
 def arm(scores: Scores, card: cards.Card = CARD) -> cards.DecidedRows:
@@ -127,7 +127,7 @@ def test_a_planted_class_collapse_is_found_and_outranks_everything() -> None:
 
 def test_a_closed_gate_is_no_collapse_and_no_merit() -> None:
     scores = make(400, 5)
-    closed = make_card(make(60, 1), meta(), limits(), readout="prefill", seed=1)[0]
+    closed = make_card(make(60, 1), meta(), limits(), INDEX, readout="prefill", seed=1)[0]
     found = conclusion(arm(scores, closed), arm(scores), closed=["a"])
     assert found["collapsed"] == []
     assert found["primary"]["false_allow_rate"]["outcome"] == "not_comparable"

@@ -13,6 +13,7 @@ from so8t.card import DecidedRows
 from so8t.evaluation import tables
 from so8t.evaluation.verdicts import Bootstrap, curve, probability_metrics, readouts, split_metrics
 from so8t.metrics import Scores, softmax
+from tests.fakes.scores import usual
 
 BOOT = Bootstrap(200, 7)
 
@@ -27,6 +28,7 @@ def scores_of(gold, logits, *, groups=None, domains=None):
         np.array(gold, dtype=np.int64),
         np.array(logits, dtype=np.float64).reshape(-1, 3),
         np.zeros(count),
+        strangeness=usual(count),
     )
 
 

@@ -30,7 +30,9 @@ SLOTS = ("intent", "authorisation", "context", "frame")
 
 
 def make(rows: int = 4999, seed: int = 42, domains: list[str] | None = None) -> list[dict]:
-    return list(generate(rows, domains or DOMAINS, seed, cells_share=0.06, phrases_share=0.06))
+    return list(
+        generate(rows, domains or DOMAINS, seed, cells_share=0.06, phrases_share=0.06, tail=0.3)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_classes_are_balanced_in_every_domain(rows: list[dict]) -> None:
 def test_two_fresh_processes_give_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import json,sys;from so8t.synthetic.synthesize import generate;"
-        "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1)]"
+        "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1,tail=.3)]"
     )
     digests = set()
     for hash_seed in ("1", "2"):

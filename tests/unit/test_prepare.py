@@ -30,7 +30,7 @@ DOMAINS = ["defense", "aerospace", "transport", "general"]
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    return list(generate(1000, DOMAINS, 42, cells_share=0.06, phrases_share=0.06))
+    return list(generate(1000, DOMAINS, 42, cells_share=0.06, phrases_share=0.06, tail=0.3))
 
 
 def run(
@@ -161,6 +161,7 @@ def test_of_the_4999_rows_of_the_demo_all_are_kept_balanced_and_none_straddles(
             made.domains,
             PARAMS.seed,
             cells_share=DATA.split.test_cells,
+            tail=0.3,
             phrases_share=DATA.split.test_phrases,
         )
     )
