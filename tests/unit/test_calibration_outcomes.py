@@ -265,7 +265,7 @@ def test_a_row_without_label_is_left_out_and_counted(tmp_path: Path) -> None:
         {"thresholds": {"deny": 1.0, "escalate": 0.9, "allow": 0.1}},
         {"temperature": 0.1},
         {"semantic_digest": "e" * 64},
-        {"schema": "so8t.card/2"},
+        {"schema": "so8t.card/1"},
     ],
 )
 def test_an_edited_card_is_refused_with_code_2(edit: dict[str, Any], tmp_path: Path) -> None:
@@ -372,6 +372,7 @@ def test_a_domain_that_the_certificate_does_not_know_is_judged_too() -> None:
         np.concatenate([test.gold, test.gold]),
         np.concatenate([test.logits, shifted.logits]),
         np.concatenate([test.residual, test.residual]),
+        strangeness=usual(2 * len(test)),
     )
     assert assess(card, test=foreign).reasons == ("test_false_allow_rate_above_alpha:new",)
 
@@ -469,6 +470,8 @@ def test_recalibrating_keeps_the_old_card_and_names_it(
         str(tmp_path / "new.json"),
         "--labels",
         str(tmp_path / "reviewed.jsonl"),
+        "--train",
+        str(train_of(folder)),
         "--reviewer",
         " 審査 花子 ",
     ]
@@ -499,12 +502,16 @@ def test_recalibrating_keeps_the_old_card_and_names_it(
 
 def test_labels_without_a_reviewer_change_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    calibrate(folder, tmp_path / "card.json", readout="prefill", limits=limits(), seed=1)
+    train = train_of(folder)
+    calibrate(
+        folder, tmp_path / "card.json", train=train, readout="prefill", limits=limits(), seed=1
+    )
     with pytest.raises(DataError, match="without a reviewer"):
         recalibrate_card(
             tmp_path / "card.json",
             folder,
             tmp_path / "new.json",
+            train=train,
             labels={GOOD.ids[0]: 2},
             limits=limits(),
             seed=1,

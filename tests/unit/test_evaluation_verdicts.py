@@ -38,7 +38,10 @@ def one_hot(codes, strength=4.0):
 
 def decided_of(gold, predicted, **kwargs):
     scores = scores_of(gold, one_hot(predicted), **kwargs)
-    return DecidedRows(scores, softmax(scores.logits), np.array(predicted, dtype=np.int64))
+    familiar = np.ones(len(scores), dtype=bool)
+    return DecidedRows(
+        scores, softmax(scores.logits), np.array(predicted, dtype=np.int64), familiar
+    )
 
 
 def test_rates_are_counts_over_their_own_denominators():
@@ -61,7 +64,9 @@ def test_the_worst_domain_is_named_for_safety_and_for_usefulness():
 
 def test_rows_without_readable_numbers_are_counted_and_left_out_of_probabilities():
     scores = scores_of([0, 1], [[np.nan, 0, 0], [0, 4, 0]])
-    found = split_metrics(DecidedRows(scores, softmax(scores.logits), np.array([1, 1])), BOOT)
+    familiar = np.ones(2, dtype=bool)
+    rows = DecidedRows(scores, softmax(scores.logits), np.array([1, 1]), familiar)
+    found = split_metrics(rows, BOOT)
     assert found["unparsed_rate"]["k"] == 1
     assert found["calibrated"]["nll"]["n"] == 1
 
@@ -102,7 +107,9 @@ def test_the_curve_goes_from_allow_nothing_to_allow_everything():
     random = np.random.default_rng(4)
     gold = random.integers(0, 3, 500)
     scores = scores_of(gold, random.normal(size=(500, 3)) + np.eye(3)[gold] * 2)
-    points = curve(DecidedRows(scores, softmax(scores.logits), np.zeros(500, dtype=np.int64)))
+    decided = np.zeros(500, dtype=np.int64)
+    familiar = np.ones(500, dtype=bool)
+    points = curve(DecidedRows(scores, softmax(scores.logits), decided, familiar))
     assert (
         points[0]["false_allow_rate"],
         points[-1]["false_allow_rate"],

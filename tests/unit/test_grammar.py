@@ -17,7 +17,7 @@ from so8t.files import sha256_json
 from so8t.params import load
 from so8t.rows import SPLITS, Row
 from so8t.synthetic import vocabulary
-from so8t.synthetic.grammar import factor_lines, phrase_counts
+from so8t.synthetic.grammar import TAIL, factor_lines, phrase_counts
 from so8t.synthetic.policy import RULES, Cell, cells, decide
 from so8t.synthetic.synthesize import BALANCED, _is_held_out, generate
 from so8t.verdict import VERDICTS, Authority, Verdict
@@ -163,8 +163,13 @@ def test_members_of_a_pair_differ_in_one_factor_and_in_the_verdict(rows: list[di
         assert sum(x != y for x, y in zip(a, b, strict=True)) == 1
         assert first["verdict"] != second["verdict"]
         assert first["pair"] == second["pair"] is not None
-        same = [f"{s}_phrase" for s in SLOTS] + ["style", "order"]
-        assert all(first["factors"][k] == second["factors"][k] for k in same)
+        for factor in ("style", "order"):
+            assert first["factors"][factor] == second["factors"][factor]
+        for slot in SLOTS:
+            one, other = (row["factors"][f"{slot}_phrase"] for row in (first, second))
+            # A value without rare phrasings takes its first usual one for the rare one of another.
+            has_changed = getattr(a, slot) != getattr(b, slot)
+            assert one == other or (has_changed and max(one, other) >= TAIL)
 
 
 def test_a_triple_holds_all_three_verdicts(rows: list[dict]) -> None:
@@ -219,7 +224,8 @@ def test_ngrams_stay_under_95_percent_and_fall_on_held_out_splits(seed: int) -> 
     assert found is not None
     assert found["test_iid"]["accuracy"] < 0.95
     assert found["test_cells"]["accuracy"] < found["test_iid"]["accuracy"] - 0.03
-    assert found["test_phrases"]["accuracy"] < found["test_iid"]["accuracy"] - 0.1
+    # Less than without the long tail, which the probe cannot learn in test_iid either.
+    assert found["test_phrases"]["accuracy"] < found["test_iid"]["accuracy"] - 0.05
 
 
 @pytest.mark.parametrize("seed", [42, 0, 1, 2])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from so8t.data import summary
 from so8t.data.census import census, token_lengths
+from so8t.data.evasion import DISGUISES
 from so8t.data.near_duplicates import Buckets, NearIndex, jaccard, shingles
 from so8t.data.page import page_text
 from so8t.data.prepare import Counts, prepare
@@ -21,10 +22,12 @@ from so8t.files import read_jsonl, write_jsonl
 from so8t.params import Source, load
 from so8t.progress import Progress
 from so8t.rows import SPLITS, read_rows
+from so8t.synthetic.foreign import foreign_rows
 from so8t.synthetic.synthesize import generate
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")
-DATA = PARAMS.data
+# Disguised rows are copies of test rows; the tests that want them ask for them.
+DATA = PARAMS.data.model_copy(update={"evasions": 0})
 DOMAINS = ["defense", "aerospace", "transport", "general"]
 
 
@@ -200,12 +203,49 @@ def test_adding_rows_moves_no_old_row(synthetic: list[dict], tmp_path: Path) -> 
 def test_generated_held_out_rows_go_to_their_own_tests(
     synthetic: list[dict], tmp_path: Path
 ) -> None:
-    splits, _ = run(tmp_path, (synthetic, "auto", 1.0))
-    kinds = {r["id"]: r["held_out"] for r in synthetic}
-    for split, rows in splits.items():
-        assert {kinds[r["id"]] for r in rows} == {
-            {"test_cells": "cells", "test_phrases": "phrases"}.get(split, "")
-        }
+    outside = list(foreign_rows(4, 42))
+    splits, _ = run(tmp_path, (synthetic + outside, "auto", 1.0))
+    kinds = {r["id"]: r["held_out"] for r in synthetic + outside}
+    found = {split: {kinds[r["id"]] for r in rows} for split, rows in splits.items()}
+    assert found == {
+        "train": {"", "exposure"},
+        "valid": {""},
+        "calibration": {""},
+        "test_iid": {""},
+        "test_cells": {"cells"},
+        "test_phrases": {"phrases"},
+        "test_foreign": {"foreign"},
+        "test_evasion": set(),
+        "probe": set(),
+    }
+
+
+def test_a_probe_is_kept_apart_and_foreign_domains_need_no_certificate(tmp_path: Path) -> None:
+    probes = [plain(f"お弁当の献立を{i:03d}通り考えてください。", "ESCALATE") for i in range(9)]
+    splits, counts = run(
+        tmp_path,
+        (many(40), "train", 1.0),
+        (many(60)[40:], "calibration", 1.0),
+        (probes, "probe", 1.0),
+    )
+    assert {row["text"] for row in splits["probe"]} == {row["text"] for row in probes}
+    assert len(splits["train"]) == 40
+    assert summary.unsafe_groups(counts) == {"general": 20}
+
+
+def test_evasions_are_disguises_of_unsafe_test_rows(synthetic: list[dict], tmp_path: Path) -> None:
+    splits, counts = run(tmp_path, (synthetic, "auto", 1.0), evasions=3)
+    by_id = {row["id"]: row for row in splits["test_iid"]}
+    disguised = splits["test_evasion"]
+    assert len(disguised) == 3 * len(DISGUISES)
+    assert Counter(row["factors"]["evasion"] for row in disguised) == dict.fromkeys(DISGUISES, 3)
+    for row in disguised:
+        original = by_id[row["id"].split("~")[0]]
+        assert original["verdict"] == row["verdict"] != "ALLOW"
+        assert original["group"] == row["group"]
+    assert sum(n for (split, *_), n in counts.kept.items() if split == "test_evasion") == len(
+        disguised
+    )
 
 
 def test_a_users_own_test_and_calibration_sets_stay_what_they_are(tmp_path: Path) -> None:
@@ -216,7 +256,7 @@ def test_a_users_own_test_and_calibration_sets_stay_what_they_are(tmp_path: Path
         (rows[30:60], "calibration", 1.0),
         (rows[60:], "test", 1.0),
     )
-    assert [len(splits[s]) for s in SPLITS] == [30, 0, 30, 30, 0, 0]
+    assert [len(splits[s]) for s in SPLITS] == [30, 0, 30, 30, 0, 0, 0, 0, 0]
     assert {r["text"] for r in splits["test_iid"]} == {r["text"] for r in rows[60:]}
 
 
@@ -301,8 +341,10 @@ def test_a_copy_with_signs_between_its_letters_is_merged_too(tmp_path: Path) -> 
     spaced = "・".join(text[:30]) + "\u200b".join(text[30:])
     rows = [plain(text, "DENY", group="a"), plain(spaced, "DENY", group="b")]
     splits, counts = run(tmp_path, ([*rows, *many(20)], "calibration", 1.0))
-    assert {group_of_texts(splits)[text], group_of_texts(splits)[spaced]} == {"a"}
-    assert counts.merged == 1
+    # Both are kept in their canonical form, which joins the letters again.
+    assert group_of_texts(splits)[text] == "a"
+    assert spaced not in group_of_texts(splits)
+    assert len(splits["calibration"]) + sum(counts.dropped.values()) == 22
 
 
 def test_a_row_like_two_groups_makes_them_one(tmp_path: Path) -> None:
