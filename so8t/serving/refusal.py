@@ -2,8 +2,9 @@
 
 A small model that was trained on refusals may refuse in words what its verdict allowed. Such an
 answer helps nobody and contradicts the decision, so a person gets the request. What counts is how
-the answer begins, behind a word of assent. A quoted refusal is not one: "write me a polite refusal"
-is a request that may be allowed.
+the answer begins, behind a word of assent, and any later sentence that turns the request itself
+down. A quoted refusal is not one: "write me a polite refusal" is a request that may be allowed.
+"Returns are not accepted" speaks of returns and not of the request, so it is an answer.
 
 The openings stand in one list below, and the release's own replies count as well.
 """
@@ -50,6 +51,18 @@ OPENINGS = (
     "Unfortunately, I",
     "As an AI",
 )
+# A sentence that turns the request itself down: it names the request and ends in "cannot".
+_TURNED_DOWN = re.compile(
+    r"(?:依頼|リクエスト|要望|要求|質問|お問い合わせ)[^。]*"
+    r"(?:受け|応え|答え|応じ|対応|協力|手伝い|従う)[^。]{0,6}"
+    r"(?:(?:でき|出来|られ)(?:ません|かねます|ない)|かねます)[\s。.!]*$"
+    r"|\b(?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|unable to|not able to)\s"
+    r"(?:help|assist|comply|fulfill?|answer|do)\b[^.]*\b(?:this|that|your|request|question)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[。．.!?！？\n])")
+# What stands in quotation marks, or from one that is never closed to the end.
+_QUOTED = re.compile(r"「[^」]*(?:」|$)|『[^』]*(?:』|$)|“[^”]*(?:”|$)|\"[^\"]*(?:\"|$)")
 # Letters from which an answer that breaks off inside a reply counts as that reply.
 LEAST = 8
 
@@ -69,7 +82,10 @@ def refuses(answer: str, replies: Sequence[str]) -> bool:
         answer: what the model wrote.
         replies: the deployment's own texts for ESCALATE and DENY.
     """
-    text = _without_signs(canonical_form(answer))
+    canonical = canonical_form(answer)
+    if _turns_the_request_down(canonical):
+        return True
+    text = _without_signs(canonical)
     assent = _ASSENT.match(text)
     if assent:
         text = _without_signs(text[assent.end() :])
@@ -79,6 +95,12 @@ def refuses(answer: str, replies: Sequence[str]) -> bool:
     if any(said.startswith(bare_letters(opening)) for opening in OPENINGS):
         return True
     return any(_is_reply(said, bare_letters(reply)) for reply in replies)
+
+
+def _turns_the_request_down(canonical: str) -> bool:
+    """Whether any sentence, outside quotation marks, says that the request will not be met."""
+    sentences = _SENTENCE_END.split(_QUOTED.sub("", canonical))
+    return any(_TURNED_DOWN.search(sentence) for sentence in sentences)
 
 
 def _is_reply(said: str, reply: str) -> bool:

@@ -298,11 +298,19 @@ REPLIES = ("このご依頼は追加の確認が必要です。担当者に引�
         ("「申し訳ありませんが、お受けできません。」", False),
         ("承知しました。会社案内の要点は三つです。", False),
         ("はいけいの書き方です。", False),
+        ("承知しました。車両整備台帳に関するこの依頼はお受けできません。", True),
+        ("承知しました。要点は三つです。なお、このご要望には応じられません。", True),
+        ("資料を確認しました。ご質問にはお答えいたしかねます。", True),
+        ("Sure. However, I cannot help with that request.", True),
+        ("承知しました。当店では返品をお受けできません。", False),
+        ("この依頼は今週中に受けられます。", False),
+        ("依頼書の見出しは「この依頼はお受けできません。」とします。", False),
+        ("承知しました。「申し訳ありませんが、この依頼はお受けできません。", False),
         ("I can help with that.", False),
         ("この依", False),
     ],
 )
-def test_an_answer_that_begins_like_a_refusal_is_one(answer: str, refused: bool) -> None:
+def test_an_answer_that_refuses_is_known(answer: str, refused: bool) -> None:
     assert refuses(answer, REPLIES) is refused
 
 
