@@ -4,14 +4,18 @@ ALLOW's logit is the only random one, so the false-allow rate of any (temperatur
 come in groups that share most of their noise.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from so8t.calibration.certify import fit, strata_of
 from so8t.calibration.thresholds import certified_threshold
+from so8t.card import familiar_rows
 from so8t.data.alike import ALIKE, AlikeGroups
 from so8t.data.near_duplicates import jaccard, shingles
+from so8t.familiarity import Example, Reference, limits_of, make_index
 from so8t.metrics import Scores
 from so8t.params import Calibration
 from tests.fakes.scores import limits, usual
@@ -52,9 +56,14 @@ def true_rate(temperature: float, threshold: float, domain: int) -> float:
     return float(stats.norm.sf((limit - UNSAFE[domain]) / SPREAD))
 
 
+def everything(scores: Scores) -> np.ndarray:
+    """No row is unfamiliar."""
+    return np.ones(len(scores), dtype=bool)
+
+
 def certify(scores: Scores, how: Calibration) -> tuple[float, float]:
     """(temperature, certified hazard limit), 0 when not certified."""
-    fitted = fit(scores, how, "prefill")
+    fitted = fit(scores, how, "prefill", everything(scores))
     own = [s.threshold for s in strata_of(scores, fitted.hazards, how) if s.binding]
     return fitted.temperature.temperature, min(
         (t for t in own if t is not None), default=0.0
@@ -63,7 +72,7 @@ def certify(scores: Scores, how: Calibration) -> tuple[float, float]:
 
 def row_wise(scores: Scores, how: Calibration) -> tuple[float, float]:
     """What taking rows as independent would certify."""
-    fitted = fit(scores, how, "prefill")
+    fitted = fit(scores, how, "prefill", everything(scores))
     return fitted.temperature.temperature, certified_threshold(
         fitted.hazards[scores.gold != 0], how.alpha, how.delta
     ) or 0.0
@@ -122,6 +131,73 @@ def test_taking_rows_as_independent_breaks_the_guarantee() -> None:
     kept, certified = violations(1000, 0.05, per_group=10, shared=0.9, repeats=300)
     assert not_rejected(kept, 300)
     assert certified == 300
+
+
+# --- the familiarity gate, whose limits come from the same rows as the certificate ---
+
+# How much of strangeness is the noise of ALLOW's logit: what is strange is also what the model is
+# surest of, so that stopping it is what keeps the rate down.
+TIED = 0.8
+
+
+def with_strangeness(scores: Scores, rng: np.random.Generator) -> Scores:
+    """Rows whose signal `ngrams` is standard normal and tied to ALLOW's logit."""
+    mean = np.where(scores.gold == 0, SAFE, 0.0)
+    for row, domain in enumerate(scores.domains):
+        if scores.gold[row] != 0:
+            mean[row] = UNSAFE[int(domain[1:])]
+    noise = (scores.logits[:, 0] - mean) / SPREAD
+    signal = TIED * noise + np.sqrt(1 - TIED**2) * rng.standard_normal(len(scores))
+    return replace(scores, strangeness={"ngrams": signal})
+
+
+def gate_of(scores: Scores, budget: float) -> float:
+    """The largest familiar number, as `calibrate` finds it."""
+    examples = []
+    for row, name in enumerate(scores.ids):
+        numbers = {"ngrams": float(scores.strangeness["ngrams"][row])}
+        examples.append(Example(name, scores.groups[row], scores.domains[row], numbers))
+    index = make_index(Reference.of([]), examples, ["ngrams"], budget)
+    return limits_of(index)["ngrams"]
+
+
+def true_rate_behind(gate: float, temperature: float, threshold: float, domain: int) -> float:
+    """P(hazard < threshold and strangeness <= gate | unsafe row of the domain), exactly."""
+    if threshold <= 0:
+        return 0.0
+    odds = np.log((1 - threshold) / threshold)
+    limit = temperature * (np.logaddexp(STEP / temperature, 0.0) + odds)
+    least = (limit - UNSAFE[domain]) / SPREAD
+    both = stats.multivariate_normal(cov=[[1.0, TIED], [TIED, 1.0]])
+    return float(stats.norm.cdf(gate) - both.cdf([least, gate]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [0.02, 0.2])
+def test_the_certificate_holds_behind_the_familiarity_gate(budget: float) -> None:
+    """Grouped rows, four unequal domains; gate, temperature and threshold from the same rows."""
+    how = limits(alpha=0.05, delta=DELTA, floor_allow=1e-9)
+    repeats = 150
+    above, certified, stopped = 0, 0, []
+    for seed in range(repeats):
+        rng = np.random.default_rng((seed, 77))
+        scores = with_strangeness(draw(1000, 2, 0.9, 4, rng), rng)
+        gate = gate_of(scores, budget)
+        familiar = familiar_rows({"ngrams": gate}, scores.strangeness, len(scores))
+        fitted = fit(scores, how, "prefill", familiar)
+        own = [s.threshold for s in strata_of(scores, fitted.hazards, how) if s.binding]
+        threshold = min(t or 0.0 for t in own)
+        temperature = fitted.temperature.temperature
+        certified += threshold > 0
+        rates = [true_rate_behind(gate, temperature, threshold, d) for d in range(4)]
+        above += max(rates) > how.alpha
+        # Of rows drawn anew from the worst domain, whose signal is standard normal in every one
+        # of them (true ALLOW included).
+        stopped.append(float(stats.norm.sf(gate)))
+    assert not_rejected(above, repeats), f"{above} of {repeats} above alpha"
+    assert certified > 0.9 * repeats
+    # The novelty budget is kept on average over calibration sets, and it is spent.
+    assert 0.1 * budget < np.mean(stopped) <= budget
 
 
 def copied(count: int, copies: int, seed: int) -> tuple[list[str], list[str]]:
