@@ -1,4 +1,4 @@
-"""Read every source, refuse malformed rows, drop unfit ones, and write the six splits.
+"""Read every source, refuse malformed rows, drop unfit ones, and write the splits.
 Nothing is written unless all is well."""
 
 from pathlib import Path

@@ -214,7 +214,7 @@ def score_file(
     write_json(
         folder / "meta.json",
         {
-            "schema": "so8t.scores/1",
+            "schema": "so8t.scores/2",
             "file": f"{model}-{kind}.gguf",
             "semantic_digest": f"{model}{kind}".ljust(64, "0"),
             "template_sha256": "1" * 64,

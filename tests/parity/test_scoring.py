@@ -10,12 +10,14 @@ import pytest
 
 from so8t.chat import CUE
 from so8t.errors import ArtifactError, DataError
+from so8t.familiarity import Reference, reference_texts, text_strangeness
 from so8t.llama import Engine
 from so8t.progress import Progress
 from so8t.prompts import LABELS, Prompter, template_digest
+from so8t.request import request_of
 from so8t.rows import Scored
 from so8t.scoring.journal import Journal
-from so8t.scoring.reader import GgufReader, Reading, log_softmax
+from so8t.scoring.reader import GgufReader, Reading, RequestReading, log_softmax, read_request
 from so8t.scoring.score import Job, score
 from tests.fakes.prepared import row_of, rows_of, sample, write_prepared
 from tests.fakes.tiny_gguf import TEMPLATE, write_tiny
@@ -56,9 +58,12 @@ def test_order_and_neighbours_change_no_number(tiny: Path, tmp_path: Path) -> No
     for row in rows_of(tmp_path / "one" / "calibration.jsonl"):
         with Engine(tiny, n_ctx=512, threads=1) as engine:
             text = next(r["text"] for r in rows if r["id"] == row["id"])
-            reading = GgufReader(engine, SYSTEM).read(text)
-        asked = next(r for r in rows if r["id"] == row["id"])
-        assert row == reading.scored(row_of(tmp_path / "asked", **asked)).to_json()
+            request = request_of(text)
+            reading = read_request(GgufReader(engine, SYSTEM), request)
+        asked = row_of(tmp_path / "asked", **next(r for r in rows if r["id"] == row["id"]))
+        reference = Reference.of(reference_texts(tmp_path / "p" / "train.jsonl"))
+        strangeness = text_strangeness(request.text, reference)
+        assert row == reading.scored(asked, strangeness).to_json()
 
 
 def test_readers_side_by_side_write_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
@@ -102,7 +107,8 @@ def test_a_journal_survives_two_interruptions(tmp_path: Path) -> None:
     reading = Reading(None, None, (-1.5, math.nan, -2.5), math.nan, None)
 
     def row(name: str) -> Scored:
-        return reading.scored(row_of(tmp_path / "row", id=name))
+        whole = RequestReading(reading, reading, 0, None)
+        return whole.scored(row_of(tmp_path / "row", id=name), {"ngrams": 0.0})
 
     with Journal({"run": 1}) as journal:
         for name in "abc":

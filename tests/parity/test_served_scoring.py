@@ -24,8 +24,9 @@ from so8t.llama import Engine
 from so8t.metrics import read_meta, read_scores
 from so8t.ollama.client import Ollama
 from so8t.prompts import LABELS
+from so8t.request import request_of
 from so8t.scoring import backends, server_reader
-from so8t.scoring.reader import GgufReader, Reading
+from so8t.scoring.reader import GgufReader, Reading, read_request
 from so8t.server import Server
 from tests.fakes import llama_server, ollama
 from tests.fakes.prepared import row_of, sample, write_prepared
@@ -185,8 +186,8 @@ def test_a_label_that_is_not_shown_is_null_and_the_others_stay(
     server, _, vocabulary = fakes
     whole = reader_of(server, vocabulary).read(TEXTS[0])
     server.hidden = frozenset({vocabulary.tokenize("DENY\n")[0]})
-    found = reader_of(server, vocabulary).read(TEXTS[0])
-    row = found.scored(row_of(tmp_path / "p", text=TEXTS[0]))
+    found = read_request(reader_of(server, vocabulary), request_of(TEXTS[0]))
+    row = found.scored(row_of(tmp_path / "p", text=TEXTS[0]), {})
     assert row.cue == [whole.cue[0], whole.cue[1], None]
     assert row.residual is None
     assert row.prefill is None
