@@ -90,7 +90,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of what is served: file, card, Modelfile (where there is one).
+    """SHA-256 of what is served: file, card, familiarity index and Modelfile.
 
     Args:
         folder: of the release.
@@ -100,7 +100,7 @@ def digests(folder: Path) -> dict[str, str]:
     """
     manifest = read_manifest(folder)
     names = [manifest.file, CARD]
-    # Ollama cannot carry every prompt, so a release may have none.
-    if (folder / MODELFILE).is_file():
-        names.append(MODELFILE)
+    # Ollama cannot carry every prompt, so a release may have no Modelfile; releases from before the
+    # familiarity gate have no index, and a rollback may pass by them.
+    names += [name for name in (FAMILIARITY, MODELFILE) if (folder / name).is_file()]
     return {name: sha256_file(folder / name) for name in names}

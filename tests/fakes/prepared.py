@@ -26,6 +26,9 @@ def write_prepared(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:
     for split in SCORED_SPLITS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.get(split, [])]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    # What familiarity is judged by; never scored.
+    train = json.dumps(sample(99), ensure_ascii=False) + "\n"
+    (folder / "train.jsonl").write_text(train, encoding="utf-8")
     return folder
 
 

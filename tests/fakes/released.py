@@ -90,6 +90,16 @@ def card_that_is_a_folder(folder: Path) -> None:
     (folder / "card.json").mkdir()
 
 
+def edited_index(folder: Path) -> None:
+    """Everything becomes familiar."""
+    content = json.loads((folder / "familiarity.json").read_text(encoding="utf-8"))
+    swap_json(folder / "familiarity.json", budget=content["budget"] / 1e6)
+
+
+def index_missing(folder: Path) -> None:
+    (folder / "familiarity.json").unlink()
+
+
 def threads_as_text(folder: Path) -> None:
     content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     content["engine"]["threads"] = "1"
@@ -141,6 +151,8 @@ FAULTS = [
     (file_missing, "Modelfile is missing"),
     (card_that_is_a_folder, "card.json is missing"),
     (threads_as_text, "card.json was changed"),
+    (edited_index, "familiarity.json was changed"),
+    (index_missing, "familiarity.json is missing"),
     (without_signature, "release.sig: the release is not signed"),
     (another_key, "release.sig: signed with another key"),
     (another_key_under_our_name, "release.sig: the signature is forged"),

@@ -80,7 +80,8 @@ def test_rollback_restores_file_card_and_modelfile_of_each_version(clone: Path) 
     for name in ("v-two", "so8t@v1.0.0", "v-three"):
         rollback.go_to(rollback.plan(name, clone), clone)
         assert manifest.digests(clone / "models/release") == seen["v-one" if "@" in name else name]
-    assert all(set(v) == {f"{STEM}.gguf", "card.json", "Modelfile"} for v in seen.values())
+    names = {f"{STEM}.gguf", "card.json", "familiarity.json", "Modelfile"}
+    assert all(set(digests) == names for digests in seen.values())
 
 
 def test_a_plan_changes_nothing_and_names_what_would(clone: Path) -> None:

@@ -92,7 +92,10 @@ def place(tmp_path_factory):
                 "prepared",
             ],
         ),
-        ("calibrate", ["b-Q4_K_M", "card.json", "--model", "b"]),
+        (
+            "calibrate",
+            ["b-Q4_K_M", "card.json", "--train", "prepared/train.jsonl", "--model", "b"],
+        ),
         (
             "generate",
             [
@@ -128,6 +131,8 @@ def evaluate(
         ran,
         "--timings",
         timed,
+        "--prepared",
+        "prepared",
         "--out",
         f"{to}out.json",
         "--plots",

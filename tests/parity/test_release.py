@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from so8t import card as cards
 from so8t import gguf_file, identity, signature
 from so8t.calibration.cli import gate
 from so8t.errors import ArtifactError
+from so8t.familiarity import Index, write_index
 from so8t.files import write_json
 from so8t.operations.handing_over import sign as sign_command
 from so8t.params import load
@@ -24,7 +26,7 @@ from so8t.serving.answer import Assistant
 from so8t.verdict import Verdict
 from stages.release import main as release_stage
 from tests.fakes import scores
-from tests.fakes.cards import make_card
+from tests.fakes.cards import LOOSE_INDEX, make_card
 from tests.fakes.clone import build, sealed_tiny
 from tests.fakes.released import FAULTS, IDS, forge, forged_card, without_signature
 from tests.fakes.tiny_gguf import write_tiny
@@ -47,8 +49,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(work: Path, card: cards.Card, out: str = "release") -> int:
+def run(work: Path, card: cards.Card, out: str = "release", *, index: Index = LOOSE_INDEX) -> int:
     cards.write(work / "card.json", card)
+    write_index(work / "card.familiarity.json", index)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             sys,
@@ -90,6 +93,7 @@ def test_the_released_file_is_the_calibrated_one_with_its_numbers_inside(work: P
         "README.md",
         "b-Q4_K_M.gguf",
         "card.json",
+        "familiarity.json",
         "llama_cpp.md",
         "release.json",
     ]
@@ -123,7 +127,7 @@ def test_with_a_key_the_stage_signs_and_says_not_a_word_about_it(
     opened = open_release(work / "release")
     assert opened.signed_by == json.loads((work / "release.sig").read_text())["key"]
     assert opened.warning == ""
-    assert len(json.loads((work / "release.sig").read_text())["files"]) == 6
+    assert len(json.loads((work / "release.sig").read_text())["files"]) == 7
 
 
 def test_two_runs_leave_the_same_signature(work: Path) -> None:
@@ -243,6 +247,13 @@ def test_the_gate_judges_an_unsigned_release_only_when_asked_to_and_says_so(proj
 
 def test_a_card_of_another_file_releases_nothing(work: Path) -> None:
     assert run(work, card_of(work, semantic_digest="0" * 64)) == 5
+    assert not (work / "release").exists()
+
+
+def test_an_index_of_another_card_releases_nothing(work: Path) -> None:
+    assert run(work, card_of(work)) == 0
+    shutil.rmtree(work / "release")
+    assert run(work, card_of(work), index=replace(LOOSE_INDEX, budget=0.5)) == 5
     assert not (work / "release").exists()
 
 

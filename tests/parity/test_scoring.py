@@ -165,6 +165,9 @@ def test_meta_says_what_made_the_numbers(tiny: Path, tmp_path: Path) -> None:
         "test_iid": 0,
         "test_cells": 0,
         "test_phrases": 0,
+        "test_foreign": 0,
+        "test_evasion": 0,
+        "probe": 0,
     }
     assert (meta["sampled"], meta["file"]) == (True, "b-F16.gguf")
     assert (

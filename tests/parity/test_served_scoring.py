@@ -307,7 +307,12 @@ def test_the_command_writes_what_the_calibrator_reads(
     assert meta["engine"]["file_checked"]
     assert meta["engine"] != before["engine"]
     card = calibration.calibrate(
-        tmp_path / "out", tmp_path / "card.json", readout="cue", limits=limits(), seed=1
+        tmp_path / "out",
+        tmp_path / "card.json",
+        train=prepared / "train.jsonl",
+        readout="cue",
+        limits=limits(),
+        seed=1,
     )
     assert card.status == "not_certified"
     assert card.engine["server"] == "llama-server"
