@@ -4,9 +4,9 @@ Usage, after `make demo`: python -m bench.familiarity [--rows 200] [--dry-run]
 
 Each request of test_iid is read twice in one process, in turn: the whole alone, as before there
 was a gate, and as `ask` and `score` do it now. Printed, and appended to
-bench/results/familiarity.jsonl: our own time a request in milliseconds (canonical form, parts, signals, p-values), the share of
-requests that have parts, and the time of the second reading over that of the first, for requests
-without parts and for those with parts.
+bench/results/familiarity.jsonl: our own time a request in milliseconds (canonical form, parts,
+signals, p-values), the share of requests that have parts, and the time of the second reading over
+that of the first, for requests without parts and for those with parts.
 """
 
 import argparse

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from so8t import generated
+from so8t import generated, rows
 from so8t.files import read_json
 from tests.fakes.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
-SPLITS = ("calibration", "valid", "test_iid", "test_cells", "test_phrases")
+SPLITS = tuple(split for split in rows.SPLITS if split != "probe")
 
 
 def prepared(folder):
     choose = random.Random(5)
     for split in SPLITS:
-        rows = [
+        made = [
             {
                 "id": f"{split}-{i}",
                 "text": f"request {split} {i}",
@@ -40,8 +40,10 @@ def prepared(folder):
         ]
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+            "".join(json.dumps(row) + "\n" for row in made), encoding="utf-8"
         )
+    # Most projects have no probe.
+    (folder / "probe.jsonl").write_text("", encoding="utf-8")
     return folder
 
 

@@ -189,6 +189,10 @@ def test_meta_says_what_made_the_numbers(tiny: Path, tmp_path: Path) -> None:
         "cue",
         "residual",
         "reserved_mass",
+        "strangeness",
+        "refusal",
+        "parts",
+        "whole",
     ]
 
 

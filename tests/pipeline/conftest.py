@@ -14,6 +14,8 @@ from so8t import signature
 ROOT = Path(__file__).parents[2]
 REDUCED = {
     "synthesize.rows": 1500,
+    "synthesize.foreign": 2,
+    "data.evasions": 2,
     "scratch.layers": 2,
     "scratch.epochs": 0.1,
     "train.epochs": 0.4,

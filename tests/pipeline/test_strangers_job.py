@@ -14,6 +14,7 @@ PHI = ROOT.parent / "shared/fixtures/phi-3.5-mini"
 SMALL = {
     "profiles.rtx3060.train.max_length": 256,
     "profiles.rtx3060.train.epochs": 0.3,
+    "data.evasions": 1,
     "evaluation.generate_rows": 1,
     "evaluation.generate_tokens": 8,
     "evaluation.long_rows": 0,

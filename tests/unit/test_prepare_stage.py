@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from so8t.rows import SPLITS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +35,10 @@ def stage(folder: Path, script: str, *arguments: str) -> subprocess.CompletedPro
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("rows: 4999", "rows: 400"), encoding="utf-8")
+    for before, after in (("rows: 4999", "rows: 400"), ("foreign: 40", "foreign: 3")):
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -41,21 +46,18 @@ PREPARE = ("data/prepared", "--metrics", "m.json", "--page", "p.md", "--plots", 
 
 
 @pytest.mark.slow
-def test_synthesize_then_prepare_writes_six_splits_metrics_and_a_page(folder: Path) -> None:
+def test_synthesize_then_prepare_writes_every_split_metrics_and_a_page(folder: Path) -> None:
     assert stage(folder, "synthesize.py", "data/raw/synthetic.jsonl").returncode == 0
     done = stage(folder, "prepare.py", *PREPARE)
     assert done.returncode == 0, done.stderr
     assert "cannot certify" in done.stderr
-    assert sorted(p.name for p in (folder / "data/prepared").iterdir()) == [
-        "calibration.jsonl",
-        "test_cells.jsonl",
-        "test_iid.jsonl",
-        "test_phrases.jsonl",
-        "train.jsonl",
-        "valid.jsonl",
-    ]
+    written = {path.name for path in (folder / "data/prepared").iterdir()}
+    assert written == {f"{split}.jsonl" for split in SPLITS}
     metrics = json.loads((folder / "m.json").read_text(encoding="utf-8"))
-    assert metrics["rows"]["total"] == 400
+    disguised = metrics["rows"]["test_evasion"]
+    assert disguised > 0
+    # 400 rows inside the domains, and three of each of thirteen kinds outside.
+    assert metrics["rows"]["total"] - disguised == 400 + 3 * 13
     assert max(metrics["calibration"]["unsafe_groups"].values()) < 59
     assert set(metrics["probes"]) == {"single_factor", "keywords", "ngram"}
     assert set(metrics["census"]) == {"fields", "factors", "group_sizes"}
