@@ -2,19 +2,19 @@
 
 from matplotlib.figure import Figure
 
-from so8t.drawing import BLUE, LIMIT, ORANGE, blank
+from so8t.drawing import LIMIT, blank
 from so8t.report.context import Context
-from so8t.report.plotting import floats
+from so8t.report.plotting import GREY, SPLIT_COLOURS, floats
 from so8t.report.sources import Records
 
 # The signal that tells most: characters in a row that no training row has.
 SIGNAL = "ngrams"
 # Rows that made the limit, rows like them, new wordings, and requests of no domain.
 CURVES = {
-    "calibration": "#7f8c8d",
-    "test_iid": BLUE,
-    "test_phrases": ORANGE,
-    "test_foreign": "#8a4fa8",
+    "calibration": GREY,
+    "test_iid": SPLIT_COLOURS["test_iid"],
+    "test_phrases": SPLIT_COLOURS["test_phrases"],
+    "test_foreign": "#2f8f5b",
 }
 
 

@@ -13,7 +13,7 @@ HEADINGS: Pairs = {
     "h_verdicts": ("公開ファイルの判定", "Verdicts of the released file"),
     "h_calibration": ("較正と証明", "Calibration and certificate"),
     "h_domains": ("領域別", "By domain"),
-    "h_unfamiliar": ("慣れていない依頼", "Unfamiliar requests"),
+    "h_unfamiliar": ("見慣れない依頼", "Unfamiliar requests"),
     "h_types": ("量子化の型", "Quantised types"),
     "h_running": ("生成・安定性・保持", "Generation, stability, retention"),
     "h_flips": ("ALLOW への危険な反転", "Worst flips toward ALLOW"),
@@ -132,7 +132,7 @@ UNFAMILIAR: Pairs = {
     "all_kinds": ("全種類", "all kinds"),
     "allowed": ("許可", "allowed"),
     "allowed_share": ("許可した率（正確な区間）", "share allowed (exact interval)"),
-    "stopped": ("慣れの門が止めた", "stopped by the familiarity gate"),
+    "stopped": ("見慣れないとして止めた", "stopped by the familiarity gate"),
     "permitted_rows": ("本来 ALLOW の行", "true ALLOW rows"),
     "permitted_stopped": ("うち止めた", "of these stopped"),
 }
