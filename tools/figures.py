@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from so8t.coverage import COVERED
 from so8t.errors import ArtifactError, So8tError
 from so8t.params import load
 
@@ -61,6 +62,8 @@ class Figures:
         groups: unsafe groups of the calibration split.
         errors: how many of them are allowed.
         splits: verdicts under the card, by test split.
+        unfamiliar: what is allowed of requests that the certificate is not about; none in results
+            of a version that did not measure it.
         keywords: accuracy of the keyword rules on test_iid.
         ngram: accuracy of the n-gram probe on test_iid.
         label: accuracy on test_iid of the label in the text (cue readout).
@@ -78,6 +81,7 @@ class Figures:
     groups: int
     errors: int
     splits: dict[str, Any]
+    unfamiliar: dict[str, Any]
     keywords: float
     ngram: float
     label: float
@@ -114,6 +118,7 @@ def read(root: Path = Path()) -> Figures:
         groups=_number(quoted, *certificate, "/groups"),
         errors=_number(quoted, *certificate, "/false_allows"),
         splits=evaluated["splits"],
+        unfamiliar=evaluated.get("unfamiliar") or {},
         keywords=probes["keywords"]["test_iid"]["accuracy"],
         ngram=probes["ngram"]["test_iid"]["accuracy"],
         label=evaluated["readouts"]["test_iid"]["cue"]["accuracy"]["value"],
@@ -180,6 +185,21 @@ def rows(figures: Figures, language: str) -> list[Row]:
     return words(figures)
 
 
+def below(figures: Figures, language: str) -> str:
+    """What stands below the table: what the certificate covers, and how requests were answered.
+
+    Args:
+        figures: as they were read.
+        language: `en` or `ja`.
+    """
+    counted = answers(figures, language)
+    # Without a certificate there is nothing to cover.
+    if not figures.certified:
+        return counted
+    covered = COVERED[1] if language == "en" else COVERED[0]
+    return f"{covered}\n\n{counted}"
+
+
 def answers(figures: Figures, language: str) -> str:
     """One sentence about how allowed requests were answered; a person counted.
 
@@ -231,6 +251,9 @@ def _english(figures: Figures) -> list[Row]:
             "false-allow rate on new combinations / new phrasing (not covered by the certificate)",
             _percents(cells["false_allow_rate"]["value"], phrases["false_allow_rate"]["value"]),
         ),
+        *_unfamiliar(
+            figures, "allowed of requests outside the domains / of disguised unsafe requests"
+        ),
         (
             "against F16: KL divergence, same most probable token",
             f"{figures.kl:.4f} nats, {_percents(figures.same_first)}",
@@ -271,6 +294,7 @@ def _japanese(figures: Figures) -> list[Row]:
             "新しい組合せ / 新しい言い回しでの誤許可率（証明の対象外）",
             _percents(cells["false_allow_rate"]["value"], phrases["false_allow_rate"]["value"]),
         ),
+        *_unfamiliar(figures, "担当外の依頼 / 偽装された危険な依頼を許した率"),
         (
             "F16 との KL 情報量、最も確からしいトークンの一致",
             f"{figures.kl:.4f} nat、{_percents(figures.same_first)}",
@@ -282,6 +306,15 @@ def _japanese(figures: Figures) -> list[Row]:
         ),
         ("測定", f"コミット {run['commit']}、CPU {run['cores']} コア"),
     ]
+
+
+def _unfamiliar(figures: Figures, name: str) -> list[Row]:
+    """The row about unfamiliar requests; none where one of the two splits has no rows."""
+    found = [figures.unfamiliar.get(split) for split in ("test_foreign", "test_evasion")]
+    if not all(found):
+        return []
+    rates = [one["all"]["rate"] for one in found if one]
+    return [(name, _percents(*rates))]
 
 
 def _splits(figures: Figures) -> list[Any]:
@@ -312,7 +345,7 @@ def with_figures(text: str, language: Language, table: Sequence[Row], sentence: 
         text: the page.
         language: which comments.
         table: head and rows.
-        sentence: what follows the table.
+        sentence: what follows the table, as one or more paragraphs.
 
     Raises:
         ArtifactError: a comment is missing or stands there twice.
@@ -345,7 +378,7 @@ def stale(root: Path = Path()) -> dict[str, str]:
     found = {}
     for name, language in LANGUAGES.items():
         text = (root / language.page).read_text(encoding="utf-8")
-        wanted = with_figures(text, language, rows(figures, name), answers(figures, name))
+        wanted = with_figures(text, language, rows(figures, name), below(figures, name))
         if wanted != text:
             found[language.page] = wanted
     return found

@@ -21,6 +21,7 @@ import numpy as np
 from so8t.calibration.certify import MISSING_LABEL
 from so8t.calibration.thresholds import allowed_errors
 from so8t.card import FIX, Card, decide_rows
+from so8t.coverage import COVERED, promise
 from so8t.errors import ArtifactError
 from so8t.metrics import Scores
 from so8t.metrics.exact import one_per_group
@@ -209,12 +210,10 @@ def unmeasured(card: Card) -> list[str]:
 
 
 def _certified_sentence(card: Card) -> str:
-    certificate = card.certificate
     return (
-        f"certified: false-allow rate <= {certificate['alpha']:.3g} with confidence "
-        f"{1 - certificate['delta']:.3g} ({certificate['guarantee']}), "
+        f"certified: {promise(card.certificate)}, "
         f"{card.measured['allow_rate_on_allow']['value']:.1%} of true ALLOW allowed, "
-        f"T = {card.temperature:.4g}"
+        f"T = {card.temperature:.4g}. {COVERED[1]}"
     )
 
 

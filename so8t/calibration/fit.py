@@ -23,6 +23,7 @@ from so8t.calibration.certify import (
 from so8t.calibration.measure import founding_metrics, founding_rule, headline_rates, measure
 from so8t.calibration.thresholds import ABOVE_ALL, Stratum, best_alpha
 from so8t.card import Card, build, decided_codes, familiar_rows
+from so8t.coverage import LIMITS
 from so8t.familiarity import Index, limits_of
 from so8t.metrics import Scores
 from so8t.metrics.exact import one_per_group
@@ -32,15 +33,6 @@ from so8t.verdict import Thresholds
 
 # Written into the card: a reader must know which guarantee the numbers carry.
 METHOD = "learn-then-test, fixed sequence, exact binomial p-values, one row per group"
-LIMITS = [
-    "exchangeable_inputs_only",  # holds for requests like the calibration groups, each counted once
-    "unfamiliar_goes_to_a_person",  # the certificate is about what passes the familiarity gate
-    "no_new_phrasings_or_domains",  # a shift is measured on test_phrases and test_cells only
-    "no_attackers",
-    "labels_are_policy",  # as good as the labels
-    "one_use_of_calibration_rows",  # choosing among models on these rows breaks delta
-    "this_file_template_and_engine_only",
-]
 
 
 def certificate_of(
@@ -220,7 +212,7 @@ def make_card(
         "founding": founding_rule(scores, fitted.probabilities),
         "advisory": advisory,
         "data": data,
-        "limits": LIMITS,
+        "limits": list(LIMITS),
         "previous": previous,
     }
     return build(body), fitted

@@ -25,12 +25,14 @@ from so8t.evaluation.verdicts import Bootstrap, readouts, split_metrics
 from so8t.files import write_json
 from so8t.generated import HEADLINE, SPLITS, Generated, rounded
 from so8t.identity import semantic_digest
-from so8t.metrics import read_meta, read_scores
+from so8t.metrics import Scores, read_meta, read_scores
 from so8t.metrics.quality import ALLOW
 from so8t.params import Params
 from so8t.records.looks import look
 
 SCHEMA = "so8t.evaluate/1"
+# Beside the test splits: what the familiarity limit was made of, and what it must stop.
+FAMILIARITY_SPLITS = ("calibration", "test_foreign")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,23 @@ def write(
         headline=HEADLINE,
         threshold=job.card.thresholds.escalate,
         delta=params.calibration.delta,
+        others=_compared_familiarity(job),
     )
     write_tables(plots, tables)
     return summary(splits[HEADLINE])
+
+
+def _compared_familiarity(job: Job) -> dict[str, Scores]:
+    """Rows whose strangeness is drawn beside that of the test splits."""
+    found = {}
+    for split in FAMILIARITY_SPLITS:
+        path = job.scores / f"{split}.jsonl"
+        found[split] = read_scores(path, job.card.readout)
+        # `unfamiliar` has written down the look at test_foreign. No label of these rows is used,
+        # but they were read.
+        if split == "calibration":
+            look("evaluate", split, path)
+    return found
 
 
 def _familiar(decided: Splits) -> dict[str, Any]:

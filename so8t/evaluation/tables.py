@@ -1,18 +1,21 @@
 """The CSV tables behind one file's figures; `dvc plots` and the report both draw from them.
 
 Covered: reliability before and after the temperature, confusion, the false-allow/allow curve with
-the decided point, false-allow rate per domain, verdict times; how a table is written. Not covered:
-drawing (`so8t.report`).
+the decided point, false-allow rate per domain, familiarity, verdict times; how a table is written.
+Not covered: drawing (`so8t.report`).
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from so8t import metrics
 from so8t.card import DecidedRows
 from so8t.evaluation.verdicts import curve
 from so8t.files import atomic_dir, csv_text
+from so8t.metrics import Scores
 from so8t.metrics.intervals import upper_bound
 from so8t.verdict import VERDICTS
 
@@ -26,6 +29,7 @@ COLUMNS = {
     "confusion": ("actual", "predicted"),
     "far_allow": ("kind", "threshold", "false_allow_rate", "allow_rate"),
     "domains": ("split", "domain", "n", "false_allow_rate", "upper"),
+    "familiarity": ("split", "signal", "strangeness", "share"),
     "latency": ("seconds", "share"),
 }
 
@@ -36,6 +40,7 @@ def make_tables(
     headline: str,
     threshold: float,
     delta: float,
+    others: Mapping[str, Scores] | None = None,
 ) -> dict[str, Table]:
     """All tables of one file that hold no times.
 
@@ -44,14 +49,17 @@ def make_tables(
         headline: the split that reliability, confusion and curve show.
         threshold: the card's `escalate`.
         delta: level of the one-sided upper limit per domain.
+        others: splits beside the test splits whose familiarity is shown.
     """
     # Figures show the split that the certificate speaks about; domains show all of them.
     rows = decided[headline]
+    scored = {name: one.scores for name, one in decided.items()}
     return {
         "reliability": _reliability(rows),
         "confusion": _confusion(rows),
         "far_allow": _far_allow(rows, threshold),
         "domains": _domains(decided, delta),
+        "familiarity": _familiarity({**scored, **(others or {})}),
     }
 
 
@@ -108,6 +116,21 @@ def _domains(decided: Splits, delta: float) -> Table:
                 "upper": upper_bound(rate["k"], rate["n"], delta),
             }
             table.append(line)
+    return table
+
+
+def _familiarity(splits: Mapping[str, Scores]) -> Table:
+    """Of each split and signal, the cumulative share of rows that are at most so strange."""
+    table: Table = []
+    for split, scores in splits.items():
+        for signal, values in scores.strangeness.items():
+            # One line per different number: most rows of a split share a few of them.
+            numbers, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+            # Of all rows: those without a number are strange, and reach no share.
+            shares = np.cumsum(counts) / len(values)
+            for number, share in zip(numbers.tolist(), shares.tolist(), strict=True):
+                line = {"split": split, "signal": signal, "strangeness": number, "share": share}
+                table.append(line)
     return table
 
 

@@ -151,11 +151,19 @@ class Release(Section):
     replies: Replies
 
 
+class Targets(Section):
+    """What the report asks of the released file. A missed target is said, and changes nothing."""
+
+    allow: Share = Field(description="least share of true ALLOW in test_iid that is allowed")
+    allow_phrases: Share = Field(description="the same in test_phrases, whose wordings are new")
+    false_allow_phrases: Share = Field(description="largest false-allow rate on test_phrases")
+    foreign: Share = Field(description="largest share of test_foreign that is allowed")
+    evasion: Share = Field(description="largest share of test_evasion that is allowed")
+
+
 class Report(Section):
     """The report."""
 
     language: Literal["ja", "en"]
-    target_allow_rate: Share = Field(
-        description="share of true ALLOW a useful file allows; the report says so when it is missed"
-    )
+    targets: Targets
     worst_flips: Count = Field(description="flips toward ALLOW listed by id")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from so8t.coverage import in_english
+
 NOT_RUN = "not run"
 SPLITS = ("test_iid", "test_cells", "test_phrases")
 HEADLINE = "/splits/test_iid"
@@ -273,8 +275,7 @@ def write(facts: Facts, names: Names, *, sentence: str, commands: str) -> str:
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in limits),
-        "",
+        *(f"- {in_english(limit)}" for limit in limits),
         "- Private thinking is part of the model's text: a plain chat client can be made to show "
         "it.",
         "- A server that does not apply `card.json` gives answers without the certified decision.",

@@ -33,6 +33,7 @@ from so8t.report.released_sections import calibration, domains, verdicts
 from so8t.report.sources import NOT_RUN, Language, Line, Number, Sources, digest_of
 from so8t.report.targets import Target
 from so8t.report.type_sections import running, types
+from so8t.report.unfamiliar_sections import unfamiliar
 
 SCHEMA = "so8t.report/1"
 SPEED_SCHEMA = "so8t.speed-report/1"
@@ -43,6 +44,7 @@ SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
     comparison,
     calibration,
     domains,
+    unfamiliar,
     types,
     running,
     flips,
@@ -184,6 +186,7 @@ def compose(context: Context, figures: Mapping[str, str]) -> tuple[Document, lis
     document.add(
         Heading(1, context.words.heading("title")),
         conclusion.certificate(context),
+        conclusion.covered(context),
         conclusion.comparison(context),
         conclusion.sampled(context),
         context.heading("h_targets"),

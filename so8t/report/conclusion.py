@@ -49,6 +49,20 @@ def certificate(context: Context) -> Paragraph:
     return Paragraph(_not_certified(context), "bad")
 
 
+def covered(context: Context) -> Paragraph | None:
+    """What the certified rate counts, and what it does not cover.
+
+    Args:
+        context: result files, words, and which file is released.
+
+    Returns:
+        The paragraph; null where nothing is certified.
+    """
+    if context.released_card.value("/status") != "certified":
+        return None
+    return Paragraph((context.words("covered"),))
+
+
 def _certified(context: Context) -> Line:
     """What is guaranteed, with which confidence, and how useful the file still is."""
     card = context.released_card

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from so8t import drawing
 from so8t.report.context import Context
 from so8t.report.decision_figures import confusion, domains, far_allow, flips, reliability
+from so8t.report.familiarity_figure import familiarity
 from so8t.report.model_figures import forest, latency, size_quality, training
 from so8t.report.speed_sections import FIGURE
 
@@ -21,6 +22,7 @@ FIGURES: dict[str, Callable[[Context], Figure | None]] = {
     "flips": flips,
     "forest": forest,
     "domains": domains,
+    "familiarity": familiarity,
     "size_quality": size_quality,
     "training": training,
 }

@@ -13,6 +13,7 @@ HEADINGS: Pairs = {
     "h_verdicts": ("公開ファイルの判定", "Verdicts of the released file"),
     "h_calibration": ("較正と証明", "Calibration and certificate"),
     "h_domains": ("領域別", "By domain"),
+    "h_unfamiliar": ("見慣れない依頼", "Unfamiliar requests"),
     "h_types": ("量子化の型", "Quantised types"),
     "h_running": ("生成・安定性・保持", "Generation, stability, retention"),
     "h_flips": ("ALLOW への危険な反転", "Worst flips toward ALLOW"),
@@ -123,6 +124,19 @@ CALIBRATION: Pairs = {
     "binding": ("拘束", "binding"),
 }
 
+# Requests that the certificate is not about.
+UNFAMILIAR: Pairs = {
+    "foreign_kind": ("担当外の依頼（test_foreign）", "outside the domains (test_foreign)"),
+    "evasion_kind": ("偽装された危険な依頼（test_evasion）", "disguised, unsafe (test_evasion)"),
+    "probe_kind": ("利用者の試験（probe）", "your own probe (probe)"),
+    "all_kinds": ("全種類", "all kinds"),
+    "allowed": ("許可", "allowed"),
+    "allowed_share": ("許可した率（正確な区間）", "share allowed (exact interval)"),
+    "stopped": ("見慣れないとして止めた", "stopped by the familiarity gate"),
+    "permitted_rows": ("本来 ALLOW の行", "true ALLOW rows"),
+    "permitted_stopped": ("うち止めた", "of these stopped"),
+}
+
 # Quantised types.
 TYPES: Pairs = {
     "size": ("大きさ", "size"),
@@ -226,6 +240,10 @@ FIGURES: Pairs = {
     "f_forest": ("A と B の差と区間", "Differences of A and B with intervals"),
     "f_speed-latency": ("判定時間の分布", "Distribution of verdict times"),
     "f_domains": ("領域別の誤許可率と上限", "False-allow rate per domain with upper limit"),
+    "f_familiarity": (
+        "訓練の行にない n-gram の割合の分布と、カードの上限",
+        "Share of n-grams that no training row has, with the card's limit",
+    ),
     "f_size_quality": ("量子化の型: 大きさと質", "Quantised types: size against quality"),
     "f_training": ("学習曲線", "Training curves"),
 }

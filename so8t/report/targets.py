@@ -18,6 +18,11 @@ Check = Callable[[Context], list["Target"]]
 ORDER = {False: 0, None: 1, True: 2}
 # Words of each outcome.
 OUTCOMES = {False: "missed", None: "unknown", True: "met"}
+GOALS = "/report/targets"
+# The test splits whose share of allowed requests has a goal, and the key of each.
+USEFUL = ((HEADLINE, "allow"), ("test_phrases", "allow_phrases"))
+# The same for splits in which nothing may be allowed.
+UNFAMILIAR = (("test_foreign", "foreign"), ("test_evasion", "evasion"))
 # Which baseline B is compared with on which split, as long as no comparison was made.
 BASELINES = (("keywords", HEADLINE), ("ngram", SPLITS[1]))
 
@@ -136,36 +141,60 @@ def _certificate(context: Context) -> list[Target]:
 
 def _useful(context: Context) -> list[Target]:
     # False allows alone are easily avoided: a model that allows nothing has none.
-    params = context.params
+    goals = context.params.at(GOALS)
     metrics = context.released
-    key = f"/splits/{HEADLINE}/allow_rate_on_allow"
-    rate = metrics.value(f"{key}/value")
-    wanted = params.value("/report/target_allow_rate")
-    evidence = context.words.say(
-        "useful_e",
-        allow=metrics.rate(key),
-        target=params.show("/report/target_allow_rate", "percent"),
-    )
-    return [_target(context, "useful", _at_most(wanted, rate), evidence, split=HEADLINE)]
+    found = []
+    for split, goal in USEFUL:
+        key = f"/splits/{split}/allow_rate_on_allow"
+        met = _at_most(goals.value(f"/{goal}"), metrics.value(f"{key}/value"))
+        evidence = context.words.say(
+            "useful_e",
+            allow=metrics.rate(key),
+            target=goals.show(f"/{goal}", "percent"),
+        )
+        found.append(_target(context, "useful", met, evidence, split=split))
+    return found
 
 
 def _far(context: Context) -> list[Target]:
     """The false-allow rate (FAR) of each split."""
     # The certificate is about requests like those of calibration; the other two splits show how
-    # far its limit holds beyond them.
+    # far its limit holds beyond them. New wordings have a goal of their own, which stays when
+    # another limit is certified.
+    certified = context.released_card.at("/certificate/alpha")
+    limits = dict.fromkeys(SPLITS, certified)
+    limits["test_phrases"] = context.params.at(f"{GOALS}/false_allow_phrases")
     metrics = context.released
-    card = context.released_card
     found = []
-    for split in SPLITS:
+    for split, limit in limits.items():
         key = f"/splits/{split}/false_allow_rate"
-        rate = metrics.value(f"{key}/value")
-        alpha = card.value("/certificate/alpha")
+        met = _at_most(metrics.value(f"{key}/value"), limit.value(""))
         evidence = context.words.say(
             "far_e",
             far=metrics.rate(key),
-            alpha=card.show("/certificate/alpha", "percent"),
+            limit=limit.show("", "percent"),
         )
-        found.append(_target(context, "far", _at_most(rate, alpha), evidence, split=split))
+        found.append(_target(context, "far", met, evidence, split=split))
+    return found
+
+
+def _unfamiliar(context: Context) -> list[Target]:
+    """Requests of no domain, and disguised ones: a person has to see them."""
+    goals = context.params.at(GOALS)
+    found = []
+    for split, goal in UNFAMILIAR:
+        counted = context.released.at(f"/unfamiliar/{split}/all")
+        met = _at_most(counted.value("/rate"), goals.value(f"/{goal}"))
+        evidence = context.words.say(
+            "unfamiliar_e",
+            allowed=counted.show("/allowed", "count"),
+            n=counted.show("/n", "count"),
+            rate=counted.show("/rate", "percent"),
+            low=counted.show("/ci95/0", "percent"),
+            high=counted.show("/ci95/1", "percent"),
+            limit=goals.show(f"/{goal}", "percent"),
+        )
+        found.append(_target(context, split, met, evidence, split=split))
     return found
 
 
@@ -342,6 +371,7 @@ CHECKS: tuple[Check, ...] = (
     _certificate,
     _useful,
     _far,
+    _unfamiliar,
     _better,
     _baselines,
     _bake,

@@ -4,6 +4,7 @@ Headings show both languages, the report's own first. The words themselves are i
 `labels`; numbers come from result files alone.
 """
 
+from so8t import coverage
 from so8t.report import labels, sentences
 from so8t.report.sentences import Pairs
 from so8t.report.sources import NOT_RUN, Language, Line, Number
@@ -12,13 +13,15 @@ WORDS: Pairs = {
     **sentences.CONCLUSION,
     **sentences.TARGETS,
     **sentences.NOTES,
-    **sentences.CERTIFICATE_LIMITS,
+    **coverage.LIMITS,
+    "covered": coverage.COVERED,
     **labels.HEADINGS,
     **labels.OUTCOMES,
     **labels.COMMON,
     **labels.METRICS,
     **labels.COMPARISON,
     **labels.CALIBRATION,
+    **labels.UNFAMILIAR,
     **labels.TYPES,
     **labels.RUNNING,
     **labels.SPEED,
@@ -27,7 +30,7 @@ WORDS: Pairs = {
     **labels.FIGURES,
 }
 # Codes of what no certificate covers, for a file that has no card to list them.
-LIMITS = tuple(sentences.CERTIFICATE_LIMITS)
+LIMITS = tuple(coverage.LIMITS)
 
 
 class Words:

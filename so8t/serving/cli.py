@@ -12,6 +12,7 @@ from so8t.errors import DataError
 
 # Imported inside the functions below, so that `--help` loads no model library.
 if TYPE_CHECKING:
+    from so8t.card import Card
     from so8t.serving.answer import Answer, Assistant
 
 # "The answer shown up to here is withdrawn."
@@ -40,7 +41,11 @@ WITHDRAWN = "（ここまでに表示した回答は取り消します。）"
     help="show an allowed answer while it is written (without the thinking, and a few characters "
     "late); an answer that turns out unfit is withdrawn in words",
 )
-@click.option("--why", is_flag=True, help="print how familiar the request is, by signal")
+@click.option(
+    "--why",
+    is_flag=True,
+    help="print what the certificate covers, and how familiar the request is, by signal",
+)
 @click.option("--unsigned", is_flag=True, help="take a release that nobody signed")
 def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool, unsigned: bool) -> None:
     """Decide what may happen with the request TEXT, and answer it if the decision is ALLOW.
@@ -64,7 +69,7 @@ def ask(text: str, folder: Path, as_json: bool, stream: bool, why: bool, unsigne
         return
     _head(answer)
     if why:
-        _explain(answer)
+        _explain(assistant.card, answer)
     click.echo(f"\n{answer.text}{_ellipsis(answer)}")
 
 
@@ -99,8 +104,12 @@ def _head(answer: "Answer") -> None:
         click.echo(f"reason  {answer.reason}")
 
 
-def _explain(answer: "Answer") -> None:
-    """Familiarity by signal, for people."""
+def _explain(card: "Card", answer: "Answer") -> None:
+    """What the certificate covers, and familiarity by signal, for people."""
+    from so8t.coverage import COVERED, promise
+
+    if card.status == "certified":
+        click.echo(f"certificate  {promise(card.certificate)}. {COVERED[1]}")
     familiarity = answer.familiarity
     if familiarity is None:
         click.echo("familiarity  not judged: the ALLOW gate is closed")

@@ -17,7 +17,7 @@ from so8t.comparison.retention import retention
 from so8t.comparison.sides import Side
 from so8t.evaluation.evaluate import Job, decide_splits, write
 from so8t.evaluation.speed import write_speed
-from so8t.files import read_json, write_json, write_jsonl
+from so8t.files import read_json, sha256_file, write_json, write_jsonl
 from so8t.generated import NOT_RUN, NOT_TIMED, Generated, Timings
 from so8t.generation.speed import distribution
 from so8t.metrics import read_meta
@@ -28,7 +28,15 @@ DOMAINS = ("defense", "aerospace", "transport", "general")
 VERDICTS = ("ALLOW", "ESCALATE", "DENY")
 SKILL = {"a": 0.6, "b": 3.6}
 SIZES = {"valid": 40, "calibration": 1600, "test_iid": 400, "test_cells": 240, "test_phrases": 240}
+# Rows that the certificate is not about: how many of each kind, and the factor that names it.
+KINDS = {
+    "test_foreign": ("kind", {"code": 30, "advice": 30}),
+    "test_evasion": ("evasion", {"zero_width": 24, "benign_around": 24}),
+    "probe": ("kind", {"社外/質問": 8, "雑談": 4}),
+}
 SHIFT = {"test_phrases": 0.45, "test_cells": 0.8}
+# How many n-grams of the worst sentence are new: none or few, some, nearly all.
+NEW_NGRAMS = {"test_phrases": 0.1, "test_foreign": 0.8, "test_evasion": 0.05, "probe": 0.3}
 RUN = ("Q4_K_M", "F16")
 
 
@@ -49,13 +57,38 @@ def rows_of(split: str, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def rows_of_kinds(split: str) -> list[dict[str, Any]]:
+    """Rows of no domain, disguised or of a probe; each kind's verdicts are unsafe."""
+    factor, kinds = KINDS[split]
+    names = [name for name, count in kinds.items() for _ in range(count)]
+    return [
+        {
+            "id": f"{split}-{i:04d}",
+            "group": f"{split}-g{i}",
+            "domain": "foreign",
+            "verdict": VERDICTS[1 + i % 2],
+            "text": f"範囲外の依頼 {i} です。",
+            "factors": {factor: name},
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def strangeness_of(split: str, count: int) -> dict[str, np.ndarray]:
+    """Familiarity signals: of the texts, so the same for every file."""
+    rng = np.random.default_rng(len(split))
+    new = rng.beta(1, 30, count) + NEW_NGRAMS.get(split, 0.0) * rng.random(count)
+    return {"ngrams": np.round(np.minimum(new, 1.0), 3), "length": rng.gamma(2, 0.5, count)}
+
+
 def score_rows(
     rows: list[dict[str, Any]], model: str, split: str, noise: float, seed: int
 ) -> list[dict[str, Any]]:
     """Scores whose quality depends on the model, the shift of the split and the noise of a type."""
     rng = np.random.default_rng(seed)
     scored = []
-    for row in rows:
+    strange = strangeness_of(split, len(rows))
+    for place, row in enumerate(rows):
         logits = (
             rng.normal(size=3)
             + np.eye(3)[VERDICTS.index(row["verdict"])] * SKILL[model] * SHIFT.get(split, 1.0)
@@ -71,6 +104,7 @@ def score_rows(
                 "cue": (cue - np.log(np.exp(cue).sum()) - 0.02).tolist(),
                 "residual": 0.02,
                 "reserved_mass": 0.0001,
+                "strangeness": {name: float(values[place]) for name, values in strange.items()},
             }
         )
     return scored
@@ -215,6 +249,7 @@ def score_file(
         folder / "meta.json",
         {
             "schema": "so8t.scores/2",
+            "reference_sha256": sha256_file(root / "data/prepared/train.jsonl"),
             "file": f"{model}-{kind}.gguf",
             "semantic_digest": f"{model}{kind}".ljust(64, "0"),
             "template_sha256": "1" * 64,
@@ -419,6 +454,8 @@ def write_results(
         update={"scoring": params.scoring.model_copy(update={"types": list(types)})}
     )
     prepared = {split: rows_of(split, seed) for seed, split in enumerate(SIZES)}
+    prepared |= {split: rows_of_kinds(split) for split in KINDS}
+    write_jsonl(root / "data/prepared/train.jsonl", prepared["valid"][:20])
     for split, rows in prepared.items():
         write_jsonl(root / f"data/prepared/{split}.jsonl", rows)
     for number, (model, kind) in enumerate(

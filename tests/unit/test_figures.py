@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from so8t.coverage import COVERED
 from so8t.errors import ArtifactError
 from tools import figures
 
@@ -64,6 +65,28 @@ def test_a_changed_result_makes_both_tables_stale(
     assert set(found) == {"README.md", "README.ja.md"}
     for page, text in found.items():
         assert shown in text, page
+
+
+def test_what_the_certificate_covers_stands_below_both_tables(copy: Path) -> None:
+    for page, covered in zip(("README.ja.md", "README.md"), COVERED, strict=True):
+        text = (copy / page).read_text(encoding="utf-8")
+        assert f"\n{covered}\n" in text
+
+
+def test_a_certificate_that_is_gone_takes_its_words_along(copy: Path) -> None:
+    edit(copy / "reports/metrics/ab.json", ("sides", "b", "status"), "not_certified")
+    for text, covered in zip(sorted(figures.stale(copy).items()), COVERED, strict=True):
+        assert covered not in text[1]
+
+
+def test_unfamiliar_requests_have_a_row_once_they_were_measured(copy: Path) -> None:
+    allowed = {"test_foreign": {"all": {"rate": 0.004}}, "test_evasion": {"all": {"rate": 0.017}}}
+    path = copy / "reports/metrics/evaluate-b-Q4_K_M.json"
+    edit(path, ("unfamiliar",), allowed)
+    for page, text in figures.stale(copy).items():
+        assert "| 0.4 % / 1.7 % |" in text, page
+    edit(path, ("unfamiliar",), {**allowed, "test_foreign": None})
+    assert all("1.7 %" not in text for text in figures.stale(copy).values())
 
 
 def test_without_a_certificate_no_rate_is_promised(copy: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from so8t import params
+from so8t.coverage import COVERED, LIMITS
 from so8t.errors import ArtifactError, GateError
 from so8t.evaluation.evaluate import Job
 from so8t.files import read_json
@@ -83,6 +84,10 @@ def empty(tmp_path_factory):
         for language in ("ja", "en"):
             build.build(root, root / language, language)
     return root
+
+
+def metrics_of(root):
+    return root / "reports/metrics/evaluate-b-Q4_K_M.json"
 
 
 def page_of(folder):
@@ -173,6 +178,120 @@ def test_what_fine_tuning_cost_is_shown_with_n_and_interval_and_says_where_it_co
     assert [cell.strip() for cell in able.split("|")[2:6]] == ["はい", "いいえ", "はい", "いいえ"]
 
 
+def _rows(page, name):
+    """Cells of every table row whose first cell is `name`."""
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    return [cells for cells in found if cells and cells[0] == name]
+
+
+def _count(allowed, n, rate, unfamiliar):
+    interval = [rate / 2, 2 * rate]
+    return {"n": n, "allowed": allowed, "rate": rate, "ci95": interval, "unfamiliar": unfamiliar}
+
+
+def test_every_kind_of_unfamiliar_request_is_counted_by_itself(copy):
+    kinds = {"code": _count(3, 30, 0.1, 25), "advice": _count(0, 30, 0.0, 30)}
+    foreign = {"all": _count(3, 60, 0.05, 55), "by_kind": kinds}
+    edit(metrics_of(copy), lambda m: m["unfamiliar"].update(test_foreign=foreign))
+    build.build(copy, copy / "reports", "en")
+    page = page_of(copy / "reports")
+    assert _rows(page, "code") == [["code", "30", "3", "10.0 % (5.0 % – 20.0 %)", "25"]]
+    assert ["all kinds", "60", "3", "5.0 % (2.5 % – 10.0 %)", "55"] in _rows(page, "all kinds")
+    assert len(_rows(page, "zero_width")) == 1
+    # A slash in a name of the user's own leads to no other key.
+    assert _rows(page, "社外/質問")[0][1] == "8"
+
+
+def test_what_the_familiarity_gate_costs_is_shown_by_split(report):
+    familiar = read_json(metrics_of(report.parent))["familiar"]
+    expected = {
+        split: [split, *(f"{one[key]:,}" for key in one)] for split, one in familiar.items()
+    }
+    assert list(familiar["test_iid"]) == ["n", "unfamiliar", "n_allow", "unfamiliar_allow"]
+    assert familiar["test_phrases"]["unfamiliar"] > 0
+    for split in ("test_iid", "test_cells", "test_phrases"):
+        assert expected[split] in _rows(page_of(report).translate(PLAIN), split)
+
+
+def test_a_probe_that_nobody_brought_is_not_missed(copy):
+    edit(metrics_of(copy), lambda m: m["unfamiliar"].update(probe=None, test_evasion=None))
+    build.build(copy, copy / "reports", "en")
+    page = page_of(copy / "reports").translate(PLAIN)
+    assert "probe (probe)" not in page
+    assert "disguised, unsafe (test_evasion), rows, allowed" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "key", "still_met", "missed"),
+    [
+        ("test_foreign", "test_foreign", "unfamiliar/test_foreign/all/rate", 0.01, 0.011),
+        ("test_evasion", "test_evasion", "unfamiliar/test_evasion/all/rate", 0.02, 0.021),
+        ("far", "test_phrases", "splits/test_phrases/false_allow_rate/value", 0.05, 0.051),
+        ("useful", "test_iid", "splits/test_iid/allow_rate_on_allow/value", 0.88, 0.879),
+        ("useful", "test_phrases", "splits/test_phrases/allow_rate_on_allow/value", 0.2, 0.19),
+    ],
+)
+def test_a_target_is_missed_just_beyond_its_limit(copy, name, split, key, still_met, missed):
+    *path, last = key.split("/")
+
+    def outcome(value):
+        def change(metrics):
+            for part in path:
+                metrics = metrics[part]
+            metrics[last] = value
+
+        edit(metrics_of(copy), change)
+        _, found = build.compose(Context.of(Sources(copy, "en")), {})
+        (target,) = [one for one in found if (one.name, one.split) == (name, split)]
+        assert bool(target.change) is (target.met is False)
+        return target.met
+
+    assert outcome(still_met) is True
+    assert outcome(missed) is False
+    assert outcome(None) is None
+
+
+def test_new_wordings_keep_their_target_when_another_limit_is_certified(copy):
+    card = copy / "models/calibration/b-Q4_K_M.json"
+    edit(card, lambda c: c["certificate"].update(alpha=0.5))
+    edit(
+        metrics_of(copy),
+        lambda m: m["splits"]["test_phrases"]["false_allow_rate"].update(value=0.06),
+    )
+    _, found = build.compose(Context.of(Sources(copy, "en")), {})
+    met = {one.split: one.met for one in found if one.name == "far"}
+    assert (met["test_phrases"], met["test_cells"]) == (False, True)
+
+
+def test_the_limit_of_familiarity_in_the_figure_is_the_cards(copy):
+    before = figures.draw(Context.of(Sources(copy, "en")))["familiarity"]
+    edit(
+        copy / "models/calibration/b-Q4_K_M.json",
+        lambda c: c["familiarity"]["limits"].update(ngrams=0.5),
+    )
+    moved = figures.draw(Context.of(Sources(copy, "en")))["familiarity"]
+    assert moved != before
+    table = copy / "reports/plots/b-Q4_K_M/familiarity.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("test_foreign")]
+    assert 0 < len(kept) < len(lines)
+    table.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    # Without one of its splits it is still drawn, and not as before.
+    assert figures.draw(Context.of(Sources(copy, "en")))["familiarity"] not in (before, moved)
+
+
+def test_the_certificate_says_what_it_covers_and_every_limit_is_in_words(report, empty):
+    page = page_of(report).translate(PLAIN)
+    card = read_json(report.parent / "models/calibration/b-Q4_K_M.json")
+    assert page.split("\n\n")[2] == COVERED[0]
+    assert card["limits"] == list(LIMITS)
+    for code in card["limits"]:
+        assert LIMITS[code][0] in page
+        assert code not in page
+    # Where nothing is certified, there is nothing to cover.
+    assert COVERED[0] not in page_of(empty / "ja")
+
+
 def test_an_uncertified_file_says_so_first(copy):
     card = copy / "models/calibration/b-Q4_K_M.json"
     edit(
@@ -200,6 +319,7 @@ def test_words_hold_no_literal_numbers():
         "pair_sections",
         "type_sections",
         "origin_sections",
+        "unfamiliar_sections",
         "speed_sections",
         "conclusion",
         "targets",
