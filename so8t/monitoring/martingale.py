@@ -13,7 +13,7 @@ A bet names a level and a stake, the share of its capital that it puts on "p is 
 Its mean is 1 for uniform p, and it falls as p grows. So the capital stays a supermartingale where
 p-values are larger than uniform ones, as those of a request of unknown domain are. Many bets share
 the coin, because neither the level nor the share of strange requests is known. Power bets, which
-the paper uses, find a fifth as much here (docs/design.md).
+the paper uses, find far less here (docs/design.md).
 
 A bet that runs since the first request has lost nearly everything before a late drift begins.
 Therefore the coin sleeps at first: request t wakes the share 1/t - 1/(t + 1) of it, divided among

@@ -2,8 +2,8 @@
 
 A conformal p-value is uniform over calibration set and request together. Given one calibration set,
 whose rows happen to be a little too familiar, those of all later requests are too small by the same
-amount, and a bet on it grows without end. Measured (docs/drift.md): with 150 calibration rows every
-second quiet deployment of 2,000 requests would have been called a drift where 1 in 20 was promised.
+amount, and a bet on it grows without end. Measured (docs/drift.md): with 150 calibration rows more
+than half of the quiet deployments of 2,000 requests are called a drift where 1 in 20 is promised.
 
 So a p-value here is an upper bound of the share of requests that are as strange, given the
 calibration rows: after K of n calibration rows are stranger, the bound of Clopper and Pearson
