@@ -134,7 +134,8 @@ class Ruler:
             ties: of each request a uniform random number, independent of everything.
         """
         found = [scale.bounds[scale.stranger(numbers, ties)] for scale in self.scales]
-        return np.stack(found).max(axis=0)
+        largest: Float[ndarray, " t"] = np.stack(found).max(axis=0)
+        return largest
 
     def of_recorded(self, recorded: Float[ndarray, " t"]) -> Float[ndarray, " t"]:
         """p-values for those that `so8t ask --json` gave: never smaller than from the numbers.
@@ -143,7 +144,8 @@ class Ruler:
         have it; and all calibration rows with an equal number count as stranger.
         """
         found = [scale.bounds[scale.as_strange(recorded)] for scale in self.scales]
-        return np.stack(found).max(axis=0)
+        largest: Float[ndarray, " t"] = np.stack(found).max(axis=0)
+        return largest
 
     def gives(self, recorded: float) -> bool:
         """Whether a p-value can be one that `so8t ask` gave with these calibration rows."""
