@@ -94,6 +94,11 @@ COMMANDS = {
         "doctor",
         "Check this machine and this clone; every problem comes with a fix.",
     ),
+    "drift": Command(
+        "so8t.monitoring.cli",
+        "drift",
+        "Say by the exit code whether served requests are still like the calibration rows.",
+    ),
     "rollback": Command(
         "so8t.operations.cli",
         "rollback",

@@ -80,7 +80,7 @@ class ResourceError(So8tError):
 
 
 class GateError(So8tError):
-    """A quality limit that must hold (bake parity, GGUF parity) does not."""
+    """A quality limit that must hold (bake parity, GGUF parity, drift) does not."""
 
     exit_code = 8
 

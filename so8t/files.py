@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from so8t.errors import ArtifactError, DataError, ResourceError, So8tError
 from so8t.processes import alive
@@ -264,14 +264,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     try:
         with path.open("rb") as file:
-            number = 0
-            # One byte more than is allowed, to see that there is more.
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if line.strip():
-                    yield number, _parse_line(line, f"{path}:{number}")
+            yield from jsonl_objects(file, str(path))
     except OSError as error:
         raise unreadable(error, path, DataError, "check the path, or run `dvc repro`") from None
+
+
+def jsonl_objects(file: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_jsonl`, of an open file; `name` is what errors call it."""
+    number = 0
+    # One byte more than is allowed, to see that there is more.
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if line.strip():
+            yield number, _parse_line(line, f"{name}:{number}")
 
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:

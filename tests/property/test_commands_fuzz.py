@@ -215,6 +215,7 @@ SCORES = "data/scores/b-Q4_K_M"
 METRICS = "reports/metrics"
 COMMANDS = [
     command("ask --json 要点", *RELEASE, "models/release"),
+    command("drift texts.jsonl", "texts.jsonl", *RELEASE, "models/release/familiarity.json"),
     command(f"gate {CARD} --gguf {GGUF}", CARD, GGUF),
     command("plan --json", PARAMS, "models/base/config.json", "data/raw"),
     command("doctor --json", PARAMS, "dvc.yaml", LOCK, CONFIG, ".dvc/tmp/rwlock"),
