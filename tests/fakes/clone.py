@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from so8t import card as cards
+from so8t.familiarity import write_index
 from so8t.identity import SEAL, seal
-from so8t.manifest import Manifest, Texts, write_manifest
+from so8t.manifest import FAMILIARITY, Manifest, Texts, write_manifest
 from so8t.operations.store import md5_file, object_path
 from so8t.params import load
-from tests.fakes.cards import make_card
+from tests.fakes.cards import LOOSE_INDEX, make_card
 from tests.fakes.released import sign, write_inside
 from tests.fakes.tiny_gguf import write_tiny
 
@@ -107,6 +108,7 @@ def build(folder: Path, seed: int = 0, *, card: cards.Card | None = None) -> Non
     shutil.copyfile(file, folder / "models/gguf/a-Q4_K_M.gguf")
     held = card or make_card(file, params.data.system)
     cards.write(folder / f"models/calibration/{STEM}.json", held)
+    write_index(folder / f"models/calibration/{STEM}.familiarity.json", LOOSE_INDEX)
     release(folder, file, held)
     remember(folder)
 
@@ -122,6 +124,7 @@ def release(folder: Path, file: Path, card: cards.Card) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_inside(file, card, out / file.name)
     cards.write(out / "card.json", card)
+    write_index(out / FAMILIARITY, LOOSE_INDEX)
     (out / "Modelfile").write_text(
         f"FROM ./{file.name}\n# {card.semantic_digest}\n", encoding="utf-8"
     )

@@ -17,19 +17,39 @@ from so8t.comparison.retention import retention
 from so8t.comparison.sides import Side
 from so8t.evaluation.evaluate import Job, decide_splits, write
 from so8t.evaluation.speed import write_speed
-from so8t.files import read_json, write_json, write_jsonl
+from so8t.files import read_json, sha256_file, write_json, write_jsonl
 from so8t.generated import NOT_RUN, NOT_TIMED, Generated, Timings
 from so8t.generation.speed import distribution
 from so8t.metrics import read_meta
 from so8t.params import Params
+from tests.fakes.scores import FAMILIAR
 
 ROOT = Path(__file__).parents[2]
 DOMAINS = ("defense", "aerospace", "transport", "general")
 VERDICTS = ("ALLOW", "ESCALATE", "DENY")
 SKILL = {"a": 0.6, "b": 3.6}
-SIZES = {"valid": 40, "calibration": 1600, "test_iid": 400, "test_cells": 240, "test_phrases": 240}
+SIZES = {
+    "valid": 40,
+    "calibration": 1600,
+    "test_iid": 400,
+    "test_cells": 240,
+    "test_phrases": 240,
+    "test_foreign": 40,
+    "test_evasion": 40,
+    "probe": 0,
+}
 SHIFT = {"test_phrases": 0.45, "test_cells": 0.8}
 RUN = ("Q4_K_M", "F16")
+# Familiarity is measured against the training rows.
+TRAIN = [
+    {
+        "id": f"t{number}",
+        "group": f"t{number}",
+        "verdict": verdict,
+        "text": "依頼の内容を要約してください。",
+    }
+    for number, verdict in enumerate(VERDICTS)
+]
 
 
 def rows_of(split: str, seed: int) -> list[dict[str, Any]]:
@@ -71,6 +91,10 @@ def score_rows(
                 "cue": (cue - np.log(np.exp(cue).sum()) - 0.02).tolist(),
                 "residual": 0.02,
                 "reserved_mass": 0.0001,
+                "strangeness": FAMILIAR,
+                "refusal": None,
+                "parts": 0,
+                "whole": None,
             }
         )
     return scored
@@ -214,7 +238,7 @@ def score_file(
     write_json(
         folder / "meta.json",
         {
-            "schema": "so8t.scores/1",
+            "schema": "so8t.scores/2",
             "file": f"{model}-{kind}.gguf",
             "semantic_digest": f"{model}{kind}".ljust(64, "0"),
             "template_sha256": "1" * 64,
@@ -222,6 +246,7 @@ def score_file(
             "n": {s: len(r) for s, r in prepared.items()},
             "sampled": False,
             "splits_sha256": {},
+            "reference_sha256": sha256_file(root / "data/prepared/train.jsonl"),
         },
     )
     return folder
@@ -421,6 +446,7 @@ def write_results(
     prepared = {split: rows_of(split, seed) for seed, split in enumerate(SIZES)}
     for split, rows in prepared.items():
         write_jsonl(root / f"data/prepared/{split}.jsonl", rows)
+    write_jsonl(root / "data/prepared/train.jsonl", TRAIN)
     for number, (model, kind) in enumerate(
         (model, kind) for model in ("a", "b") for kind in params.scoring.types
     ):

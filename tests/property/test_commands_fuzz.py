@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from so8t import cli, params
+from so8t import cli, generated, params
 from so8t.operations import machine
 from tests.fakes import results
 from tests.fakes.clone import STEM, make_clone, make_monorepo
@@ -152,10 +152,13 @@ def _results(folder: Path) -> Path:
     # Few rows: what is measured here is not how well anything is decided.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(results.SIZES, "calibration", 120)
-        for split in ("test_iid", "test_cells", "test_phrases"):
+        for split in ("test_iid", "test_cells", "test_phrases", "test_foreign", "test_evasion"):
             patch.setitem(results.SIZES, split, 40)
         patch.setenv("SO8T_DATABASE", str(folder / "database"))
         results.write_results(folder, loaded.model_copy(update=small), types=("F16", "Q4_K_M"))
+    digest = "bQ4_K_M".ljust(64, "0")
+    generated.save(results.ran("b", 0), digest, folder / "generated.json")
+    generated.save_timings(results.timings(0), digest, folder / "timings.json")
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(
         re.sub(r"bootstrap: \d+", "bootstrap: 100", text), encoding="utf-8"
@@ -210,7 +213,10 @@ def command(line: str, *inputs: str, world: str = "clone") -> Command:
 
 
 PARAMS, LOCK, CONFIG = "params.yaml", "dvc.lock", ".dvc/config"
-RELEASE = tuple(f"models/release/{name}" for name in ("release.json", "card.json", f"{STEM}.gguf"))
+RELEASE = tuple(
+    f"models/release/{name}"
+    for name in ("release.json", "card.json", "familiarity.json", f"{STEM}.gguf")
+)
 SCORES = "data/scores/b-Q4_K_M"
 METRICS = "reports/metrics"
 COMMANDS = [
@@ -240,7 +246,7 @@ COMMANDS = [
     ),
     command("ledger list", "database/so8t_conversion.db"),
     command("ledger export", "database/so8t_conversion.db"),
-    command("register --dry-run --host 127.0.0.1:9", "models/gguf", CARD, PARAMS),
+    command("register b --dry-run --host 127.0.0.1:9", "models/gguf", CARD, PARAMS),
     command(f"score {GGUF} out --max-samples 1", GGUF, "data/prepared/train.jsonl", PARAMS),
     command(f"gguf inspect {GGUF} --json", GGUF),
     command(f"gguf verify {GGUF} --json", GGUF),
@@ -274,10 +280,11 @@ COMMANDS = [
     ),
     command("stages/synthesize.py data/made.jsonl", PARAMS, world="results"),
     command(
-        f"stages/calibrate.py {SCORES} card.json --model b",
+        f"stages/calibrate.py {SCORES} card.json --model b --train data/prepared/train.jsonl",
         f"{SCORES}/meta.json",
         f"{SCORES}/calibration.jsonl",
         SCORES,
+        "data/prepared/train.jsonl",
         PARAMS,
         world="results",
     ),
@@ -300,12 +307,15 @@ COMMANDS = [
         world="results",
     ),
     command(
-        f"stages/evaluate.py {GGUF} --scores {SCORES} --card {CARD} --served served.json --out e.json "
-        "--plots plots",
+        f"stages/evaluate.py {GGUF} --scores {SCORES} --card {CARD} --generated generated.json "
+        "--timings timings.json --prepared data/prepared --out e.json --plots plots "
+        "--speed s.json --speed-plots speed",
         f"{SCORES}/meta.json",
         f"{SCORES}/test_iid.jsonl",
         CARD,
-        "served.json",
+        "data/prepared/test_foreign.jsonl",
+        "generated.json",
+        "timings.json",
         world="results",
     ),
     command("stages/train_report.py data/train_log.csv m.json p.csv s.csv", "data/train_log.csv"),
