@@ -284,7 +284,9 @@ def test_baselines_are_beaten_clearly_or_not_claimed(
         ("keywords", "test_iid", outcome),
         ("ngram", "test_cells", "not_run"),
     ]
-    assert baselines(None, {"test_iid": b, "test_cells": b})[0]["outcome"] == "not_run"
+    for prepare in (None, {"probes": [1]}, {"probes": {"ngram": [1], "keywords": {"test_iid": 3}}}):
+        found = baselines(prepare, {"test_iid": b, "test_cells": b})
+        assert {entry["outcome"] for entry in found} == {"not_run"}
 
 
 @pytest.mark.slow
