@@ -327,7 +327,13 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
 
     for name in ("a-F16", "a-Q4_K_M", "b-F16", "b-Q4_K_M"):
         run(
-            root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0]
+            root / "stages/calibrate.py",
+            f"scores/{name}",
+            f"cards/{name}.json",
+            "--train",
+            f"scores/{name}/train.jsonl",
+            "--model",
+            name[0],
         )
     (tmp_path / "prepare.json").write_text(
         '{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}'
