@@ -228,16 +228,20 @@ def read_json(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> Any:
         raise ArtifactError(f"not valid JSON ({error})", where=str(path), fix=fix) from None
 
 
-def read_object(path: Path, *, fix: str = "run `dvc repro` or `dvc pull`") -> dict[str, Any]:
-    """Read a JSON object.
+def read_object(
+    path: Path, *, fix: str = "run `dvc repro` or `dvc pull`", schema: str = ""
+) -> dict[str, Any]:
+    """Read a JSON object; `schema` is what its key of that name must be, where it is given.
 
     Raises:
-        ArtifactError: as `read_json`, or JSON of another type.
+        ArtifactError: as `read_json`, JSON of another type, or another schema.
     """
     value = read_json(path, fix=fix)
-    if isinstance(value, dict):
-        return value
     problem = f"expected a JSON object, found {type(value).__name__}"
+    if isinstance(value, dict):
+        if schema in ("", value.get("schema")):
+            return value
+        problem = f"not a record of {schema}"
     raise ArtifactError(problem, where=str(path), fix=fix)
 
 

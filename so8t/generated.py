@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 
 from so8t.errors import ArtifactError
-from so8t.files import read_json, write_json
+from so8t.files import read_object, write_json
 
 SCHEMA = "so8t.generated/1"
 TIMINGS_SCHEMA = "so8t.timings/1"
+# Schema -> what a file holds, by key.
+CONTENT = {
+    SCHEMA: {"sections": dict, "answers": list},
+    TIMINGS_SCHEMA: {"speed": dict, "latencies": list},
+}
 SPLITS = ("test_iid", "test_cells", "test_phrases")
 # What the certificate speaks about: rows exchangeable with the calibration rows.
 HEADLINE = SPLITS[0]
@@ -119,8 +124,11 @@ def load_timings(path: Path, semantic_digest: str) -> Timings:
 
 
 def _read(path: Path, schema: str, semantic_digest: str) -> dict[str, Any]:
-    held: dict[str, Any] = read_json(path, fix=FIX)
+    held = read_object(path, fix=FIX)
     # The digest is compared although DVC orders the stages: a person may run this one by hand.
     if held.get("schema") != schema or held.get("semantic_digest") != semantic_digest:
         raise ArtifactError("this was measured of another file", where=str(path), fix=FIX)
+    for name, kind in CONTENT[schema].items():
+        if not isinstance(held.get(name), kind):
+            raise ArtifactError(f"`{name}` is missing or damaged", where=str(path), fix=FIX)
     return held

@@ -37,10 +37,16 @@ def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plo
     with stage("compare") as run:
         # numpy and scipy come with these imports, so they wait until the stage runs.
         from so8t import card
-        from so8t.comparison.compare import PRIMARY_SPLIT, compare, rules_of, write_tables
+        from so8t.comparison.compare import (
+            PREPARED,
+            PRIMARY_SPLIT,
+            compare,
+            rules_of,
+            write_tables,
+        )
         from so8t.comparison.retention import retention
         from so8t.comparison.sides import Side
-        from so8t.files import read_json, write_json
+        from so8t.files import read_object, write_json
 
         def side(model: str, quant: str) -> Side:
             name = f"{model}-{quant}"
@@ -58,7 +64,7 @@ def main(scores: Path, cards: Path, out: Path, prepare: Path, answers: Path, plo
             side("a", released),
             side("b", released),
             rules_of(run.params.compare, run.params.seed),
-            prepare=read_json(prepare),
+            prepare=read_object(prepare, fix="run `dvc repro prepare`", schema=PREPARED),
             pairs=pairs,
         )
         kept = retention(

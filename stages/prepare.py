@@ -41,9 +41,10 @@ def main(out: Path, metrics: Path, page: Path, plots: Path, dry_run: bool) -> No
         params = run.params
         counts = prepare(params.data, params.seed, None if dry_run else out, run.progress)
         found = summary.metrics_of(counts)
-        warning = summary.warning_of(summary.certifiable(counts, params.calibration))
-        if warning is not None:
-            click.echo(f"warning: {warning}", err=True)
+        certificate = summary.certifiable(counts, params.calibration)
+        for warning in (summary.refused_warning(counts.dropped), summary.warning_of(certificate)):
+            if warning is not None:
+                click.echo(f"warning: {warning}", err=True)
         if dry_run:
             click.echo(summary.brief(found))
         else:

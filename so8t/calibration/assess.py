@@ -180,11 +180,20 @@ def comparison_violations(card: Card, comparison: Mapping[str, Any]) -> list[str
     Raises:
         ArtifactError: the comparison is about other files or other cards.
     """
-    sides = comparison.get("sides", {})
-    drifts = comparison.get("drift", [])
+    sides = comparison.get("sides")
+    drifts = comparison.get("drift")
+    if not (
+        isinstance(sides, dict)
+        and isinstance(drifts, list)
+        and all(isinstance(entry, dict) for entry in (*sides.values(), *drifts))
+    ):
+        raise ArtifactError(
+            "the comparison has no list of its sides and drifts",
+            where=card.file,
+            fix="run `dvc repro compare`",
+        )
     # A comparison of another run would call a file free of drift that nobody looked at.
-    named = [entry.get("card_digest") for entry in (*sides.values(), *drifts)]
-    if card.digest not in named:
+    if card.digest not in [entry.get("card_digest") for entry in (*sides.values(), *drifts)]:
         raise ArtifactError(
             "the comparison was made with other cards",
             where=card.file,

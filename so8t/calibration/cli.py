@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 File = click.Path(dir_okay=False, path_type=Path)
 Folder = click.Path(file_okay=False, path_type=Path)
 RELEASE = Path("models/release")
+COMPARISON = "so8t.ab/1"  # schema of ab.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def _assess(asked: _Asked) -> "Outcome":
     """Read and match everything, then assess; every error of reading is code 2."""
     from so8t import card
     from so8t.calibration.assess import assess
-    from so8t.files import read_json
+    from so8t.files import read_object
     from so8t.identity import semantic_digest
     from so8t.metrics import read_meta, read_scores
     from so8t.records.looks import look
@@ -60,7 +61,7 @@ def _assess(asked: _Asked) -> "Outcome":
         test = read_scores(path, held.readout)
         look("gate", "test_iid", path)
     if asked.comparison is not None:
-        comparison = read_json(asked.comparison)
+        comparison = read_object(asked.comparison, fix="run `dvc repro compare`", schema=COMPARISON)
     return assess(held, test=test, comparison=comparison)
 
 

@@ -31,6 +31,7 @@ from so8t.params import Compare
 from so8t.verdict import VERDICTS
 
 SCHEMA = "so8t.ab/1"
+PREPARED = "so8t.prepare/1"  # schema of prepare.json
 # The conclusion is drawn from rows like those of training and calibration. The other two splits
 # hold new combinations of factors ("cells") and new wordings ("phrases"); they are shown beside it.
 PRIMARY_SPLIT = SPLITS[0]
@@ -232,12 +233,11 @@ def baselines(
         One entry per baseline. `outcome` is beats (intervals apart), beats_unclear (higher, but the
         intervals overlap), does_not_beat, or not_run.
     """
-    # A damaged file may hold null where a section belongs.
-    probes = (prepare or {}).get("probes") or {}
+    probes = _section(prepare, "probes")
     found = []
     for name, split in BASELINES:
         # A probe that was switched off is null, or is missing.
-        probe = (probes.get(name) or {}).get(split) or {}
+        probe = _section(_section(probes, name), split)
         baseline = _rate_of(probe.get("accuracy"), probe.get("n"))
         entry = {
             "name": name,
@@ -248,6 +248,12 @@ def baselines(
         }
         found.append(entry)
     return found
+
+
+def _section(content: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A section of a file; empty where something else stands in its place."""
+    found = (content or {}).get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _rate_of(accuracy: Any, n: Any) -> dict[str, Any] | None:

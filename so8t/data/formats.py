@@ -3,16 +3,16 @@
 Accepted shapes:
     {"text", "label"}: a request and its verdict, which may be one of four classes.
     {"text"}: plain text, which trains language only.
-    {"instruction", "output"}, with or without "input".
-    {"messages"} or {"conversations"}: one exchange, with or without a system message.
+    {"instruction", "output"}, with or without "input" or "context", which go below the instruction.
+    {"messages"} or {"conversations"}: one exchange; a system message must be data.system.
     Answers that already are in one of the two thinking formats (`so8t.chat`).
     The generator's own rows, and rows that `prepare` wrote.
 
 Reasoning is never made up: a row without it trains the answer only, and an answer is never cut in
 half to call one half thinking.
 
-Covered: fields, labels, thinking formats. Not covered: reading files (`ingest`), what is fit to
-keep (`hygiene`).
+Covered: fields, labels, thinking formats. Not covered: reading files (`ingest`), rows that do not
+stand alone (`alone`), what is fit to keep (`hygiene`).
 """
 
 import hashlib
@@ -20,15 +20,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from so8t.chat import has_marker, read_turn
+from so8t.data.alone import Exchange, dependence, dependence_of_message, is_system
 from so8t.errors import DataError
 from so8t.verdict import Authority, Verdict, verdict_of
 
 LABEL_KEYS = ("verdict", "label", "judgment", "four_class_label", "label4")
 THINKING_KEYS = ("thinking", "think", "reasoning")
 ANSWER_KEYS = ("final", "output", "response", "answer")
+# What Alpaca and Dolly call the text that an instruction is about.
+EXTRA_KEYS = ("input", "context")
 # OpenAI's names, and those of the ShareGPT files.
 ROLES = {
-    "system": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -76,21 +78,14 @@ class Sample:
     collected: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request and its answer; the answer is "" where the row gives none."""
-
-    text: str
-    answer: str
-
-
-def sample_of(raw: dict[str, Any], where: str, source: str) -> Sample | Reason:
+def sample_of(raw: dict[str, Any], where: str, source: str, system: str = "") -> Sample | Reason:
     """Understand one JSON object.
 
     Args:
         raw: the object.
         where: `file:line`, for errors.
         source: the sample's source where the object names none.
+        system: data.system, the one system prompt that a row may have.
 
     Returns:
         The sample, or the reason why a well-formed row cannot be used.
@@ -98,9 +93,12 @@ def sample_of(raw: dict[str, Any], where: str, source: str) -> Sample | Reason:
     Raises:
         DataError: unknown label, missing text, fields that contradict each other or are not text.
     """
-    exchange = _exchange(raw, where)
+    exchange = _exchange(raw, where, system)
     if isinstance(exchange, str):
         return exchange
+    reason = dependence(raw, exchange, system)
+    if reason is not None:
+        return reason
     digest = hashlib.sha256(exchange.text.encode()).hexdigest()
     sample = Sample(
         id=_text(raw, "id", where) or f"row-{digest[:16]}",
@@ -172,17 +170,15 @@ def _assistant_part(answer: str) -> str:
 # --- request and answer ---
 
 
-def _exchange(raw: dict[str, Any], where: str) -> Exchange | Reason:
+def _exchange(raw: dict[str, Any], where: str, system: str) -> Exchange | Reason:
     for key in ("messages", "conversations"):
         if key in raw:
-            return _of_messages(raw[key], where)
+            return _of_messages(raw, key, where, system)
+    answer = _first(raw, ANSWER_KEYS, where) or ""
     if "instruction" in raw:
-        extra = _text(raw, "input", where)
-        text = _required(raw, "instruction", where)
-        answer = _first(raw, ANSWER_KEYS, where) or ""
-        if extra:
-            text = f"{text}\n{extra}"
-        return Exchange(text, answer)
+        parts = [_required(raw, "instruction", where)]
+        parts += [extra for key in EXTRA_KEYS if (extra := _text(raw, key, where))]
+        return Exchange(("instruction", *EXTRA_KEYS), tuple(parts), answer)
     if "text" not in raw:
         raise DataError(
             "no text",
@@ -190,11 +186,10 @@ def _exchange(raw: dict[str, Any], where: str) -> Exchange | Reason:
             fix='give "text" and "label", or "instruction" and "output", or "messages"',
         )
     text = _required(raw, "text", where)
-    answer = _first(raw, ANSWER_KEYS, where) or ""
     labels = [raw.get(key) for key in LABEL_KEYS]
     is_labelled = any(label is not None for label in labels)
     if answer or is_labelled:
-        return Exchange(text, answer)
+        return Exchange(("text",), (text,), answer)
     return _continuation(text)
 
 
@@ -204,22 +199,26 @@ def _continuation(text: str) -> Exchange | Reason:
     rest = rest.strip()
     if not rest:
         return "plain_text_too_short"
-    return Exchange(f"{CONTINUE}{head}{stop}", rest)
+    return Exchange(("text",), (f"{CONTINUE}{head}{stop}",), rest)
 
 
-def _of_messages(messages: Any, where: str) -> Exchange | Reason:
+def _of_messages(raw: dict[str, Any], key: str, where: str, system: str) -> Exchange | Reason:
     roles = []
     texts = []
-    for message in _listed(messages, where):
-        role, text = _turn(message, where)
+    for message in _listed(raw[key], where):
+        reason = dependence_of_message(message, system)
+        if reason is not None:
+            return reason
         # The system prompt is the project's own (data.system), the same in every conversation.
-        if role != "system":
-            roles.append(role)
-            texts.append(text)
+        if is_system(message):
+            continue
+        role, text = _turn(message, where)
+        roles.append(role)
+        texts.append(text)
     if roles == ["user"]:
-        return Exchange(texts[0], "")
+        return Exchange((key,), (texts[0],), _first(raw, ANSWER_KEYS, where) or "")
     if roles == ["user", "assistant"]:
-        return Exchange(texts[0], texts[1])
+        return Exchange((key,), (texts[0],), texts[1])
     if roles and roles[0] == "user":
         # A verdict belongs to one request; of which turn it would be is not known here.
         return "several_turns"

@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from so8t.data.alone import REASONS
 from so8t.data.figures import best_first, draw
 from so8t.files import atomic_dir, write_json, write_text
 from so8t.rows import SPLITS, Row, read_rows
@@ -89,7 +90,7 @@ def page_text(metrics: Mapping[str, Any], prepared: Path, titles: Mapping[str, s
         "\n## 判定の割合 / Verdicts by domain\n",
         _balance_table(metrics),
         "\n## 除いた行 / Dropped\n",
-        _table_or_none(("reason", "rows"), dropped.items()),
+        _dropped(dropped),
         "\n## 重複 / Duplicates\n",
         _table_or_none(("kind", "rows dropped"), duplicates.items()),
         "\n## 出所 / Sources\n",
@@ -139,6 +140,19 @@ def _line(cells: Iterable[str]) -> str:
 def _table_or_none(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     body = list(rows)
     return _table(head, body) if body else "None."
+
+
+def _dropped(dropped: ByValue) -> str:
+    """Rows by reason; under them what the reasons mean that say that a row does not stand alone."""
+    parts = [_table_or_none(("reason", "rows"), dropped.items())]
+    meant = [(name, text) for name, text in REASONS.items() if dropped.get(name)]
+    if meant:
+        parts.append(
+            "\n次の行は、一つの依頼だけでは意味が決まらないので使いません。"
+            " These rows do not stand alone: each means something only with\n"
+        )
+        parts += [f"* `{name}`: {text}" for name, text in meant]
+    return "\n".join(parts)
 
 
 def _rows_table(metrics: Mapping[str, Any]) -> str:

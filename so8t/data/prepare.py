@@ -377,7 +377,7 @@ def _samples(
         tally.files[name] = 0
         for where, raw in ingest.read(path):
             tally.files[name] += 1
-            sample = sample_of(raw, where, source.path)
+            sample = sample_of(raw, where, source.path, data.system)
             if isinstance(sample, Sample):
                 sample = clean(sample, data)
             if isinstance(sample, str):

@@ -1,7 +1,7 @@
 """What `prepare` says about the data: counts as JSON, lengths as a table, and a warning.
 
 `metrics_of` gives what `prepare` counted. `warning_of` says when the calibration split is too small
-for the certificate that params.yaml asks for.
+for the certificate that params.yaml asks for, `refused_warning` when rows do not stand alone.
 
 Not covered: what only the written splits tell (`census`).
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeAlias, TypedDict
 
+from so8t.data.alone import REASONS
 from so8t.data.census import PARTS
 from so8t.data.prepare import Counts
 from so8t.metrics.intervals import groups_needed
@@ -133,6 +134,25 @@ def brief(metrics: Mapping[str, Any]) -> str:
         for file, number in source["files"].items():
             lines.append(f"  {file}: {number} rows ({use})")
     return "\n".join(lines)
+
+
+def refused_warning(dropped: Mapping[str, int]) -> str | None:
+    """One sentence if rows were left out because they do not stand alone.
+
+    Args:
+        dropped: rows by reason.
+    """
+    parts = []
+    for reason, depends_on in REASONS.items():
+        number = dropped.get(reason, 0)
+        if number:
+            parts.append(f"{reason} {number} ({depends_on})")
+    if not parts:
+        return None
+    return (
+        "rows are left out whose meaning depends on more than one request under data.system: "
+        f"{', '.join(parts)}; see data/examples/README.md"
+    )
 
 
 def _listed(numbers: Mapping[str, int]) -> str:

@@ -30,11 +30,15 @@ SYNTHETIC = "data/raw/synthetic.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of each split, mean characters of a row, and sentences about what the data lack."""
+    """Rows of each split, mean characters of a row, and sentences about the data.
+
+    `missing` says what they lack, `warnings` what is left out of them.
+    """
 
     counts: dict[str, int]
     characters: float
     missing: list[str]
+    warnings: list[str]
 
 
 def config_of(params: Params) -> dict[str, Any]:
@@ -87,14 +91,14 @@ def facts_of(
 def rows_of(params: Params) -> Rows:
     """Count the rows that `prepare` will make; the sources are read, nothing is written."""
     from so8t.data.prepare import prepare
-    from so8t.data.summary import certifiable, metrics_of
+    from so8t.data.summary import certifiable, metrics_of, refused_warning
 
     if _is_synthetic_still_missing(params):
         counts = {}
         for split, share in params.data.split.model_dump().items():
             counts[split] = round(share * params.synthesize.rows)
         # About what the generator's rows measure.
-        return Rows(counts, characters=200.0, missing=[])
+        return Rows(counts, characters=200.0, missing=[], warnings=[])
     found = prepare(params.data, params.seed, None, Progress("plan"))
     counts = {}
     for split, count in metrics_of(found)["rows"].items():
@@ -112,8 +116,10 @@ def rows_of(params: Params) -> Rows:
             f"each domain needs {certificate['needed_unsafe_groups']} independent unsafe groups, "
             f"missing {certificate['missing']}; with so few the card will allow nothing"
         )
+    refused = refused_warning(found.dropped)
+    warnings = [refused] if refused else []
     kept = max(1, sum(found.kept.values()))
-    return Rows(counts, characters / kept, missing)
+    return Rows(counts, characters / kept, missing, warnings)
 
 
 def _is_synthetic_still_missing(params: Params) -> bool:
@@ -185,6 +191,7 @@ def whole_plan(params: Params) -> dict[str, Any]:
         "parameters": facts.parameters,
         "rows": rows.counts,
         "missing": rows.missing + missing_things(params, disk),
+        "warnings": rows.warnings,
         "graphics": graphics_note(params),
         "seconds": sum(need.seconds for need in table),
         "disk": disk,
@@ -224,6 +231,8 @@ def plan(as_json: bool) -> None:
     click.echo(line)
     for line in result["missing"]:
         click.echo(f"missing: {line}")
+    for line in result["warnings"]:
+        click.echo(f"warning: {line}")
 
 
 def _line(

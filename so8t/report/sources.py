@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from so8t.files import read_json, sha256_file
+from so8t.errors import ArtifactError
+from so8t.files import read_object, sha256_file
 from so8t.rows import read_rows
 
 Language = Literal["ja", "en"]
@@ -147,7 +148,7 @@ def load(root: Path, file: str) -> Any:
     """Content of one source, `MISSING` when it does not exist.
 
     Raises:
-        ArtifactError: a JSON file that does not parse.
+        ArtifactError: a JSON file that does not parse, or names no schema of the project.
         DataError: a prepared split with a damaged row.
     """
     if file == LOOKS:
@@ -164,7 +165,13 @@ def load(root: Path, file: str) -> Any:
     if path.suffix == ".jsonl":
         # By id, because the comparison names rows by it.
         return {row.id: row.to_json() for row in read_rows(path)}
-    return read_json(path)
+    found = read_object(path)
+    # Sections rely on the shape of a file, so one that no stage wrote is not read as "not run".
+    if not str(found.get("schema")).startswith("so8t."):
+        raise ArtifactError(
+            "no stage's record", where=str(path), fix="run `dvc repro`, or `dvc pull`"
+        )
+    return found
 
 
 def digest_of(path: Path) -> str | None:

@@ -105,6 +105,9 @@ def score_rows(
                 "residual": 0.02,
                 "reserved_mass": 0.0001,
                 "strangeness": {name: float(values[place]) for name, values in strange.items()},
+                "refusal": None,
+                "parts": 0,
+                "whole": None,
             }
         )
     return scored

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from so8t import generated, rows
+from so8t.errors import ArtifactError
 from so8t.files import read_json
 from tests.fakes.tiny_gguf import write_tiny
 
@@ -278,3 +279,9 @@ def test_numbers_of_any_width_survive_the_hand_over(tmp_path):
     generated.save_timings(timed, "d" * 64, path)
     again = generated.Timings({"n": 1}, [0.25, 0.333333333])
     assert generated.load_timings(path, "d" * 64) == again
+    path.write_text(path.read_text().replace('"latencies"', '"other"'))
+    with pytest.raises(ArtifactError, match="`latencies` is missing or damaged"):
+        generated.load_timings(path, "d" * 64)
+    path.write_text("[1]")
+    with pytest.raises(ArtifactError, match="expected a JSON object"):
+        generated.load(path, "d" * 64)

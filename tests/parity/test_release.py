@@ -200,7 +200,10 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"test_iid": rows},
         scores.meta(name) | about | {"engine": card.engine},
     )
-    write_json(folder / "reports/metrics/ab.json", {"sides": {"b": {"card_digest": card.digest}}})
+    write_json(
+        folder / "reports/metrics/ab.json",
+        {"schema": "so8t.ab/1", "sides": {"b": {"card_digest": card.digest}}, "drift": []},
+    )
     return folder
 
 

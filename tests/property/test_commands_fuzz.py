@@ -16,14 +16,30 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from so8t import cli, params
+from so8t import cli, generated, params
 from so8t.operations import machine
 from tests.fakes import results
 from tests.fakes.clone import STEM, make_clone, make_monorepo
 
 ROOT = Path(__file__).parents[2]
-# Hundreds of commands, several minutes: not part of `make test`.
-pytestmark = pytest.mark.nightly
+# Commands that take a second or more however their input is damaged: nightly, as is every second
+# damage of the others. What is left takes a minute or two.
+SLOW = (
+    "gguf quantize",
+    "gguf batch",
+    "init",
+    "plan",
+    "repro",
+    "score",
+    "stages/prepare.py",
+    "stages/quantize.py",
+    "stages/release.py",
+    "stages/report.py",
+    "stages/score.py",
+    "stages/synthesize.py",
+    "stages/verify.py",
+)
+NIGHTLY = (pytest.mark.nightly, pytest.mark.slow)
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8}
 # What a command may write whatever happens: records, and what git and DVC keep for themselves.
 OWN = ("database", ".git", ".dvc/tmp", ".dvc/.gitignore", ".dvcignore")
@@ -152,10 +168,13 @@ def _results(folder: Path) -> Path:
     # Few rows: what is measured here is not how well anything is decided.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(results.SIZES, "calibration", 120)
-        for split in ("test_iid", "test_cells", "test_phrases"):
+        for split in ("test_iid", "test_cells", "test_phrases", "test_foreign", "test_evasion"):
             patch.setitem(results.SIZES, split, 40)
         patch.setenv("SO8T_DATABASE", str(folder / "database"))
         results.write_results(folder, loaded.model_copy(update=small), types=("F16", "Q4_K_M"))
+    digest = "bQ4_K_M".ljust(64, "0")
+    generated.save(results.ran("b", 0), digest, folder / "generated.json")
+    generated.save_timings(results.timings(0), digest, folder / "timings.json")
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(
         re.sub(r"bootstrap: \d+", "bootstrap: 100", text), encoding="utf-8"
@@ -210,7 +229,10 @@ def command(line: str, *inputs: str, world: str = "clone") -> Command:
 
 
 PARAMS, LOCK, CONFIG = "params.yaml", "dvc.lock", ".dvc/config"
-RELEASE = tuple(f"models/release/{name}" for name in ("release.json", "card.json", f"{STEM}.gguf"))
+RELEASE = tuple(
+    f"models/release/{name}"
+    for name in ("release.json", "card.json", "familiarity.json", f"{STEM}.gguf")
+)
 SCORES = "data/scores/b-Q4_K_M"
 METRICS = "reports/metrics"
 COMMANDS = [
@@ -241,7 +263,7 @@ COMMANDS = [
     ),
     command("ledger list", "database/so8t_conversion.db"),
     command("ledger export", "database/so8t_conversion.db"),
-    command("register --dry-run --host 127.0.0.1:9", "models/gguf", CARD, PARAMS),
+    command("register b --dry-run --host 127.0.0.1:9", "models/gguf", CARD, PARAMS),
     command(f"score {GGUF} out --max-samples 1", GGUF, "data/prepared/train.jsonl", PARAMS),
     command(f"gguf inspect {GGUF} --json", GGUF),
     command(f"gguf verify {GGUF} --json", GGUF),
@@ -262,6 +284,7 @@ COMMANDS = [
         "pages.txt",
     ),
     command("init", CONFIG),
+    command("sign", *RELEASE),
     command("rollback main --dry-run", LOCK, CONFIG, world="monorepo"),
     command("evidence main out", CONFIG, "dvc.yaml", world="monorepo"),
     command("gc", LOCK, world="monorepo"),
@@ -275,10 +298,11 @@ COMMANDS = [
     ),
     command("stages/synthesize.py data/made.jsonl", PARAMS, world="results"),
     command(
-        f"stages/calibrate.py {SCORES} card.json --model b",
+        f"stages/calibrate.py {SCORES} card.json --model b --train data/prepared/train.jsonl",
         f"{SCORES}/meta.json",
         f"{SCORES}/calibration.jsonl",
         SCORES,
+        "data/prepared/train.jsonl",
         PARAMS,
         world="results",
     ),
@@ -301,12 +325,15 @@ COMMANDS = [
         world="results",
     ),
     command(
-        f"stages/evaluate.py {GGUF} --scores {SCORES} --card {CARD} --served served.json --out e.json "
-        "--plots plots",
+        f"stages/evaluate.py {GGUF} --scores {SCORES} --card {CARD} --generated generated.json "
+        "--timings timings.json --prepared data/prepared --out e.json --plots plots "
+        "--speed s.json --speed-plots speed",
         f"{SCORES}/meta.json",
         f"{SCORES}/test_iid.jsonl",
         CARD,
-        "served.json",
+        "data/prepared/test_foreign.jsonl",
+        "generated.json",
+        "timings.json",
         world="results",
     ),
     command("stages/train_report.py data/train_log.csv m.json p.csv s.csv", "data/train_log.csv"),
@@ -346,11 +373,13 @@ COMMANDS = [
 
 
 def cases() -> Iterator[Any]:
-    """Every other damage of each input, by turns: all of them would take four minutes."""
+    """Every damage of each input."""
     pairs = [(known, name) for known in COMMANDS for name in known.inputs]
     for number, (known, name) in enumerate(pairs):
-        for damage in list(DAMAGES)[number % 2 :: 2]:
-            yield pytest.param(known, name, damage, id=f"{known.line[:40]}|{name}|{damage}")
+        for turn, damage in enumerate(DAMAGES):
+            marks = NIGHTLY if known.line.startswith(SLOW) or (number + turn) % 2 else ()
+            case = f"{known.line[:40]}|{name}|{damage}"
+            yield pytest.param(known, name, damage, id=case, marks=marks)
 
 
 def target(folder: Path, name: str) -> Path:
@@ -432,7 +461,8 @@ def test_damaged_input_ends_with_a_documented_code_and_changes_nothing(
 
 
 def test_the_table_holds_every_command_and_enough_cases() -> None:
-    assert len(list(cases())) >= 500
+    assert sum(not case.marks for case in cases()) >= 500
+    assert len(list(cases())) >= 1500
     named = {known.line.split()[0] for known in COMMANDS}
     # `sweep` and the queue of `ablation` train; `compare` needs two models' answers.
     assert set(cli.COMMANDS) - named <= {"sweep", "compare"}

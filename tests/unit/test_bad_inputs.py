@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +12,9 @@ import pytest
 import zstandard
 
 from so8t.data import documents
+from so8t.data.census import token_lengths
 from so8t.data.prepare import prepare
-from so8t.errors import DataError
+from so8t.errors import ArtifactError, DataError
 from so8t.params import Data, Source, load
 from so8t.progress import Progress
 
@@ -82,6 +86,8 @@ CASES: dict[str, tuple[Callable[[Path], Path], int | None]] = {
     "nested too deeply": (put(GOOD + b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"), 2),
     "unknown label": (put(GOOD + line(label="PERMIT")), 2),
     "label in lower case": (put(GOOD + line(label="deny")), 2),
+    "label in mixed case": (put(GOOD + line(label="Allow")), 2),
+    "label in wide letters": (put(GOOD + line(label="ＤＥＮＹ")), 2),
     "label as a number": (put(GOOD + line(label=2)), 2),
     "label as a list": (put(GOOD + line(label=["DENY"])), 2),
     "empty label": (put(GOOD + line(label="")), 2),
@@ -112,6 +118,8 @@ SAYS = {
     "a role that is a list": "['user']",
     "label with a space": "unknown label 'DENY '",
     "label in lower case": "unknown label 'deny'",
+    "label in mixed case": "unknown label 'Allow'",
+    "label in wide letters": "unknown label 'ＤＥＮＹ'",
 }
 
 
@@ -211,3 +219,34 @@ def test_a_failure_leaves_the_previous_result_as_it_was(tmp_path: Path) -> None:
         )
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert before["train.jsonl"]
+
+
+CP932 = "資料を見せて。".encode("cp932")
+
+
+@pytest.mark.parametrize(("argument", "given"), [(CP932, b""), (b"-", CP932)])
+def test_a_request_that_is_not_utf8_is_refused_by_ask(
+    argument: bytes, given: bytes, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "so8t.cli", "ask", argument],
+        input=given,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    said = done.stderr.decode("utf-8")
+    assert done.returncode == DataError.exit_code, said
+    assert "the request is not UTF-8 (byte 0)" in said
+    assert "iconv -f CP932" in said
+
+
+def test_a_truncated_tokenizer_stops_prepare_before_it_counts_tokens(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(GOOD)
+    prepare(source(tmp_path / "rows.jsonl"), 1, tmp_path / "out", Progress("test"))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/tokenizer.json").write_text('{"version": "1.0", "model": {"ty')
+    (tmp_path / "base/tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: not valid JSON"):
+        token_lengths(tmp_path / "out", tmp_path / "base", DATA.system)

@@ -390,6 +390,20 @@ def test_a_violation_outranks_a_missing_certificate(tmp_path: Path) -> None:
         assess(card, comparison={"sides": {"b": {"card_digest": "x"}}, "drift": []})
 
 
+@pytest.mark.parametrize(
+    "ab",
+    [
+        {},
+        {"sides": None, "drift": []},
+        {"sides": {"b": [1]}, "drift": []},
+        {"sides": {}, "drift": 1},
+    ],
+)
+def test_a_damaged_comparison_is_an_error_and_no_pass(ab: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match="sides and drifts"):
+        assess(card_of(GOOD), comparison=ab)
+
+
 def test_a_stricter_limit_for_deny_can_only_lower_the_threshold() -> None:
     plain, strict = (
         card_of(GOOD, guarantee="pooled"),

@@ -284,7 +284,9 @@ def test_baselines_are_beaten_clearly_or_not_claimed(
         ("keywords", "test_iid", outcome),
         ("ngram", "test_cells", "not_run"),
     ]
-    assert baselines(None, {"test_iid": b, "test_cells": b})[0]["outcome"] == "not_run"
+    for prepare in (None, {"probes": [1]}, {"probes": {"ngram": [1], "keywords": {"test_iid": 3}}}):
+        found = baselines(prepare, {"test_iid": b, "test_cells": b})
+        assert {entry["outcome"] for entry in found} == {"not_run"}
 
 
 @pytest.mark.slow
@@ -325,7 +327,13 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
 
     for name in ("a-F16", "a-Q4_K_M", "b-F16", "b-Q4_K_M"):
         run(
-            root / "stages/calibrate.py", f"scores/{name}", f"cards/{name}.json", "--model", name[0]
+            root / "stages/calibrate.py",
+            f"scores/{name}",
+            f"cards/{name}.json",
+            "--train",
+            f"scores/{name}/train.jsonl",
+            "--model",
+            name[0],
         )
     (tmp_path / "prepare.json").write_text(
         '{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}'

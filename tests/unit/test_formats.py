@@ -84,7 +84,7 @@ def test_rows_already_in_a_thinking_format_are_taken_apart(name: str) -> None:
 
 def test_a_whole_chat_text_as_output_is_taken_apart() -> None:
     text = "<|system|>\n丁寧に<|end|>\n<|user|>\n質問<|end|>\n<|assistant|>\n# 思考ステップ\n考え\n\n# 最終回答\n答え<|end|>"
-    row = sample_of({"instruction": "質問です", "output": text}, "f:1", "s")
+    row = sample_of({"instruction": "質問です", "output": text}, "f:1", "s", "丁寧に")
     assert isinstance(row, Sample)
     assert (row.thinking, row.final) == ("考え", "答え")
 
@@ -145,7 +145,7 @@ CONTRADICTIONS = {
     "answer without final heading": {"instruction": "あ", "output": "# 思考ステップ\n考え"},
     "answer with a stray tag": {"instruction": "あ", "output": "答え<think>考え</think>"},
     "answer with unknown label": {"instruction": "あ", "output": "# 判定\nOK\n# 最終回答\n答え"},
-    "unknown role": {"messages": [{"role": "tool", "content": "あ"}]},
+    "unknown role": {"messages": [{"role": "narrator", "content": "あ"}]},
     "assistant first": {"messages": [{"role": "assistant", "content": "あ"}]},
     "empty message": {"messages": [{"role": "user", "content": " "}]},
     "messages not a list": {"messages": "あ"},
