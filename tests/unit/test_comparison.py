@@ -20,6 +20,7 @@ from so8t.comparison.endpoints import Rules, design_effect, differences
 from so8t.comparison.flips import collapsed, flips, worst_flips
 from so8t.comparison.sides import Side, describe, in_order, read_split, require_paired
 from so8t.errors import ArtifactError, DataError
+from so8t.files import write_json
 from so8t.metrics import Scores
 from so8t.verdict import VERDICTS
 from tests.fakes.scores import INDEX, limits, make, meta, with_logits, write
@@ -335,9 +336,8 @@ def test_the_stages_write_the_same_bytes_twice_and_the_gate_reads_them(tmp_path:
             "--model",
             name[0],
         )
-    (tmp_path / "prepare.json").write_text(
-        '{"probes": {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}}'
-    )
+    probes = {"keywords": {"test_iid": {"n": 200, "accuracy": 0.3385}}}
+    write_json(tmp_path / "prepare.json", {"schema": "so8t.prepare/1", "probes": probes})
     for out in ("one.json", "two.json"):
         run(
             root / "stages/compare.py",
