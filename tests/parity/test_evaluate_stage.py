@@ -180,6 +180,7 @@ def test_the_released_type_is_run_and_bad_numbers_do_not_fail(place):
     assert sorted(p.name for p in (place / "plots").iterdir()) == [
         "confusion.csv",
         "domains.csv",
+        "familiarity.csv",
         "far_allow.csv",
         "reliability.csv",
     ]
@@ -209,10 +210,14 @@ def test_each_test_split_is_written_down_as_a_look(place):
         json.loads(line)
         for line in (place / "database" / "looks.jsonl").read_text(encoding="utf-8").splitlines()
     ]
+    # Calibration for the picture of familiarity; a probe without rows was not looked at.
     assert {entry["split"] for entry in looks if entry["stage"] == "evaluate"} == {
+        "calibration",
         "test_iid",
         "test_cells",
         "test_phrases",
+        "test_foreign",
+        "test_evasion",
     }
 
 
