@@ -111,9 +111,10 @@ def quantisation_fails(folder: Path) -> None:
 def calibration_cannot_certify(_folder: Path) -> None:
     from so8t.calibration.assess import UNCERTIFIED, assess
     from so8t.calibration.fit import make_card
-    from tests.fakes.scores import limits, make, meta
+    from tests.fakes.scores import INDEX, limits, make, meta
 
-    card = make_card(make(60, 1, separation=3.0), meta(), limits(), readout="prefill", seed=1)[0]
+    rows = make(60, 1, separation=3.0)
+    card, _ = make_card(rows, meta(), limits(), INDEX, readout="prefill", seed=1)
     outcome = assess(card)
     assert (card.status, card.thresholds.escalate, outcome.code) == (
         "not_certified",
