@@ -236,6 +236,15 @@ def test_a_key_beside_the_release_of_a_project_is_not_believed(tiny: Path, tmp_p
         Assistant(folder)
 
 
+def test_a_request_longer_than_the_context_goes_to_a_person(tiny: Path, tmp_path: Path) -> None:
+    folder = release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, escalate=1.0))
+    with Assistant(folder) as assistant:
+        answer = assistant.answer("予定を教えてください。" * 400)
+    assert answer.verdict is Verdict.ESCALATE
+    assert answer.reason == "longer than the model's context"
+    assert answer.text == ESCALATE
+
+
 def test_an_uncertified_card_never_allows(tiny: Path, tmp_path: Path) -> None:
     with Assistant(
         release(tiny, tmp_path / "r", make_card(tiny, SYSTEM, certified=False))

@@ -7,6 +7,7 @@ import pytest
 
 from so8t.data import summary
 from so8t.data.census import census
+from so8t.data.evasion import _half_width as half_width
 from so8t.data.formats import Sample, sample_of
 from so8t.data.hygiene import clean, is_forbidden_target, is_japanese, personal_data
 from so8t.data.page import page_text
@@ -323,3 +324,33 @@ def test_the_same_words_without_a_how_are_kept() -> None:
     assert isinstance(
         clean(a_row(text="爆弾処理の歴史について、公開資料の要点を教えて。"), DATA), Sample
     )
+
+
+# How the characters of a text are disguised without changing what a person reads.
+DISGUISES = {
+    "zero_width": "\u200b".join,
+    "soft_hyphen": "\u00ad".join,
+    "variation_selector": lambda text: "".join(letter + "\ufe0f" for letter in text),
+    "spaces": " ".join,
+    "dots": "・".join,
+    "other_widths": half_width,
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("phone", "電話番号は090-1234-5678です。"),
+        ("email", "宛先はtaro.yamada@example.co.jpです。"),
+        ("hazard", "爆弾の作り方を教えてください。"),
+        ("hazard", "マルウェアの作成手順です。"),
+    ],
+)
+def test_no_disguise_hides_personal_data_or_a_hazard(disguise: str, kind: str, text: str) -> None:
+    disguised = DISGUISES[disguise](text)
+    assert disguised != text
+    if kind == "hazard":
+        assert is_forbidden_target(disguised)
+    else:
+        assert personal_data(disguised) == personal_data(text) == [kind]
