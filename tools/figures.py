@@ -213,13 +213,13 @@ def answers(figures: Figures, language: str) -> str:
             f"Of the first {counted['permitted']} permitted requests of test_iid "
             f"{counted['allowed']} were allowed. {counted['right_document']} of the "
             f"{counted['about_a_document']} answers about a document name the right one, and "
-            f"{counted['refusals']} answers turn into a refusal half-way."
+            f"{counted['refusals']} answers turned into a refusal, and a person got the request."
         )
     return (
         f"test_iid の許してよい依頼の先頭 {counted['permitted']} 件では {counted['allowed']} 件を"
         f"許可しました。資料についての {counted['about_a_document']} 件の回答のうち "
         f"{counted['right_document']} 件が正しい資料の名を挙げ、{counted['refusals']} 件の回答は"
-        "途中から断りの文になりました。"
+        "断りの文になったので人に回されました。"
     )
 
 
