@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from so8t.errors import DataError
-from so8t.files import csv_text
+from so8t.files import csv_text, read_text
 
 SCHEMA = "so8t.train/1"
 LOSSES = ("loss", "lm", "safety", "authority", "label", "pet", "pet_raw")
@@ -32,12 +32,10 @@ def read_log(path: Path) -> list[Row]:
     """Rows of the training log; an empty cell is None.
 
     Raises:
-        DataError: missing, empty, or a cell that is not a number; `where` is `file:line`.
+        DataError: missing, not UTF-8, empty, or a cell that is not a number (`where` is then
+            `file:line`).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError("file not found", where=str(path), fix=TRAIN_AGAIN) from None
+    text = read_text(path, kind=DataError, fix=TRAIN_AGAIN)
     rows = []
     lines = csv.DictReader(io.StringIO(text))
     # Line 1 is the head.
