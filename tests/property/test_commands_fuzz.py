@@ -124,7 +124,11 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     found["results"] = _results(top / "results")
     before = {name: seen(folder) for name, folder in found.items()}
     yield found
-    assert before == {name: seen(folder) for name, folder in found.items()}
+    for name, folder in found.items():
+        now = seen(folder)
+        files = before[name].keys() | now.keys()
+        changed = [file for file in files if before[name].get(file) != now.get(file)]
+        assert changed == [], name
 
 
 def _add_inputs(folder: Path) -> None:
