@@ -27,9 +27,9 @@ class Authority(StrEnum):
     HUMAN = "human"
 
 
-# The order of columns in every array and list of verdict numbers.
 # Below this a probability of a verdict is as good as none, and its logarithm stays finite.
 SMALLEST_PROBABILITY = 1e-12
+# The order of columns in every array and list of verdict numbers.
 VERDICTS = tuple(Verdict)
 AUTHORITIES = tuple(Authority)
 

@@ -1,4 +1,4 @@
-"""How the suite is dealt to workers (`-n 2`): one file on one worker; everything that shares the built graph on one.
+"""How the suite is dealt to workers (`-n 2`): one file on one worker, the built graph's on one.
 
 And where a test's records and keys go.
 """

@@ -4,7 +4,7 @@
 
 Personal data in Japanese text are e-mail addresses, telephone numbers, postal codes, My Numbers
 (Japan's personal identification numbers, twelve digits) and payment cards. Everything reads the
-canonical form of a text (`so8t.request`), so no disguise of its characters hides any of it.
+canonical form of a text (`so8t.request`), and the detectors read it without accents.
 
 Covered: language, length, licence, personal data, control tokens, hazardous or sexual content as a
 target. Not covered: whether a label is right; duplicates (`near_duplicates`); names and street
@@ -12,6 +12,7 @@ addresses, which need a language model to find.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -77,7 +78,17 @@ def _without_hazard(sample: Sample) -> Sample | Reason:
 
 
 def _is_hazardous(text: str) -> bool:
-    return bool(HAZARD.search(canonical_form(text)))
+    return bool(HAZARD.search(_bare_form(text)))
+
+
+def _bare_form(text: str) -> str:
+    """The canonical form with Latin letters bare: an accent on each would hide an address."""
+    bare = []
+    for character in canonical_form(text):
+        letter = unicodedata.normalize("NFD", character)[0]
+        # In other scripts the marks are spelling: が without its own is か.
+        bare.append(letter if letter.isascii() else character)
+    return "".join(bare)
 
 
 def is_japanese(text: str) -> bool:
@@ -124,7 +135,7 @@ NEAR = 24  # characters before and after a number in which a word about it count
 def personal_data(text: str) -> list[str]:
     """Kinds of personal data in a text, each once, in a fixed order."""
     # Digits that are spaced out or full-width are the same digits.
-    plain = canonical_form(text)
+    plain = _bare_form(text)
     kinds = []
     if EMAIL.search(plain):
         kinds.append("email")

@@ -81,7 +81,7 @@ def calibration(world: World, random: np.random.Generator) -> dict[str, list[flo
 def conformal(
     held: dict[str, list[float]], served: np.ndarray, ties: np.ndarray | None
 ) -> np.ndarray:
-    """(greater + U (equal + 1)) / (n + 1) with the largest over the domains; U is 1 without ties."""
+    """(greater + U (equal + 1)) / (n + 1), the largest over the domains; U is 1 without ties."""
     found = []
     for values in held.values():
         ordered = np.sort(values)

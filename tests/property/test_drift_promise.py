@@ -1,4 +1,4 @@
-"""`so8t drift` promises false alarms with probability delta: simulated deployments, quiet and drifting."""
+"""`so8t drift` keeps its promise of false alarms: simulated deployments, quiet and drifting."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_rank_bounds_grow_with_the_rank_and_end_at_one(n: int, delta: float) -> 
 
 @pytest.mark.parametrize("n", [30, 150, 600])
 def test_all_rank_bounds_hold_at_once_in_most_calibration_sets(n: int) -> None:
-    """The share of requests above the k-th strangest of n uniform rows is the k-th order statistic."""
+    """The share of requests above the k-th strangest of n uniform rows is an order statistic."""
     delta, sets = 0.1, 2000
     shares = np.sort(np.random.default_rng(n).random((sets, n)), axis=1)
     broken = (shares > rank_bounds(n, delta)[:-1]).any(axis=1).sum()

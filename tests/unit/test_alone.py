@@ -1,4 +1,4 @@
-"""A row whose request means something only with what stands around it is refused under its own reason."""
+"""A row whose request does not stand alone is refused under a reason of its own."""
 
 import json
 from collections.abc import Callable

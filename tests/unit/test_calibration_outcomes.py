@@ -39,6 +39,13 @@ def card_of(scores: Scores, **changes: Any) -> cards.Card:
     return make_card(scores, meta(), limits(**changes), INDEX, readout="prefill", seed=1)[0]
 
 
+def calibrated(folder: Path, out: Path) -> cards.Card:
+    """The card of a scores directory of `write`, with the demo's limits."""
+    return calibrate(
+        folder, out, train=train_of(folder), readout="prefill", limits=limits(), seed=1
+    )
+
+
 def run_gate(*arguments: Any) -> tuple[int, str]:
     result = CliRunner().invoke(gate, [str(a) for a in arguments])
     return result.exit_code, result.output
@@ -73,22 +80,8 @@ def test_thresholds_survive_the_file_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_card_holds_no_time_path_or_host(tmp_path: Path) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    calibrate(
-        folder,
-        tmp_path / "one" / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
-    calibrate(
-        folder,
-        tmp_path / "two" / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
+    calibrated(folder, tmp_path / "one" / "card.json")
+    calibrated(folder, tmp_path / "two" / "card.json")
     assert (tmp_path / "one/card.json").read_bytes() == (tmp_path / "two/card.json").read_bytes()
     assert str(tmp_path) not in (tmp_path / "one/card.json").read_text()
     assert (tmp_path / "one/card.temperature.json").read_bytes() == temperature_path(
@@ -465,14 +458,7 @@ def test_recalibrating_keeps_the_old_card_and_names_it(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    old = calibrate(
-        folder,
-        tmp_path / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
+    old = calibrated(folder, tmp_path / "card.json")
     before = (tmp_path / "card.json").read_bytes()
     safe = [name for name, gold in zip(GOOD.ids, GOOD.gold, strict=True) if gold == 0][:60]
     (tmp_path / "reviewed.jsonl").write_text(
@@ -548,34 +534,13 @@ def test_a_look_is_recorded_with_the_digest_and_never_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path / "b-Q4_K_M", {"calibration": GOOD})
-    calibrate(
-        folder,
-        tmp_path / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
-    calibrate(
-        folder,
-        tmp_path / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
+    calibrated(folder, tmp_path / "card.json")
+    calibrated(folder, tmp_path / "card.json")
     assert looks.count() == {"calibration": {"looks": 2, "files": 1, "stages": {"calibrate": 2}}}
     with looks.looks_path().open("a") as out:
         out.write('{"broken')
     assert looks.count()["calibration"]["looks"] == 2
     (tmp_path / "blocked").write_text("a file where a directory should be")
     monkeypatch.setenv("SO8T_DATABASE", str(tmp_path / "blocked"))
-    calibrate(
-        folder,
-        tmp_path / "card.json",
-        train=train_of(folder),
-        readout="prefill",
-        limits=limits(),
-        seed=1,
-    )
+    calibrated(folder, tmp_path / "card.json")
     assert looks.count() == {}

@@ -43,7 +43,7 @@ def served(texts: list[str]) -> list[Served]:
 
 
 def drifting() -> list[str]:
-    """From SINCE on every other request has characters that no training row has, at usual length."""
+    """From SINCE on every other request has characters of no training row, at usual length."""
     texts = usual(REQUESTS, 1)
     for place in range(SINCE, REQUESTS, 2):
         texts[place] = "".join(chr(ord(letter) + 300) for letter in texts[place][:-1]) + "。"

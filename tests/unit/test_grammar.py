@@ -81,7 +81,9 @@ def test_classes_are_balanced_in_every_domain(rows: list[dict]) -> None:
 def test_two_fresh_processes_give_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import json,sys;from so8t.synthetic.synthesize import generate;"
-        "[print(json.dumps(r,ensure_ascii=False)) for r in generate(400,['defense','general'],5,cells_share=.1,phrases_share=.1,tail=.3)]"
+        "rows = generate(400, ['defense', 'general'], 5, "
+        "cells_share=.1, phrases_share=.1, tail=.3);"
+        "[print(json.dumps(r, ensure_ascii=False)) for r in rows]"
     )
     digests = set()
     for hash_seed in ("1", "2"):
